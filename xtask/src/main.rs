@@ -1,1 +1,59 @@
-fn main() {}
+//! Roundtable's own commands: `cargo xtask --help`.
+//!
+//! Needs no native library, so that it builds on a fresh machine before `cargo xtask setup` has run.
+//! One file per command; what a command does is a list of [`step::Step`]s where that is possible.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod clock;
+mod docs;
+mod layers;
+mod lint;
+mod step;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Roundtable's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check formatting and run clippy with warnings denied.
+    Lint,
+    /// Hold the crates' dependencies against the table of who may use whom.
+    Layers,
+    /// Run all tests and doc tests.
+    Test,
+    /// Build the documentation with warnings denied.
+    Docs,
+    /// Run everything that must hold before a change is merged.
+    Ci(ci::Args),
+}
+
+fn main() -> ExitCode {
+    let workspace = match Workspace::find() {
+        Ok(workspace) => workspace,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match Cli::parse().command {
+        Command::Lint => step::run_all(&workspace, &lint::STEPS, false),
+        Command::Layers => step::run_all(&workspace, &[layers::STEP], false),
+        Command::Test => step::run_all(&workspace, &test::STEPS, false),
+        Command::Docs => step::run_all(&workspace, &[docs::STEP], false),
+        Command::Ci(args) => ci::run(&workspace, args),
+    }
+}
