@@ -1,0 +1,465 @@
+//! The body of a command frame: what its author wants done, in order.
+
+use std::fmt;
+
+use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, VerifierOptions, WIPOffset};
+
+use crate::{
+    generated::commands::roundtable::commands as fb,
+    limits::{
+        BODY_OVERHEAD, COMMAND_OVERHEAD, MAX_BODY_LEN, MAX_COMMANDS, MAX_KEY_LEN, MAX_PAYLOAD_LEN,
+    },
+};
+
+/// One command's action, borrowed from a body or about to be encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ActionRef<'a> {
+    /// Sets, proposes or merges a value, as the strategy of the key's type says.
+    Put {
+        /// The key's type in the room's schema.
+        key_type: u16,
+        /// The key, at most [`MAX_KEY_LEN`] bytes.
+        key: &'a [u8],
+        /// The value; with the key at most [`MAX_PAYLOAD_LEN`] bytes.
+        value: &'a [u8],
+    },
+    /// Gives an author a role for all its nonces above a covered one.
+    SetRole {
+        /// The author's public key.
+        target: &'a [u8; 32],
+        /// The role's number; not checked here.
+        role: u8,
+        /// The last nonce that keeps its role, 0 for none.
+        covered_nonce: u64,
+        /// The id of the target's frame that holds `covered_nonce`, zeros for none.
+        covered_id: &'a [u8; 32],
+    },
+    /// An action of a later version. It takes a nonce and does nothing.
+    Unknown {
+        /// Its number in the schema's union.
+        kind: u8,
+    },
+}
+
+impl ActionRef<'_> {
+    /// The bytes that the author's budget pays for: key and value, 0 for anything but a `Put`.
+    pub const fn payload_len(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::SetRole { .. } | Self::Unknown { .. } => 0,
+        }
+    }
+}
+
+/// Why commands do not fit a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// No command, or more than [`MAX_COMMANDS`].
+    #[error("a frame holds 1 to {MAX_COMMANDS} commands; this one would hold {0}")]
+    Count(usize),
+    /// A key is longer than [`MAX_KEY_LEN`].
+    #[error("a key has at most {MAX_KEY_LEN} bytes; this one has {0}")]
+    Key(usize),
+    /// A payload is larger than [`MAX_PAYLOAD_LEN`].
+    #[error("a command's payload has at most {MAX_PAYLOAD_LEN} bytes; this one has {0}")]
+    Payload(usize),
+    /// The whole body is longer than [`MAX_BODY_LEN`]: send the commands in several frames.
+    #[error("a frame's body has at most {MAX_BODY_LEN} bytes; this one would have {0}: split it")]
+    Body(usize),
+    /// [`ActionRef::Unknown`] stands for what this version cannot write.
+    #[error("an unknown action cannot be encoded")]
+    Unknown,
+}
+
+/// Why bytes are not a body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// Longer than [`MAX_BODY_LEN`].
+    #[error("the body has {0} bytes, more than {MAX_BODY_LEN}")]
+    TooLong(usize),
+    /// The file identifier is not that of a body.
+    #[error("not a command body")]
+    Identifier,
+    /// The structure does not verify.
+    #[error("malformed body")]
+    Malformed(#[from] InvalidFlatbuffer),
+    /// No command, or more than [`MAX_COMMANDS`].
+    #[error("the body holds {0} commands, not 1 to {MAX_COMMANDS}")]
+    Count(usize),
+    /// A key is longer than [`MAX_KEY_LEN`].
+    #[error("a key has {0} bytes, more than {MAX_KEY_LEN}")]
+    Key(usize),
+    /// A payload is larger than [`MAX_PAYLOAD_LEN`].
+    #[error("a payload has {0} bytes, more than {MAX_PAYLOAD_LEN}")]
+    Payload(usize),
+    /// The body is shorter than its payloads (they share bytes) or much longer (it is padded).
+    #[error("{payload} bytes of payload in a body of {body}")]
+    Padding {
+        /// The payloads of all commands, in bytes.
+        payload: usize,
+        /// The body's length in bytes.
+        body: usize,
+    },
+}
+
+/// Writes bodies, keeping its buffer from one to the next.
+#[derive(Default)]
+pub struct Encoder {
+    builder: FlatBufferBuilder<'static>,
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encoder")
+    }
+}
+
+impl Encoder {
+    /// Encodes a body.
+    ///
+    /// # Errors
+    /// [`EncodeError`] says which limit the commands exceed.
+    pub fn encode<'a>(
+        &mut self,
+        actions: impl IntoIterator<Item = ActionRef<'a>>,
+    ) -> Result<&[u8], EncodeError> {
+        self.builder.reset();
+        let mut commands = Vec::new();
+        let mut payload = 0;
+        for action in actions {
+            payload += check_payload(&action)?;
+            if payload > MAX_BODY_LEN {
+                return Err(EncodeError::Body(payload));
+            }
+            commands.push(self.command(&action)?);
+        }
+        if commands.is_empty() || commands.len() > MAX_COMMANDS {
+            return Err(EncodeError::Count(commands.len()));
+        }
+        let commands = Some(self.builder.create_vector(&commands));
+        let body = fb::Body::create(&mut self.builder, &fb::BodyArgs { commands });
+        fb::finish_body_buffer(&mut self.builder, body);
+        let body = self.builder.finished_data();
+        if body.len() > MAX_BODY_LEN {
+            return Err(EncodeError::Body(body.len()));
+        }
+        Ok(body)
+    }
+
+    fn command(
+        &mut self,
+        action: &ActionRef<'_>,
+    ) -> Result<WIPOffset<fb::Command<'static>>, EncodeError> {
+        let builder = &mut self.builder;
+        let (action_type, action) = match *action {
+            ActionRef::Put {
+                key_type,
+                key,
+                value,
+            } => {
+                let key = Some(builder.create_vector(key));
+                let value = Some(builder.create_vector(value));
+                let put = fb::PutArgs {
+                    key_type,
+                    key,
+                    value,
+                };
+                let put = fb::Put::create(builder, &put);
+                (fb::Action::Put, put.as_union_value())
+            }
+            ActionRef::SetRole {
+                target,
+                role,
+                covered_nonce,
+                covered_id,
+            } => {
+                let set = fb::SetRoleArgs {
+                    target: Some(&fb::Bytes32::new(target)),
+                    role,
+                    covered_nonce,
+                    covered_id: Some(&fb::Bytes32::new(covered_id)),
+                };
+                let set = fb::SetRole::create(builder, &set);
+                (fb::Action::SetRole, set.as_union_value())
+            }
+            ActionRef::Unknown { .. } => return Err(EncodeError::Unknown),
+        };
+        let command = fb::CommandArgs {
+            action_type,
+            action: Some(action),
+        };
+        Ok(fb::Command::create(builder, &command))
+    }
+}
+
+fn check_payload(action: &ActionRef<'_>) -> Result<usize, EncodeError> {
+    if let ActionRef::Put { key, .. } = action
+        && key.len() > MAX_KEY_LEN
+    {
+        return Err(EncodeError::Key(key.len()));
+    }
+    match action.payload_len() {
+        len if len > MAX_PAYLOAD_LEN => Err(EncodeError::Payload(len)),
+        len => Ok(len),
+    }
+}
+
+/// A body that has been verified: every action in it can be read without further checks.
+#[derive(Debug, Clone, Copy)]
+pub struct Body<'a> {
+    commands: flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<fb::Command<'a>>>,
+}
+
+impl<'a> Body<'a> {
+    /// Verifies `bytes` in time linear in their number.
+    ///
+    /// # Errors
+    /// [`BodyError`]. Peers agree on the verdict, because a frame with a bad body counts as never
+    /// signed.
+    pub fn verify(bytes: &'a [u8]) -> Result<Self, BodyError> {
+        if bytes.len() > MAX_BODY_LEN {
+            return Err(BodyError::TooLong(bytes.len()));
+        }
+        if bytes.len() < 8 || !fb::body_buffer_has_identifier(bytes) {
+            return Err(BodyError::Identifier);
+        }
+        let options = VerifierOptions {
+            max_depth: 4,
+            max_tables: 2 * MAX_COMMANDS + 1,
+            max_apparent_size: 2 * MAX_BODY_LEN,
+            ignore_missing_null_terminator: false,
+        };
+        let commands = fb::root_as_body_with_opts(&options, bytes)?.commands();
+        let body = Self { commands };
+        body.check(bytes.len())?;
+        Ok(body)
+    }
+
+    fn check(&self, body: usize) -> Result<(), BodyError> {
+        let count = self.commands.len();
+        if count == 0 || count > MAX_COMMANDS {
+            return Err(BodyError::Count(count));
+        }
+        let mut payload = 0;
+        for action in self.actions() {
+            payload += match check_payload(&action) {
+                Ok(len) => len,
+                Err(EncodeError::Key(len)) => return Err(BodyError::Key(len)),
+                Err(_) => return Err(BodyError::Payload(action.payload_len())),
+            };
+        }
+        if payload > body || body > payload + BODY_OVERHEAD + COMMAND_OVERHEAD * count {
+            return Err(BodyError::Padding { payload, body });
+        }
+        Ok(())
+    }
+
+    /// The number of commands, 1 to [`MAX_COMMANDS`].
+    pub fn count(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// The actions in order.
+    pub fn actions(&self) -> impl ExactSizeIterator<Item = ActionRef<'a>> + use<'a> {
+        self.commands.iter().map(action)
+    }
+}
+
+fn action(command: fb::Command<'_>) -> ActionRef<'_> {
+    if let Some(put) = command.action_as_put() {
+        return ActionRef::Put {
+            key_type: put.key_type(),
+            key: put.key().bytes(),
+            value: put.value().bytes(),
+        };
+    }
+    if let Some(set) = command.action_as_set_role() {
+        return ActionRef::SetRole {
+            target: &set.target().0,
+            role: set.role(),
+            covered_nonce: set.covered_nonce(),
+            covered_id: &set.covered_id().0,
+        };
+    }
+    ActionRef::Unknown {
+        kind: command.action_type().0,
+    }
+}
+
+/// Fuzz body: whatever verifies reads without a panic and encodes again to the same actions.
+#[cfg(feature = "__fuzz")]
+pub fn __fuzz_commands(bytes: &[u8]) {
+    let Ok(body) = Body::verify(bytes) else {
+        return;
+    };
+    let known = || {
+        body.actions()
+            .filter(|action| !matches!(action, ActionRef::Unknown { .. }))
+    };
+    let mut encoder = Encoder::default();
+    if let Ok(again) = encoder.encode(known()) {
+        let again = Body::verify(again).expect("what we encode verifies");
+        assert!(again.actions().eq(known()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    fn put(value: &[u8]) -> ActionRef<'_> {
+        ActionRef::Put {
+            key_type: 3,
+            key: b"stroke",
+            value,
+        }
+    }
+
+    fn grant() -> ActionRef<'static> {
+        ActionRef::SetRole {
+            target: &KEY,
+            role: 1,
+            covered_nonce: u64::MAX,
+            covered_id: &KEY,
+        }
+    }
+
+    #[test]
+    fn a_body_reads_back_as_it_was_written() {
+        let actions = [put(b"red"), grant(), put(b"")];
+        let mut encoder = Encoder::default();
+        let bytes = encoder.encode(actions).unwrap();
+        let body = Body::verify(bytes).unwrap();
+        assert_eq!(body.count(), 3);
+        assert!(body.actions().eq(actions));
+    }
+
+    #[test]
+    fn the_largest_command_fits_and_one_byte_more_does_not() {
+        let mut encoder = Encoder::default();
+        let value = vec![1; MAX_PAYLOAD_LEN - 6];
+        let bytes = encoder.encode([put(&value)]).unwrap();
+        assert!(Body::verify(bytes).is_ok());
+        let value = vec![1; MAX_PAYLOAD_LEN - 5];
+        assert_eq!(
+            encoder.encode([put(&value)]).err(),
+            Some(EncodeError::Payload(MAX_PAYLOAD_LEN + 1))
+        );
+    }
+
+    #[test]
+    fn limits_are_kept_when_encoding() {
+        let mut encoder = Encoder::default();
+        assert_eq!(encoder.encode([]).err(), Some(EncodeError::Count(0)));
+        let many = vec![put(b""); MAX_COMMANDS + 1];
+        assert_eq!(
+            encoder.encode(many).err(),
+            Some(EncodeError::Count(MAX_COMMANDS + 1))
+        );
+        let half = vec![0; 40 * 1024];
+        assert!(matches!(
+            encoder.encode([put(&half), put(&half)]),
+            Err(EncodeError::Body(_))
+        ));
+        let key = ActionRef::Put {
+            key_type: 0,
+            key: &[0; MAX_KEY_LEN + 1],
+            value: b"",
+        };
+        assert_eq!(
+            encoder.encode([key]).err(),
+            Some(EncodeError::Key(MAX_KEY_LEN + 1))
+        );
+    }
+
+    #[test]
+    fn bytes_that_no_budget_pays_for_are_refused() {
+        let mut encoder = Encoder::default();
+        let mut padded = encoder.encode([put(b"red")]).unwrap().to_vec();
+        padded.resize(padded.len() + BODY_OVERHEAD + COMMAND_OVERHEAD, 0);
+        assert!(matches!(
+            Body::verify(&padded),
+            Err(BodyError::Padding { payload: 9, .. })
+        ));
+    }
+
+    #[test]
+    fn commands_may_not_share_one_payload() {
+        let mut builder = FlatBufferBuilder::new();
+        let shared = vec![9_u8; 30_000];
+        let value = builder.create_vector(&shared);
+        let key = builder.create_vector(b"k");
+        let put = fb::PutArgs {
+            key_type: 0,
+            key: Some(key),
+            value: Some(value),
+        };
+        let put = fb::Put::create(&mut builder, &put);
+        let command = fb::CommandArgs {
+            action_type: fb::Action::Put,
+            action: Some(put.as_union_value()),
+        };
+        let command = fb::Command::create(&mut builder, &command);
+        let commands = Some(builder.create_vector(&[command, command]));
+        let body = fb::Body::create(&mut builder, &fb::BodyArgs { commands });
+        fb::finish_body_buffer(&mut builder, body);
+        assert!(matches!(
+            Body::verify(builder.finished_data()),
+            Err(BodyError::Padding {
+                payload: 60_002,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn an_action_of_a_later_version_is_unknown_not_an_error() {
+        let mut encoder = Encoder::default();
+        let mut bytes = encoder.encode([put(b"red")]).unwrap().to_vec();
+        let body = Body::verify(&bytes).unwrap();
+        let kind_at = {
+            let command = body.commands.get(0)._tab;
+            command.loc() + usize::from(command.vtable().get(fb::Command::VT_ACTION_TYPE))
+        };
+        bytes[kind_at] = 200;
+        let body = Body::verify(&bytes).unwrap();
+        assert!(body.actions().eq([ActionRef::Unknown { kind: 200 }]));
+    }
+
+    proptest! {
+        #[test]
+        fn puts_round_trip(
+            puts in prop::collection::vec(
+                (any::<u16>(), prop::collection::vec(any::<u8>(), 0..64), prop::collection::vec(any::<u8>(), 0..300)),
+                1..40,
+            ),
+        ) {
+            let actions: Vec<_> = puts
+                .iter()
+                .map(|(key_type, key, value)| ActionRef::Put { key_type: *key_type, key, value })
+                .collect();
+            let mut encoder = Encoder::default();
+            let bytes = encoder.encode(actions.iter().copied()).unwrap();
+            let body = Body::verify(bytes).unwrap();
+            prop_assert!(body.actions().eq(actions));
+        }
+
+        #[test]
+        fn damaged_bodies_never_panic(at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<prop::sample::Index>()) {
+            let mut encoder = Encoder::default();
+            let mut bytes = encoder.encode([put(b"red"), grant(), put(b"blue")]).unwrap().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            bytes.truncate(1 + cut.index(bytes.len()));
+            if let Ok(body) = Body::verify(&bytes) {
+                prop_assert!(body.actions().count() >= 1);
+            }
+        }
+    }
+}
