@@ -3,6 +3,10 @@
 
 mod clock;
 mod link;
+mod memory;
+mod queue;
 
 pub use clock::SystemClock;
-pub use link::{Closed, Link, SendError, check_frame};
+pub use link::{Closed, Link, MAX_REASON_LEN, SendError, check_frame};
+pub use memory::MemoryLink;
+pub use queue::{FrameQueue, LaneStats, QueueLimits};

@@ -90,6 +90,21 @@ pub struct Closed {
     pub by_remote: bool,
 }
 
+/// The longest close reason, in bytes, that links send.
+pub const MAX_REASON_LEN: usize = 200;
+
+impl Closed {
+    /// A close with its reason cut to [`MAX_REASON_LEN`] bytes, at a character boundary.
+    pub fn new(code: CloseCode, reason: &str, by_remote: bool) -> Self {
+        let end = reason.floor_char_boundary(MAX_REASON_LEN);
+        Self {
+            code,
+            reason: reason[..end].to_owned(),
+            by_remote,
+        }
+    }
+}
+
 /// Checks what every link must refuse before it queues a frame.
 ///
 /// # Errors
