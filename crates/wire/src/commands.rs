@@ -27,13 +27,13 @@ pub enum ActionRef<'a> {
     /// Gives an author a role for all its nonces above a covered one.
     SetRole {
         /// The author's public key.
-        target: &'a [u8; 32],
+        target: [u8; 32],
         /// The role's number; not checked here.
         role: u8,
         /// The last nonce that keeps its role, 0 for none.
         covered_nonce: u64,
         /// The id of the target's frame that holds `covered_nonce`, zeros for none.
-        covered_id: &'a [u8; 32],
+        covered_id: [u8; 32],
     },
     /// An action of a later version. It takes a nonce and does nothing.
     Unknown {
@@ -177,10 +177,9 @@ impl Encoder {
                 covered_id,
             } => {
                 let set = fb::SetRoleArgs {
-                    target: Some(&fb::Bytes32::new(target)),
+                    target: Some(&fb::Bytes32::new(&target)),
                     role,
-                    covered_nonce,
-                    covered_id: Some(&fb::Bytes32::new(covered_id)),
+                    covered: Some(&fb::Position::new(covered_nonce, &covered_id)),
                 };
                 let set = fb::SetRole::create(builder, &set);
                 (fb::Action::SetRole, set.as_union_value())
@@ -278,10 +277,10 @@ fn action(command: fb::Command<'_>) -> ActionRef<'_> {
     }
     if let Some(set) = command.action_as_set_role() {
         return ActionRef::SetRole {
-            target: &set.target().0,
+            target: set.target().bytes().into(),
             role: set.role(),
-            covered_nonce: set.covered_nonce(),
-            covered_id: &set.covered_id().0,
+            covered_nonce: set.covered().nonce(),
+            covered_id: set.covered().id().into(),
         };
     }
     ActionRef::Unknown {
@@ -323,10 +322,10 @@ mod tests {
 
     fn grant() -> ActionRef<'static> {
         ActionRef::SetRole {
-            target: &KEY,
+            target: KEY,
             role: 1,
             covered_nonce: u64::MAX,
-            covered_id: &KEY,
+            covered_id: KEY,
         }
     }
 

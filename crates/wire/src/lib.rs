@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod limits;
+pub mod session;
 
 /// What `flatc --rust` made of `schemas/`. The safe modules beside it are the only way in.
 #[allow(
@@ -16,7 +17,11 @@ pub mod limits;
 mod generated {
     #[path = "commands_generated.rs"]
     pub(crate) mod commands;
+    #[path = "session_generated.rs"]
+    pub(crate) mod session;
 }
 
 #[cfg(feature = "__fuzz")]
 pub use commands::__fuzz_commands;
+#[cfg(feature = "__fuzz")]
+pub use session::__fuzz_control;

@@ -206,6 +206,132 @@ pub mod roundtable {
             }
         }
 
+        // struct Position, aligned to 8
+        #[repr(transparent)]
+        #[derive(Clone, Copy, PartialEq)]
+        pub struct Position(pub [u8; 40]);
+
+        impl Default for Position {
+            fn default() -> Self {
+                Self([0; 40])
+            }
+        }
+
+        impl ::core::fmt::Debug for Position {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+                f.debug_struct("Position")
+                    .field("nonce", &self.nonce())
+                    .field("id", &self.id())
+                    .finish()
+            }
+        }
+
+        impl ::flatbuffers::SimpleToVerifyInSlice for Position {}
+
+        impl<'a> ::flatbuffers::Follow<'a> for Position {
+            type Inner = &'a Position;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { <&'a Position>::follow(buf, loc) }
+            }
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for &'a Position {
+            type Inner = &'a Position;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { ::flatbuffers::follow_cast_ref::<Position>(buf, loc) }
+            }
+        }
+
+        impl<'b> ::flatbuffers::Push for Position {
+            type Output = Position;
+
+            #[inline]
+            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+                let src = unsafe {
+                    ::core::slice::from_raw_parts(
+                        self as *const Position as *const u8,
+                        <Self as ::flatbuffers::Push>::size(),
+                    )
+                };
+                dst.copy_from_slice(src);
+            }
+
+            #[inline]
+            fn alignment() -> ::flatbuffers::PushAlignment {
+                ::flatbuffers::PushAlignment::new(8)
+            }
+        }
+
+        impl<'a> ::flatbuffers::Verifiable for Position {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.in_buffer::<Self>(pos)
+            }
+        }
+
+        impl<'a> Position {
+            #[allow(clippy::too_many_arguments)]
+            pub fn new(nonce: u64, id: &[u8; 32]) -> Self {
+                let mut s = Self([0; 40]);
+                s.set_nonce(nonce);
+                s.set_id(id);
+                s
+            }
+
+            pub fn nonce(&self) -> u64 {
+                let mut mem = ::core::mem::MaybeUninit::<
+                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
+                >::uninit();
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        self.0[0..].as_ptr(),
+                        mem.as_mut_ptr() as *mut u8,
+                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                    mem.assume_init()
+                })
+            }
+
+            pub fn set_nonce(&mut self, x: u64) {
+                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        &x_le as *const _ as *const u8,
+                        self.0[0..].as_mut_ptr(),
+                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                }
+            }
+
+            pub fn id(&'a self) -> ::flatbuffers::Array<'a, u8, 32> {
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid array in this slot
+                use ::flatbuffers::Follow;
+                unsafe { ::flatbuffers::Array::follow(&self.0, 8) }
+            }
+
+            pub fn set_id(&mut self, items: &[u8; 32]) {
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid array in this slot
+                unsafe { ::flatbuffers::emplace_scalar_array(&mut self.0, 8, items) };
+            }
+        }
+
         pub enum PutOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -414,8 +540,7 @@ pub mod roundtable {
         impl<'a> SetRole<'a> {
             pub const VT_TARGET: ::flatbuffers::VOffsetT = 4;
             pub const VT_ROLE: ::flatbuffers::VOffsetT = 6;
-            pub const VT_COVERED_NONCE: ::flatbuffers::VOffsetT = 8;
-            pub const VT_COVERED_ID: ::flatbuffers::VOffsetT = 10;
+            pub const VT_COVERED: ::flatbuffers::VOffsetT = 8;
 
             #[inline]
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -433,9 +558,8 @@ pub mod roundtable {
                 args: &'args SetRoleArgs<'args>,
             ) -> ::flatbuffers::WIPOffset<SetRole<'bldr>> {
                 let mut builder = SetRoleBuilder::new(_fbb);
-                builder.add_covered_nonce(args.covered_nonce);
-                if let Some(x) = args.covered_id {
-                    builder.add_covered_id(x);
+                if let Some(x) = args.covered {
+                    builder.add_covered(x);
                 }
                 if let Some(x) = args.target {
                     builder.add_target(x);
@@ -461,25 +585,13 @@ pub mod roundtable {
             }
 
             #[inline]
-            pub fn covered_nonce(&self) -> u64 {
+            pub fn covered(&self) -> &'a Position {
                 // Safety:
                 // Created from valid Table for this object
                 // which contains a valid value in this slot
                 unsafe {
                     self._tab
-                        .get::<u64>(SetRole::VT_COVERED_NONCE, Some(0))
-                        .unwrap()
-                }
-            }
-
-            #[inline]
-            pub fn covered_id(&self) -> &'a Bytes32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<Bytes32>(SetRole::VT_COVERED_ID, None)
+                        .get::<Position>(SetRole::VT_COVERED, None)
                         .unwrap()
                 }
             }
@@ -494,8 +606,7 @@ pub mod roundtable {
                 v.visit_table(pos)?
                     .visit_field::<Bytes32>("target", Self::VT_TARGET, true)?
                     .visit_field::<u8>("role", Self::VT_ROLE, false)?
-                    .visit_field::<u64>("covered_nonce", Self::VT_COVERED_NONCE, false)?
-                    .visit_field::<Bytes32>("covered_id", Self::VT_COVERED_ID, true)?
+                    .visit_field::<Position>("covered", Self::VT_COVERED, true)?
                     .finish();
                 Ok(())
             }
@@ -504,8 +615,7 @@ pub mod roundtable {
         pub struct SetRoleArgs<'a> {
             pub target: Option<&'a Bytes32>,
             pub role: u8,
-            pub covered_nonce: u64,
-            pub covered_id: Option<&'a Bytes32>,
+            pub covered: Option<&'a Position>,
         }
 
         impl<'a> Default for SetRoleArgs<'a> {
@@ -514,8 +624,7 @@ pub mod roundtable {
                 SetRoleArgs {
                     target: None, // required field
                     role: 0,
-                    covered_nonce: 0,
-                    covered_id: None, // required field
+                    covered: None, // required field
                 }
             }
         }
@@ -538,15 +647,9 @@ pub mod roundtable {
             }
 
             #[inline]
-            pub fn add_covered_nonce(&mut self, covered_nonce: u64) {
+            pub fn add_covered(&mut self, covered: &Position) {
                 self.fbb_
-                    .push_slot::<u64>(SetRole::VT_COVERED_NONCE, covered_nonce, 0);
-            }
-
-            #[inline]
-            pub fn add_covered_id(&mut self, covered_id: &Bytes32) {
-                self.fbb_
-                    .push_slot_always::<&Bytes32>(SetRole::VT_COVERED_ID, covered_id);
+                    .push_slot_always::<&Position>(SetRole::VT_COVERED, covered);
             }
 
             #[inline]
@@ -564,7 +667,7 @@ pub mod roundtable {
             pub fn finish(self) -> ::flatbuffers::WIPOffset<SetRole<'a>> {
                 let o = self.fbb_.end_table(self.start_);
                 self.fbb_.required(o, SetRole::VT_TARGET, "target");
-                self.fbb_.required(o, SetRole::VT_COVERED_ID, "covered_id");
+                self.fbb_.required(o, SetRole::VT_COVERED, "covered");
                 ::flatbuffers::WIPOffset::new(o.value())
             }
         }
@@ -574,8 +677,7 @@ pub mod roundtable {
                 let mut ds = f.debug_struct("SetRole");
                 ds.field("target", &self.target());
                 ds.field("role", &self.role());
-                ds.field("covered_nonce", &self.covered_nonce());
-                ds.field("covered_id", &self.covered_id());
+                ds.field("covered", &self.covered());
                 ds.finish()
             }
         }
