@@ -12,6 +12,7 @@ pub mod session;
     unsafe_code,
     unsafe_op_in_unsafe_fn,
     clippy::all,
+    clippy::unwrap_used,
     clippy::too_many_lines
 )]
 mod generated {
