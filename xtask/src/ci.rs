@@ -3,27 +3,47 @@
 use std::process::ExitCode;
 
 use crate::{
-    docs, layers, lint,
-    step::{self, Step},
+    codegen, docs, fuzz, layers, lint, setup,
+    step::{self, Outcome, Step},
     test,
-    workspace::Workspace,
+    workspace::{self, Workspace},
 };
 
 /// What `ci` may be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Args {
+    /// Leave out what takes long: fuzzing and the demo.
+    #[arg(long)]
+    quick: bool,
     /// Fail when a step was skipped.
     #[arg(long)]
     strict: bool,
 }
 
+const PACKAGES: Step = Step::own("system packages", |_| {
+    setup::advice(setup::Purpose::Ci).map_or(Outcome::Ok, Outcome::Failed)
+});
+
+const DENY: Step = Step::own("dependencies", |workspace| {
+    if !workspace::succeeds("cargo-deny", &["--version"]) {
+        return Outcome::Skipped("no cargo-deny: run `cargo install --locked cargo-deny`".into());
+    }
+    let mut command = workspace.cargo();
+    // Offline: advisories need a database from the network, and what they say changes by the day.
+    command.args(["deny", "--offline", "check", "bans", "licenses", "sources"]);
+    step::run_shown(&mut command).into()
+});
+
 /// Runs every step and prints the table.
 pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
-    let steps: Vec<Step> = lint::STEPS
+    let long: &[Step] = if args.quick { &[] } else { &[fuzz::FUZZ] };
+    let steps: Vec<Step> = [PACKAGES]
         .into_iter()
-        .chain([layers::STEP])
+        .chain(lint::STEPS)
+        .chain([layers::STEP, codegen::CHECK])
         .chain(test::STEPS)
-        .chain([docs::STEP])
+        .chain([docs::STEP, DENY, fuzz::REPLAY])
+        .chain(long.iter().copied())
         .collect();
     step::run_all(workspace, &steps, args.strict)
 }

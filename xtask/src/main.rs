@@ -4,11 +4,15 @@
 //! One file per command; what a command does is a list of [`step::Step`]s where that is possible.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod clock;
+mod codegen;
 mod docs;
+mod fuzz;
 mod layers;
 mod lint;
+mod setup;
 mod step;
 mod test;
 mod workspace;
@@ -29,6 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Install the system packages that are missing, after saying which and why.
+    Setup(setup::Args),
     /// Check formatting and run clippy with warnings denied.
     Lint,
     /// Hold the crates' dependencies against the table of who may use whom.
@@ -37,6 +43,12 @@ enum Command {
     Test,
     /// Build the documentation with warnings denied.
     Docs,
+    /// Run the fuzz targets, or replay their corpora.
+    Fuzz(fuzz::Args),
+    /// Write the Rust code of the FlatBuffers schemas.
+    Codegen(codegen::Args),
+    /// Run the benches.
+    Bench(bench::Args),
     /// Run everything that must hold before a change is merged.
     Ci(ci::Args),
 }
@@ -50,10 +62,14 @@ fn main() -> ExitCode {
         }
     };
     match Cli::parse().command {
+        Command::Setup(args) => setup::run(&workspace, &args),
         Command::Lint => step::run_all(&workspace, &lint::STEPS, false),
         Command::Layers => step::run_all(&workspace, &[layers::STEP], false),
         Command::Test => step::run_all(&workspace, &test::STEPS, false),
         Command::Docs => step::run_all(&workspace, &[docs::STEP], false),
+        Command::Fuzz(args) => fuzz::run(&workspace, &args),
+        Command::Codegen(args) => codegen::run(&workspace, args),
+        Command::Bench(args) => bench::run(&workspace, &args),
         Command::Ci(args) => ci::run(&workspace, args),
     }
 }

@@ -1,0 +1,4 @@
+//! Envelopes of the wire.
+#![cfg_attr(fuzzing, no_main)]
+
+roundtable_fuzz::program!(wire_envelope);

@@ -1,0 +1,33 @@
+//! The fuzz targets by name. Their bodies live in the crates, behind the feature `__fuzz`, where
+//! they see what they need; here is only which bodies a target runs.
+#![forbid(unsafe_code)]
+
+/// A target: it must neither panic nor hang, whatever the bytes.
+pub type Target = fn(&[u8]);
+
+/// Every target, by the name of its file under `fuzz_targets` and of its folder under `corpus`.
+pub const TARGETS: &[(&str, Target)] = &[("wire_envelope", wire_envelope)];
+
+/// Everything of ours that comes in an envelope: control messages and the bodies of command frames.
+pub fn wire_envelope(data: &[u8]) {
+    roundtable_wire::__fuzz_commands(data);
+    roundtable_wire::__fuzz_control(data);
+}
+
+/// Makes a program of a target: under the fuzzer its entry point, otherwise one that runs the
+/// target over the files named on the command line, so that a crash can be looked at in a debugger.
+#[macro_export]
+macro_rules! program {
+    ($target:ident) => {
+        #[cfg(fuzzing)]
+        libfuzzer_sys::fuzz_target!(|data: &[u8]| $crate::$target(data));
+
+        #[cfg(not(fuzzing))]
+        fn main() -> std::io::Result<()> {
+            for path in std::env::args_os().skip(1) {
+                $crate::$target(&std::fs::read(path)?);
+            }
+            Ok(())
+        }
+    };
+}
