@@ -3,6 +3,8 @@
 
 pub mod commands;
 pub mod limits;
+#[cfg(feature = "rtp")]
+pub mod rtp;
 pub mod session;
 
 /// What `flatc --rust` made of `schemas/`. The safe modules beside it are the only way in.
@@ -24,5 +26,7 @@ mod generated {
 
 #[cfg(feature = "__fuzz")]
 pub use commands::__fuzz_commands;
+#[cfg(all(feature = "__fuzz", feature = "rtp"))]
+pub use rtp::__fuzz_rtp;
 #[cfg(feature = "__fuzz")]
 pub use session::__fuzz_control;

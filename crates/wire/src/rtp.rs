@@ -1,0 +1,67 @@
+//! Media on the wire: [`MediaPacket`]s as RTP, [`MediaClock`]s as RTCP sender reports (RFC 3550),
+//! both on one flow (RFC 5761), and what a receiver measures of a stream.
+//!
+//! Written out rather than built on a media library: the few packets that a link speaks are small
+//! and fixed, their parsing must be bounded to the byte, and this crate also builds for wasm.
+//!
+//! [`MediaPacket`]: roundtable_core::MediaPacket
+//! [`MediaClock`]: roundtable_core::MediaClock
+
+mod packet;
+mod receive;
+mod rtcp;
+
+pub use packet::{HEADER_LEN, PayloadTypes, decode_packet, encode_packet};
+pub use receive::ReceiveStatistics;
+pub use rtcp::{
+    MAX_REPORTS, ReceptionReport, ReportKind, RtcpReport, SenderInfo, decode_reports,
+    encode_receiver_report, encode_sender_report,
+};
+
+/// Why bytes are not the RTP or RTCP that was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RtpError {
+    /// The packet ends before what its own fields announce.
+    #[error("the packet is cut off")]
+    Truncated,
+    /// The version is not 2.
+    #[error("RTP version {0} is not 2")]
+    Version(u8),
+    /// The padding count is zero or longer than the payload (RFC 3550 §5.1).
+    #[error("the padding is longer than the packet, or zero")]
+    Padding,
+    /// No codec is mapped to this payload type.
+    #[error("payload type {0} is not mapped to a codec")]
+    PayloadType(u8),
+    /// An RTCP packet's length field does not fit what it holds.
+    #[error("an RTCP packet is shorter than its type allows")]
+    Length,
+}
+
+/// Whether a packet that shares its flow with RTP is RTCP: its second byte is in 192..=223, values
+/// that no payload type with marker bit used beside RTCP may take (RFC 5761 §4).
+pub fn is_rtcp(packet: &[u8]) -> bool {
+    packet.get(1).is_some_and(|kind| (192..=223).contains(kind))
+}
+
+/// Feeds arbitrary bytes through everything in this module that parses; for the fuzzer.
+///
+/// # Panics
+/// When a packet that was read does not survive being written and read again.
+#[cfg(feature = "__fuzz")]
+#[doc(hidden)]
+pub fn __fuzz_rtp(data: &[u8]) {
+    let types = PayloadTypes::default();
+    if is_rtcp(data) {
+        if let Ok(reports) = decode_reports(data) {
+            for report in reports {
+                assert!(report.receptions.len() <= MAX_REPORTS);
+            }
+        }
+    } else if let Ok((ssrc, packet)) = decode_packet(&bytes::Bytes::copy_from_slice(data), &types) {
+        let mut again = bytes::BytesMut::new();
+        encode_packet(&packet, ssrc, &types, &mut again);
+        assert_eq!(decode_packet(&again.freeze(), &types), Ok((ssrc, packet)));
+    }
+}
