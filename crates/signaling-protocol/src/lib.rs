@@ -1,2 +1,41 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod client_message;
+mod error;
+mod model;
+mod negotiation;
+mod room;
+mod server_message;
+mod text;
+
+pub mod limits;
+
+pub use client_message::{Announce, ClientMessage, Refusal, Request};
+pub use error::{CloseReason, ErrorCode, RetryData, RpcError};
+pub use model::{
+    AnswerBody, Capabilities, Capability, Description, DescriptionError, IceCandidate, IceServer,
+    Joined, Kind, LeaveReason, MessageId, OfferBody, PeerInfo, RequestId, ResumeToken,
+};
+pub use negotiation::{CandidateAction, Negotiation, OfferAction, Phase, UnexpectedAnswer};
+pub use room::{ConnectionId, Output, Room, RoomLimits};
+pub use server_message::{Malformed, Notification, Reply, ServerMessage};
+
+/// Body of the fuzz target `signaling_message`: both parsers, and what they take must survive a
+/// round trip.
+#[cfg(feature = "__fuzz")]
+#[doc(hidden)]
+#[allow(clippy::missing_panics_doc)] // panicking is how a fuzz target reports
+pub fn __fuzz_message(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(message) = ClientMessage::parse(text) {
+        let again = ClientMessage::parse(&message.encode());
+        assert_eq!(again.as_ref(), Ok(&message));
+    }
+    if let Ok(ServerMessage::Notification(message)) = ServerMessage::parse(text) {
+        let again = ServerMessage::parse(&message.encode());
+        assert!(matches!(again, Ok(ServerMessage::Notification(same)) if same == message));
+    }
+}

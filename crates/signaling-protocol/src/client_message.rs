@@ -1,0 +1,391 @@
+//! What a client sends (JSON-RPC 2.0 §4): strict to parse, and each refusal carries the code that
+//! the client is told.
+
+use std::borrow::Cow;
+
+use roundtable_core::{PeerId, RoomId};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, error::Category, json, value::RawValue};
+
+use crate::{
+    AnswerBody, Capabilities, Description, DescriptionError, ErrorCode, IceCandidate, MessageId,
+    OfferBody, RequestId, ResumeToken, RpcError, limits, model::RawDescription, text,
+};
+
+/// The parameters of `peer.announce`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Announce {
+    /// Must be [`PROTOCOL_VERSION`](limits::PROTOCOL_VERSION).
+    pub protocol: u32,
+    /// The room to enter.
+    #[serde(with = "text")]
+    pub room: RoomId,
+    /// The name to have there.
+    #[serde(with = "text")]
+    pub peer_id: PeerId,
+    /// At least one that the server knows.
+    pub capabilities: Capabilities,
+    /// A grant; not needed where the server is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// From an earlier result, to take the same place again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<ResumeToken>,
+    /// Shown to the others; at most 1 KiB.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub user_data: Value,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Request {
+    /// `peer.announce`: enter a room.
+    Announce(Box<Announce>),
+    /// `peer.offer`.
+    Offer {
+        /// Who is offered.
+        to: PeerId,
+        /// Made by the offerer.
+        request_id: RequestId,
+        /// How to reach the offerer.
+        body: OfferBody,
+    },
+    /// `peer.answer`.
+    Answer {
+        /// Who offered.
+        to: PeerId,
+        /// The offer's.
+        request_id: RequestId,
+        /// How to reach the answerer.
+        body: AnswerBody,
+    },
+    /// `peer.ice_candidate`.
+    Candidate {
+        /// The other side of the negotiation.
+        to: PeerId,
+        /// The offer's.
+        request_id: RequestId,
+        /// The candidate.
+        candidate: IceCandidate,
+    },
+    /// `peer.disconnect`: end the negotiation with `to`, or leave the room.
+    Disconnect {
+        /// The peer to disconnect from; `None` leaves the room.
+        to: Option<PeerId>,
+        /// For people, at most 200 bytes.
+        reason: String,
+    },
+    /// `session.refresh`: a new grant on the live socket.
+    Refresh {
+        /// The grant.
+        token: String,
+    },
+    /// `ping`.
+    Ping,
+}
+
+impl Request {
+    /// The method's name on the wire.
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Self::Announce(_) => "peer.announce",
+            Self::Offer { .. } => "peer.offer",
+            Self::Answer { .. } => "peer.answer",
+            Self::Candidate { .. } => "peer.ice_candidate",
+            Self::Disconnect { .. } => "peer.disconnect",
+            Self::Refresh { .. } => "session.refresh",
+            Self::Ping => "ping",
+        }
+    }
+}
+
+/// A message from a client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientMessage {
+    /// Present in a request, absent in a notification, which is never answered.
+    pub id: Option<MessageId>,
+    /// What the client asks for.
+    pub request: Request,
+}
+
+/// Why a message was not taken, and which `id` to answer (`None` is `null`).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("message refused")]
+pub struct Refusal {
+    /// The request's id where it could be read.
+    pub id: Option<MessageId>,
+    /// Whether the message was a notification, which gets no answer even when it is refused.
+    pub is_notification: bool,
+    /// What the client is told.
+    #[source]
+    pub error: RpcError,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    jsonrpc: Cow<'a, str>,
+    #[serde(default, deserialize_with = "present")]
+    id: Option<MessageId>,
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+}
+
+/// An `id` that is there must be a good one: `null` is none.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MessageId>, D::Error> {
+    MessageId::deserialize(deserializer).map(Some)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Directed<T> {
+    #[serde(with = "text")]
+    to: PeerId,
+    request_id: RequestId,
+    #[serde(flatten)]
+    body: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Disconnect {
+    #[serde(
+        default,
+        with = "text::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    to: Option<PeerId>,
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Refresh {
+    token: String,
+}
+
+fn invalid(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> RpcError {
+    RpcError::new(code, message)
+}
+
+/// Checks the size of a message before it is read as JSON.
+fn check_len(text: &str) -> Result<(), RpcError> {
+    if text.len() > limits::MAX_MESSAGE_LEN {
+        return Err(invalid(
+            ErrorCode::MessageTooLarge,
+            "a message has at most 64 KiB",
+        ));
+    }
+    Ok(())
+}
+
+fn describe(raw: RawDescription, code: ErrorCode) -> Result<Description, RpcError> {
+    raw.try_into().map_err(|error: DescriptionError| {
+        let code = match error {
+            DescriptionError::SdpTooLarge => ErrorCode::MessageTooLarge,
+            _ => code,
+        };
+        invalid(code, error.to_string())
+    })
+}
+
+fn params<'a, T: Deserialize<'a>>(params: Option<&'a RawValue>) -> Result<T, RpcError> {
+    let params = params.map_or("{}", RawValue::get);
+    if !params.starts_with('{') {
+        return Err(invalid(
+            ErrorCode::InvalidParams,
+            "params must be an object",
+        ));
+    }
+    serde_json::from_str(params).map_err(|e| invalid(ErrorCode::InvalidParams, e.to_string()))
+}
+
+fn parse_announce(raw: Option<&RawValue>) -> Result<Request, RpcError> {
+    let announce: Announce = params(raw)?;
+    if announce.protocol != limits::PROTOCOL_VERSION {
+        let message = "this server speaks protocol 1";
+        return Err(invalid(ErrorCode::InvalidParams, message));
+    }
+    if announce.capabilities.is_empty() {
+        let message = "capabilities must name at least one that is known";
+        return Err(invalid(ErrorCode::InvalidParams, message));
+    }
+    if announce.user_data.to_string().len() > limits::MAX_USER_DATA_LEN {
+        let message = "user_data has at most 1 KiB";
+        return Err(invalid(ErrorCode::MessageTooLarge, message));
+    }
+    Ok(Request::Announce(Box::new(announce)))
+}
+
+fn parse_candidate(raw: Option<&RawValue>) -> Result<Request, RpcError> {
+    let Directed::<IceCandidate> {
+        to,
+        request_id,
+        body: candidate,
+    } = params(raw)?;
+    if candidate.longest_field() > limits::MAX_CANDIDATE_LEN {
+        let message = "a candidate has at most 1 KiB";
+        return Err(invalid(ErrorCode::MessageTooLarge, message));
+    }
+    if candidate.candidate.contains(['\r', '\n', '\0']) {
+        let message = "a candidate is one line";
+        return Err(invalid(ErrorCode::IceCandidateInvalid, message));
+    }
+    Ok(Request::Candidate {
+        to,
+        request_id,
+        candidate,
+    })
+}
+
+fn parse_disconnect(raw: Option<&RawValue>) -> Result<Request, RpcError> {
+    let Disconnect { to, reason } = params(raw)?;
+    if reason.len() > limits::MAX_REASON_LEN {
+        let message = "a reason has at most 200 bytes";
+        return Err(invalid(ErrorCode::MessageTooLarge, message));
+    }
+    Ok(Request::Disconnect { to, reason })
+}
+
+fn parse_request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
+    match method {
+        "peer.announce" => parse_announce(raw),
+        "peer.offer" => {
+            let Directed::<RawDescription> {
+                to,
+                request_id,
+                body,
+            } = params(raw)?;
+            let body = describe(body, ErrorCode::OfferInvalid)?;
+            Ok(Request::Offer {
+                to,
+                request_id,
+                body,
+            })
+        }
+        "peer.answer" => {
+            let Directed::<RawDescription> {
+                to,
+                request_id,
+                body,
+            } = params(raw)?;
+            let body = describe(body, ErrorCode::AnswerInvalid)?;
+            Ok(Request::Answer {
+                to,
+                request_id,
+                body,
+            })
+        }
+        "peer.ice_candidate" => parse_candidate(raw),
+        "peer.disconnect" => parse_disconnect(raw),
+        "session.refresh" => {
+            let Refresh { token } = params(raw)?;
+            Ok(Request::Refresh { token })
+        }
+        "ping" => Ok(Request::Ping),
+        _ => Err(invalid(ErrorCode::MethodNotFound, "no such method")),
+    }
+}
+
+impl ClientMessage {
+    /// A request that wants an answer.
+    pub fn request(id: MessageId, request: Request) -> Self {
+        Self {
+            id: Some(id),
+            request,
+        }
+    }
+
+    /// A notification: the same, without an answer.
+    pub fn notification(request: Request) -> Self {
+        Self { id: None, request }
+    }
+
+    /// Reads one message. Unknown members are skipped; batches are refused.
+    ///
+    /// # Errors
+    /// [`Refusal`] holds the error response that the client is to get.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        let unreadable = |error| Refusal {
+            id: None,
+            is_notification: false,
+            error,
+        };
+        check_len(text).map_err(unreadable)?;
+        let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| {
+            unreadable(match error.classify() {
+                Category::Data => invalid(
+                    ErrorCode::InvalidRequest,
+                    "not a JSON-RPC 2.0 request object",
+                ),
+                _ => invalid(ErrorCode::ParseError, "not JSON"),
+            })
+        })?;
+        if envelope.jsonrpc != "2.0" {
+            let error = invalid(ErrorCode::InvalidRequest, "jsonrpc must be \"2.0\"");
+            return Err(unreadable(error));
+        }
+        match parse_request(&envelope.method, envelope.params) {
+            Ok(request) => Ok(Self {
+                id: envelope.id,
+                request,
+            }),
+            Err(error) => Err(Refusal {
+                is_notification: envelope.id.is_none(),
+                id: envelope.id,
+                error,
+            }),
+        }
+    }
+
+    /// The message as JSON text.
+    pub fn encode(&self) -> String {
+        let mut message = json!({
+            "jsonrpc": "2.0",
+            "method": self.request.method(),
+            "params": self.request.params(),
+        });
+        if let Some(id) = &self.id {
+            message["id"] = json!(id);
+        }
+        message.to_string()
+    }
+}
+
+impl Request {
+    fn params(&self) -> Value {
+        match self {
+            Self::Announce(announce) => json!(announce),
+            Self::Offer {
+                to,
+                request_id,
+                body,
+            }
+            | Self::Answer {
+                to,
+                request_id,
+                body,
+            } => json!(Directed {
+                to: to.clone(),
+                request_id: request_id.clone(),
+                body: RawDescription::from(body),
+            }),
+            Self::Candidate {
+                to,
+                request_id,
+                candidate,
+            } => json!(Directed {
+                to: to.clone(),
+                request_id: request_id.clone(),
+                body: candidate,
+            }),
+            Self::Disconnect { to, reason } => json!(Disconnect {
+                to: to.clone(),
+                reason: reason.clone(),
+            }),
+            Self::Refresh { token } => json!({ "token": token }),
+            Self::Ping => json!({}),
+        }
+    }
+}

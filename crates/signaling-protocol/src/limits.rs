@@ -1,0 +1,51 @@
+//! The protocol's bounds. What exceeds one is refused, never cut short.
+
+use std::time::Duration;
+
+/// The protocol's version, as sent in `peer.announce`.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The path of the WebSocket endpoint.
+pub const WEBSOCKET_PATH: &str = "/v1/ws";
+
+/// Largest message in bytes, either way.
+pub const MAX_MESSAGE_LEN: usize = 64 * 1024;
+
+/// Largest session description (RFC 8866) in bytes.
+pub const MAX_SDP_LEN: usize = 32 * 1024;
+
+/// Largest `candidate` attribute in bytes; `sdp_mid` and `username_fragment` share the bound.
+pub const MAX_CANDIDATE_LEN: usize = 1024;
+
+/// Largest `user_data` in bytes of compact JSON.
+pub const MAX_USER_DATA_LEN: usize = 1024;
+
+/// Most addresses in an offer or answer of kind `quic`.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// Longest `reason` of a `peer.disconnect` in bytes.
+pub const MAX_REASON_LEN: usize = 200;
+
+/// Longest JSON-RPC `id` that is a string, in bytes.
+pub const MAX_ID_LEN: usize = 64;
+
+/// Most entries in `capabilities`, known or not.
+pub const MAX_CAPABILITIES: usize = 16;
+
+/// Peers in a room unless the server is configured otherwise.
+pub const DEFAULT_MAX_PEERS: usize = 10;
+
+/// How long an offer waits for its answer.
+pub const OFFER_TTL: Duration = Duration::from_secs(30);
+
+/// How long a lost connection keeps its place in the room.
+pub const RESUME_TTL: Duration = Duration::from_secs(30);
+
+/// How long a fresh connection may take to send `peer.announce`.
+pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the server sends a WebSocket ping.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long either side stays silent before the other takes it for lost.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);

@@ -1,0 +1,479 @@
+//! The room: who is in it, what is being negotiated, and who hears what. Told the time, holds no
+//! socket; the server drives it, and so can a simulator.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use roundtable_core::{PeerId, RoomId, Timestamp, WallTime};
+
+use crate::{
+    Announce, CloseReason, Description, ErrorCode, IceCandidate, Joined, Kind, LeaveReason,
+    Notification, PeerInfo, Reply, Request, RequestId, ResumeToken, RpcError, limits,
+};
+
+/// Names a connection to the server; never used twice by one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// The bounds of a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomLimits {
+    /// Most peers, those that may still resume included. Default 10.
+    pub max_peers: usize,
+    /// How long an offer waits for its answer. Default 30 s.
+    pub offer_ttl: Duration,
+    /// How long a lost connection keeps its place. Default 30 s.
+    pub resume_ttl: Duration,
+    /// Most messages held for a peer whose connection is lost; one more evicts it. Default 64.
+    pub max_held_messages: usize,
+    /// Most bytes held for such a peer; more evict it. Default 128 KiB.
+    pub max_held_bytes: usize,
+}
+
+impl Default for RoomLimits {
+    fn default() -> Self {
+        Self {
+            max_peers: limits::DEFAULT_MAX_PEERS,
+            offer_ttl: limits::OFFER_TTL,
+            resume_ttl: limits::RESUME_TTL,
+            max_held_messages: 64,
+            max_held_bytes: 128 * 1024,
+        }
+    }
+}
+
+/// What the room wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Send `message` over this connection.
+    Send {
+        /// Whom to.
+        to: ConnectionId,
+        /// What.
+        message: Notification,
+    },
+    /// Close this connection; it is no longer part of the room.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+#[derive(Debug)]
+enum Presence {
+    Here(ConnectionId),
+    /// The socket is lost; messages wait until `until`.
+    Away {
+        until: Timestamp,
+        held: VecDeque<Notification>,
+        bytes: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Member {
+    info: PeerInfo,
+    resume: ResumeToken,
+    presence: Presence,
+}
+
+/// Who offers, to whom, which kind.
+type OfferKey = (PeerId, PeerId, Kind);
+
+#[derive(Debug)]
+struct Offer {
+    request_id: RequestId,
+    /// When it expires; `None` once it is answered.
+    expires: Option<Timestamp>,
+}
+
+/// A room of peers. After each input, take [`poll_output`](Self::poll_output) until it is empty
+/// and call [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says.
+#[derive(Debug)]
+pub struct Room {
+    id: RoomId,
+    limits: RoomLimits,
+    members: BTreeMap<PeerId, Member>,
+    connections: BTreeMap<ConnectionId, PeerId>,
+    offers: BTreeMap<OfferKey, Offer>,
+    outputs: VecDeque<Output>,
+}
+
+fn not_found() -> RpcError {
+    RpcError::new(ErrorCode::PeerNotFound, "no such peer in this room")
+}
+
+fn expired() -> RpcError {
+    let message = "request_id is unknown, answered or expired";
+    RpcError::new(ErrorCode::OfferExpired, message)
+}
+
+impl Room {
+    /// An empty room.
+    pub fn new(id: RoomId, limits: RoomLimits) -> Self {
+        Self {
+            id,
+            limits,
+            members: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// How many peers hold a place, connected or not.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether nobody holds a place.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Lets a peer in, or back in if `announce.resume` fits. `resume` is the fresh token that it
+    /// gets. The result's `ice_servers` and `grant_expires_ms` are the caller's to fill in.
+    ///
+    /// The caller sends the result before it takes outputs.
+    ///
+    /// # Errors
+    /// `PeerIdTaken` or `RoomFull`.
+    pub fn announce(
+        &mut self,
+        wall: WallTime,
+        connection: ConnectionId,
+        announce: Announce,
+        resume: ResumeToken,
+    ) -> Result<Joined, RpcError> {
+        let peer_id = announce.peer_id.clone();
+        let resumed = match self.members.get(&peer_id) {
+            Some(member) if announce.resume.as_ref() == Some(&member.resume) => true,
+            Some(_) => {
+                let message = "this peer_id is in the room already: choose another";
+                return Err(RpcError::new(ErrorCode::PeerIdTaken, message));
+            }
+            None if self.members.len() >= self.limits.max_peers => {
+                return Err(RpcError::new(ErrorCode::RoomFull, "the room is full"));
+            }
+            None => false,
+        };
+        if resumed {
+            self.take_place(&peer_id, connection, resume.clone());
+        } else {
+            self.enter(connection, announce, resume.clone());
+        }
+        let others = self.members.values().map(|member| &member.info);
+        let others = others.filter(|info| info.peer_id != peer_id);
+        Ok(Joined {
+            room: self.id.clone(),
+            resumed,
+            server_time_ms: wall.as_millis(),
+            resume,
+            resume_ttl_ms: u64::try_from(self.limits.resume_ttl.as_millis()).unwrap_or(u64::MAX),
+            ice_servers: Vec::new(),
+            grant_expires_ms: None,
+            peers: others.cloned().collect(),
+            max_peers: self.limits.max_peers,
+            peer_id,
+        })
+    }
+
+    fn enter(&mut self, connection: ConnectionId, announce: Announce, resume: ResumeToken) {
+        let info = PeerInfo {
+            peer_id: announce.peer_id.clone(),
+            capabilities: announce.capabilities,
+            user_data: announce.user_data,
+        };
+        self.broadcast(&Notification::PeerAnnounced(info.clone()));
+        self.connections
+            .insert(connection, announce.peer_id.clone());
+        let member = Member {
+            info,
+            resume,
+            presence: Presence::Here(connection),
+        };
+        self.members.insert(announce.peer_id, member);
+    }
+
+    fn take_place(&mut self, peer: &PeerId, connection: ConnectionId, resume: ResumeToken) {
+        let Some(member) = self.members.get_mut(peer) else {
+            return;
+        };
+        member.resume = resume;
+        match std::mem::replace(&mut member.presence, Presence::Here(connection)) {
+            Presence::Here(old) => {
+                self.connections.remove(&old);
+                self.outputs.push_back(Output::Close {
+                    connection: old,
+                    reason: CloseReason::Replaced,
+                });
+            }
+            Presence::Away { held, .. } => {
+                let held = held.into_iter();
+                let held = held.map(|message| Output::Send {
+                    to: connection,
+                    message,
+                });
+                self.outputs.extend(held);
+            }
+        }
+        self.connections.insert(connection, peer.clone());
+    }
+
+    /// Carries out a request of a peer in the room. The caller sends the result, if the request
+    /// wants one, before it takes outputs.
+    ///
+    /// # Errors
+    /// What the peer is to be told. `NotAnnounced` if the connection is not in the room;
+    /// `InvalidRequest` for what is not the room's to answer (`peer.announce`, `session.refresh`,
+    /// `ping`).
+    pub fn handle(
+        &mut self,
+        now: Timestamp,
+        connection: ConnectionId,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
+        let from =
+            self.connections.get(&connection).cloned().ok_or_else(|| {
+                RpcError::new(ErrorCode::NotAnnounced, "peer.announce comes first")
+            })?;
+        match request {
+            Request::Offer {
+                to,
+                request_id,
+                body,
+            } => self.offer(now, from, to, request_id, body),
+            Request::Answer {
+                to,
+                request_id,
+                body,
+            } => self.answer(now, from, to, request_id, body),
+            Request::Candidate {
+                to,
+                request_id,
+                candidate,
+            } => self.candidate(now, from, to, request_id, candidate),
+            Request::Disconnect {
+                to: Some(to),
+                reason,
+            } => self.disconnect(from, &to, reason),
+            Request::Disconnect { to: None, .. } => {
+                self.remove(&from, LeaveReason::Left);
+                Ok(Reply::Left)
+            }
+            Request::Announce(_) | Request::Refresh { .. } | Request::Ping => {
+                let message = "this connection is in a room already";
+                Err(RpcError::new(ErrorCode::InvalidRequest, message))
+            }
+        }
+    }
+
+    /// The connection broke: its peer keeps its place for `resume_ttl`.
+    pub fn connection_lost(&mut self, now: Timestamp, connection: ConnectionId) {
+        let Some(peer) = self.connections.remove(&connection) else {
+            return;
+        };
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.presence = Presence::Away {
+                until: now + self.limits.resume_ttl,
+                held: VecDeque::new(),
+                bytes: 0,
+            };
+        }
+    }
+
+    /// Throws out the peer of a connection that does not keep up.
+    pub fn evict(&mut self, connection: ConnectionId) {
+        if let Some(peer) = self.connections.get(&connection).cloned() {
+            self.remove(&peer, LeaveReason::Evicted);
+            self.outputs.push_back(Output::Close {
+                connection,
+                reason: CloseReason::SlowConsumer,
+            });
+        }
+    }
+
+    /// Lets time pass: offers and places of lost peers expire.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        let is_over = |offer: &Offer| offer.expires.is_some_and(|expires| expires <= now);
+        let over = self.offers.extract_if(.., |_, offer| is_over(offer));
+        for ((from, to, _), Offer { request_id, .. }) in over.collect::<Vec<_>>() {
+            self.send(&from, Notification::OfferExpired { to, request_id });
+        }
+        let is_gone = |member: &Member| matches!(member.presence, Presence::Away { until, .. } if until <= now);
+        let gone = self.members.iter().filter(|(_, member)| is_gone(member));
+        for peer in gone.map(|(peer, _)| peer.clone()).collect::<Vec<_>>() {
+            self.remove(&peer, LeaveReason::Lost);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do, if ever.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let offers = self.offers.values().filter_map(|offer| offer.expires);
+        let places = self.members.values().filter_map(|m| match m.presence {
+            Presence::Away { until, .. } => Some(until),
+            Presence::Here(_) => None,
+        });
+        offers.chain(places).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn offer(
+        &mut self,
+        now: Timestamp,
+        from: PeerId,
+        to: PeerId,
+        request_id: RequestId,
+        body: Description,
+    ) -> Result<Reply, RpcError> {
+        if from == to || !self.members.contains_key(&to) {
+            return Err(not_found());
+        }
+        if self.find(now, &from, &to, &request_id).is_some() {
+            let message = "request_id was used before: make a new one for each offer";
+            return Err(RpcError::new(ErrorCode::OfferInvalid, message));
+        }
+        let kind = body.kind();
+        // The pair's earlier negotiation is over; an offer that crosses this one is not.
+        let reverse = (to.clone(), from.clone(), kind);
+        if self
+            .offers
+            .get(&reverse)
+            .is_some_and(|o| o.expires.is_none())
+        {
+            self.offers.remove(&reverse);
+        }
+        let offer = Offer {
+            request_id: request_id.clone(),
+            expires: Some(now + self.limits.offer_ttl),
+        };
+        self.offers.insert((from.clone(), to.clone(), kind), offer);
+        let message = Notification::Offer {
+            from,
+            request_id,
+            body,
+        };
+        self.send(&to, message);
+        Ok(Reply::Forwarded)
+    }
+
+    fn answer(
+        &mut self,
+        now: Timestamp,
+        from: PeerId,
+        to: PeerId,
+        request_id: RequestId,
+        body: Description,
+    ) -> Result<Reply, RpcError> {
+        if !self.members.contains_key(&to) {
+            return Err(not_found());
+        }
+        let key = (to.clone(), from.clone(), body.kind());
+        let waiting = self.offers.get_mut(&key).filter(|offer| {
+            offer.request_id == request_id && offer.expires.is_some_and(|expires| now < expires)
+        });
+        waiting.ok_or_else(expired)?.expires = None;
+        // An offer of ours that crossed theirs was rolled back: it expires silently.
+        self.offers.remove(&(from.clone(), to.clone(), key.2));
+        let message = Notification::Answer {
+            from,
+            request_id,
+            body,
+        };
+        self.send(&to, message);
+        Ok(Reply::Forwarded)
+    }
+
+    fn candidate(
+        &mut self,
+        now: Timestamp,
+        from: PeerId,
+        to: PeerId,
+        request_id: RequestId,
+        candidate: IceCandidate,
+    ) -> Result<Reply, RpcError> {
+        if !self.members.contains_key(&to) {
+            return Err(not_found());
+        }
+        let known = self
+            .find(now, &from, &to, &request_id)
+            .or_else(|| self.find(now, &to, &from, &request_id));
+        known.ok_or_else(expired)?;
+        let message = Notification::Candidate {
+            from,
+            request_id,
+            candidate,
+        };
+        self.send(&to, message);
+        Ok(Reply::Forwarded)
+    }
+
+    fn disconnect(&mut self, from: PeerId, to: &PeerId, reason: String) -> Result<Reply, RpcError> {
+        if from == *to || !self.members.contains_key(to) {
+            return Err(not_found());
+        }
+        self.offers.retain(|(offerer, target, _), _| {
+            !((*offerer == from && target == to) || (offerer == to && *target == from))
+        });
+        let peer_id = from;
+        self.send(to, Notification::Disconnected { peer_id, reason });
+        Ok(Reply::Forwarded)
+    }
+
+    /// The live offer of this id from `from` to `to`, answered or not.
+    fn find(&self, now: Timestamp, from: &PeerId, to: &PeerId, id: &RequestId) -> Option<&Offer> {
+        [Kind::WebRtc, Kind::Quic].into_iter().find_map(|kind| {
+            let offer = self.offers.get(&(from.clone(), to.clone(), kind))?;
+            let is_live = offer.expires.is_none_or(|expires| now < expires);
+            (is_live && offer.request_id == *id).then_some(offer)
+        })
+    }
+
+    fn remove(&mut self, peer: &PeerId, reason: LeaveReason) {
+        let Some(member) = self.members.remove(peer) else {
+            return;
+        };
+        if let Presence::Here(connection) = member.presence {
+            self.connections.remove(&connection);
+        }
+        self.offers
+            .retain(|(from, to, _), _| from != peer && to != peer);
+        let peer_id = peer.clone();
+        self.broadcast(&Notification::PeerLeft { peer_id, reason });
+    }
+
+    fn broadcast(&mut self, message: &Notification) {
+        let everyone: Vec<_> = self.members.keys().cloned().collect();
+        for peer in everyone {
+            self.send(&peer, message.clone());
+        }
+    }
+
+    fn send(&mut self, peer: &PeerId, message: Notification) {
+        let Some(member) = self.members.get_mut(peer) else {
+            return;
+        };
+        match &mut member.presence {
+            Presence::Here(connection) => {
+                let to = *connection;
+                self.outputs.push_back(Output::Send { to, message });
+            }
+            Presence::Away { held, bytes, .. } => {
+                *bytes += message.encode().len();
+                held.push_back(message);
+                let full = held.len() > self.limits.max_held_messages;
+                if full || *bytes > self.limits.max_held_bytes {
+                    self.remove(peer, LeaveReason::Evicted);
+                }
+            }
+        }
+    }
+}
