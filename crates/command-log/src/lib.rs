@@ -1,2 +1,33 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod action;
+mod chain;
+mod clock;
+mod error;
+mod frame;
+mod genesis;
+mod id;
+mod layout;
+mod log;
+mod metrics;
+mod order;
+mod rate;
+mod roles;
+mod schema;
+mod state;
+mod sync;
+mod verify;
+
+pub use action::{Action, Covered, Key, Role};
+pub use error::{AppendError, FrameError, OpenError, RuleBreach};
+pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame};
+pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};
+pub use id::{FrameId, GenesisHash, SchemaHash, StateHash};
+pub use log::{Applied, CommandLog, Received};
+pub use order::Order;
+pub use schema::{KeyType, MergeRule, Schema, SchemaBuilder, SchemaError, Strategy};
+pub use sync::{Head, NonceRange};
+pub use verify::{KeyError, PublicKey, SignatureError};
+
+use roles::Roles;

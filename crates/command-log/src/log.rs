@@ -1,0 +1,599 @@
+//! The log: frames in, state out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use roundtable_core::{AuthorId, MetricsVisitor, Observe, WallTime};
+use roundtable_wire::commands::Encoder;
+
+use crate::{
+    Action, AppendError, Covered, FrameError, Genesis, GenesisHash, Head, Header, Key,
+    MERGE_VERSION, NonceRange, OpenError, Order, Role, Schema, SharedFrame, SignedFrame, StateHash,
+    Strategy,
+    chain::{Chain, Place, Tip},
+    clock::LamportClock,
+    metrics::{Counters, bump},
+    rate::{Shortfall, cost},
+    roles::Roles,
+    state::State,
+};
+
+/// How far ahead of the local clock a frame's wall time may be before it waits.
+const MAX_AHEAD: Duration = Duration::from_secs(600);
+/// How many authors a log keeps apart.
+const MAX_AUTHORS: usize = 1024;
+
+/// What became of a frame that was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Received {
+    /// It is in the log, and with it whatever had waited for it.
+    Accepted {
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// It was in the log, or waits, already.
+    Duplicate,
+    /// Frames before it are missing: it waits, if there is room, until they come.
+    Waiting {
+        /// What to ask for.
+        missing: NonceRange,
+    },
+    /// Its wall time is more than 10 minutes ahead of the local clock: it waits until it is not.
+    Early,
+}
+
+/// A command that has reached the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Who wrote it.
+    pub author: AuthorId,
+    /// Its number in the author's log.
+    pub nonce: u64,
+    /// Its Lamport time.
+    pub lamport: u64,
+    /// What it does.
+    pub action: Action,
+    /// Whether its author's role, the schema and the merge rule let it count. A command that does
+    /// not count changes nothing.
+    pub counted: bool,
+}
+
+/// A room's command log: accepts signed frames in any order, and comes to the state that every
+/// other log with the same frames comes to.
+///
+/// What arrives is judged at once; the state that [`get`](Self::get) and the like show moves on
+/// when [`settle`](Self::settle) is called, so that late frames cost one fold each tick and not
+/// one each.
+#[derive(Debug)]
+pub struct CommandLog {
+    genesis: Genesis,
+    schema: Schema,
+    own: Option<(SigningKey, usize)>,
+    chains: Vec<Chain>,
+    index: HashMap<AuthorId, usize>,
+    clock: LamportClock,
+    roles: Roles,
+    state: State,
+    encoder: Encoder,
+    /// Frames that joined since the last settle, then those whose commands wait to be polled.
+    arrived: VecDeque<SharedFrame>,
+    settled: VecDeque<SharedFrame>,
+    applied: VecDeque<Applied>,
+    counters: Counters,
+}
+
+impl CommandLog {
+    /// Opens an empty log: to write with a key, or only to read.
+    ///
+    /// # Errors
+    /// [`OpenError`] when this application cannot take part in the room.
+    pub fn new(
+        genesis: Genesis,
+        schema: Schema,
+        key: Option<SigningKey>,
+    ) -> Result<Self, OpenError> {
+        if schema.hash() != genesis.params().schema {
+            return Err(OpenError::SchemaMismatch);
+        }
+        if genesis.merge_version() != MERGE_VERSION {
+            return Err(OpenError::MergeVersion(genesis.merge_version()));
+        }
+        let roles = Roles::new(genesis.creator(), genesis.params().default_role);
+        let mut log = Self {
+            genesis,
+            schema,
+            own: None,
+            chains: Vec::new(),
+            index: HashMap::new(),
+            clock: LamportClock::default(),
+            roles,
+            state: State::default(),
+            encoder: Encoder::default(),
+            arrived: VecDeque::new(),
+            settled: VecDeque::new(),
+            applied: VecDeque::new(),
+            counters: Counters::default(),
+        };
+        if let Some(key) = key {
+            let author = AuthorId::from_bytes(key.verifying_key().to_bytes());
+            let chain = Chain::new(author, &log.genesis)?;
+            log.own = Some((key, log.insert(chain)));
+        }
+        Ok(log)
+    }
+
+    /// Signs commands as one frame, the next of the own log. The frame must be durable before it
+    /// is sent, or a restart forks the log.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing has changed then.
+    pub fn append(
+        &mut self,
+        wall: WallTime,
+        actions: &[Action],
+    ) -> Result<SharedFrame, AppendError> {
+        let Some((key, own)) = &self.own else {
+            return Err(AppendError::ReadOnly);
+        };
+        let (key, own) = (key.clone(), *own);
+        self.refresh_roles();
+        let tip = self.chains[own].tip;
+        let author = self.chains[own].author();
+        let lamport = self.clock.next().ok_or(AppendError::ClockExhausted)?;
+        for action in actions {
+            self.check_action(author, &tip, lamport, action)?;
+        }
+        let count = u32::try_from(actions.len()).unwrap_or(u32::MAX);
+        let first_nonce = tip.nonce.saturating_add(1);
+        if tip.nonce.checked_add(u64::from(count) + 1).is_none() {
+            return Err(AppendError::NoncesExhausted);
+        }
+        let header = Header {
+            author,
+            previous: tip.id,
+            first_nonce,
+            count,
+            lamport,
+            wall_ms: wall.as_millis().max(tip.wall_ms),
+            schema: self.schema.hash(),
+        };
+        let limits = &self.genesis.params().limits;
+        let price = actions
+            .iter()
+            .map(|a| cost(a.as_wire().payload_len()))
+            .sum();
+        tip.afford(header.wall_ms, price, limits)
+            .map_err(|shortfall| match shortfall {
+                Shortfall::Wait(retry_after) => AppendError::RateLimited { retry_after },
+                Shortfall::Never => AppendError::OverBurst,
+            })?;
+        let body = self.encoder.encode(actions.iter().map(Action::as_wire))?;
+        let hash = self.genesis.hash();
+        let frame = SignedFrame::sign(&hash, header, body, &key);
+        // Of all rules, only the bound on the clock can still be broken.
+        let tip = tip
+            .extended(&header, frame.id(), price, &self.genesis)
+            .map_err(|_| AppendError::ClockExhausted)?;
+        let frame = Arc::new(frame);
+        self.commit(own, frame.clone(), tip);
+        bump(&mut self.counters.appended);
+        Ok(frame)
+    }
+
+    /// Judges a frame in full form from anyone. Any bytes are safe.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the frame is then as if never signed. Unless it is a signed rule breach,
+    /// whoever passed it on is at fault, not the author it names.
+    pub fn receive(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
+        let received = self.admit(wall, bytes);
+        match &received {
+            Ok(Received::Accepted { .. }) => {}
+            Ok(Received::Duplicate) => bump(&mut self.counters.duplicates),
+            Ok(_) => bump(&mut self.counters.waited),
+            Err(error) => self.counters.refused(error),
+        }
+        received
+    }
+
+    /// Takes frames from a store, own and foreign, in any order; a store is trusted no more than a
+    /// peer. Returns how many the log now has of them, beside what it had.
+    pub fn restore(&mut self, wall: WallTime, frames: impl IntoIterator<Item = Bytes>) -> usize {
+        let before = self.counters.accepted_frames;
+        for bytes in frames {
+            let _ = self.receive(wall, bytes);
+        }
+        let accepted = self.counters.accepted_frames.wrapping_sub(before);
+        usize::try_from(accepted).unwrap_or(usize::MAX)
+    }
+
+    /// Brings the state up to date with everything received and appended: takes in frames whose
+    /// time has come, evaluates roles, folds the keys that changed. Call it once a tick.
+    pub fn settle(&mut self, wall: WallTime) {
+        for index in 0..self.chains.len() {
+            self.release(index, wall);
+        }
+        self.refresh_roles();
+        self.state.settle(&self.schema, &self.roles);
+        self.settled.append(&mut self.arrived);
+    }
+
+    /// The next command that has settled; each command comes once, an author's commands in order.
+    pub fn poll_applied(&mut self) -> Option<Applied> {
+        if self.applied.is_empty() {
+            let frame = self.settled.pop_front()?;
+            let header = frame.header();
+            for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {
+                let counted = self.counts(header, nonce, &action);
+                self.applied.push_back(Applied {
+                    author: header.author,
+                    nonce,
+                    lamport: header.lamport,
+                    action,
+                    counted,
+                });
+            }
+        }
+        self.applied.pop_front()
+    }
+
+    /// The next key whose value has changed in a settle, each once until it changes again.
+    pub fn poll_changed(&mut self) -> Option<Key> {
+        self.state.poll_changed()
+    }
+
+    /// A key's value, `None` if no command on it counts.
+    pub fn get(&self, key: &Key) -> Option<&[u8]> {
+        self.state.get(key)
+    }
+
+    /// All keys of a type that have a value, sorted.
+    pub fn entries(&self, key_type: u16) -> impl Iterator<Item = (&Key, &[u8])> {
+        self.state.of_type(key_type)
+    }
+
+    /// The role in which an author would write now.
+    pub fn role_of(&self, author: AuthorId) -> Role {
+        self.roles.now(author)
+    }
+
+    /// The authors whose role is not the room's default, sorted.
+    pub fn roles(&self) -> impl Iterator<Item = (AuthorId, Role)> {
+        self.roles.current()
+    }
+
+    /// A role command for all that `target` writes beyond what this log has of it.
+    pub fn role_command(&self, target: AuthorId, role: Role) -> Action {
+        let covered = self.head(target).map_or(Covered::NOTHING, |head| Covered {
+            nonce: head.nonce,
+            id: head.id,
+        });
+        Action::SetRole {
+            target,
+            role,
+            covered,
+        }
+    }
+
+    /// Names the state: keys, values and roles. Logs of one genesis that have settled the same
+    /// frames have the same hash. Costs time in proportion to the state.
+    pub fn state_hash(&self) -> StateHash {
+        self.state.hash(&self.genesis.hash(), &self.roles)
+    }
+
+    /// How far the log has each author that wrote something, sorted by author.
+    pub fn heads(&self) -> Vec<Head> {
+        let mut heads: Vec<_> = self.chains.iter().filter_map(head).collect();
+        heads.sort_by_key(|head| head.author);
+        heads
+    }
+
+    /// How far the log has an author.
+    pub fn head(&self, author: AuthorId) -> Option<Head> {
+        head(&self.chains[*self.index.get(&author)?])
+    }
+
+    /// How far the own log is; `None` if nothing was written.
+    pub fn own_head(&self) -> Option<Head> {
+        head(&self.chains[self.own.as_ref()?.1])
+    }
+
+    /// Whom this log writes as.
+    pub fn own_author(&self) -> Option<AuthorId> {
+        Some(self.chains[self.own.as_ref()?.1].author())
+    }
+
+    /// An author's frames from the one that holds the nonce after `nonce`: as many as fit
+    /// `limit_bytes`, and at least one if there is any.
+    pub fn frames_after(
+        &self,
+        author: AuthorId,
+        nonce: u64,
+        limit_bytes: usize,
+    ) -> impl Iterator<Item = &SharedFrame> {
+        let chain = self.index.get(&author).map(|index| &self.chains[*index]);
+        let frames = chain.map_or(&[][..], |chain| chain.frames_after(nonce));
+        frames.iter().scan(0_usize, move |sent, frame| {
+            let first = *sent == 0;
+            *sent += frame.bytes().len();
+            (first || *sent <= limit_bytes).then_some(frame)
+        })
+    }
+
+    /// All frames: each author's in order, authors in the order they came.
+    pub fn frames(&self) -> impl Iterator<Item = &SharedFrame> {
+        self.chains.iter().flat_map(Chain::frames)
+    }
+
+    /// What this log lacks of what another one has.
+    pub fn wants(&self, theirs: &[Head]) -> Vec<NonceRange> {
+        let want = |head: &Head| match self.index.get(&head.author) {
+            Some(index) => self.chains[*index].gap(head.nonce),
+            None => Some(NonceRange {
+                author: head.author,
+                after: 0,
+                through: head.nonce,
+            }),
+        };
+        theirs.iter().filter_map(want).collect()
+    }
+
+    /// What another log lacks of what this one has.
+    pub fn offers(&self, theirs: &[Head]) -> Vec<NonceRange> {
+        let theirs: HashMap<_, _> = theirs
+            .iter()
+            .map(|head| (head.author, head.nonce))
+            .collect();
+        let offer = |head: Head| {
+            let after = theirs.get(&head.author).copied().unwrap_or(0);
+            (head.nonce > after).then_some(NonceRange {
+                author: head.author,
+                after,
+                through: head.nonce,
+            })
+        };
+        self.heads().into_iter().filter_map(offer).collect()
+    }
+
+    /// The highest Lamport time in the log.
+    pub const fn lamport(&self) -> u64 {
+        self.clock.highest()
+    }
+
+    /// The room's genesis.
+    pub const fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// Names the room's genesis.
+    pub const fn genesis_hash(&self) -> GenesisHash {
+        self.genesis.hash()
+    }
+
+    /// The room's schema.
+    pub const fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    fn insert(&mut self, chain: Chain) -> usize {
+        let index = self.chains.len();
+        self.index.insert(chain.author(), index);
+        self.chains.push(chain);
+        index
+    }
+
+    fn check_action(
+        &self,
+        author: AuthorId,
+        tip: &Tip,
+        lamport: u64,
+        action: &Action,
+    ) -> Result<(), AppendError> {
+        let needed = action.needs();
+        let held = self.roles.at(author, tip.nonce.saturating_add(1), lamport);
+        if held < needed {
+            return Err(AppendError::NotPermitted { needed, held });
+        }
+        match action {
+            Action::Put { key, value } => {
+                let key_type = key.key_type;
+                let strategy = self
+                    .schema
+                    .strategy(key_type)
+                    .ok_or(AppendError::UnknownKeyType(key_type))?;
+                let len = value.len();
+                if !strategy.accepts(value) {
+                    return Err(AppendError::BadValue { key_type, len });
+                }
+            }
+            Action::SetRole { target, role, .. } => {
+                let default = self.genesis.params().default_role;
+                let max = self.genesis.params().max_writers;
+                let joins = *role > default && self.role_of(*target) <= default;
+                if joins && self.roles().filter(|(_, r)| *r > default).count() >= max.into() {
+                    return Err(AppendError::TooManyWriters(max));
+                }
+            }
+            Action::Unknown { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Cheap checks first, the signature before anything is kept.
+    fn admit(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
+        let hash = self.genesis.hash();
+        let frame = SignedFrame::decode(bytes, &hash)?;
+        let known = self.index.get(&frame.author()).copied();
+        let fresh = match known {
+            Some(_) => None,
+            None if self.chains.len() >= MAX_AUTHORS => return Err(FrameError::TooManyAuthors),
+            None => Some(Chain::new(frame.author(), &self.genesis)?),
+        };
+        let chain = match (&fresh, known) {
+            (Some(chain), _) => chain,
+            (None, known) => &self.chains[known.unwrap_or_default()],
+        };
+        let place = chain.place(&frame);
+        let tip = match place {
+            Place::Known => return Ok(Received::Duplicate),
+            _ if chain.holds(&frame) => return Ok(Received::Duplicate),
+            Place::Next => Some(chain.judge(&frame, &self.genesis)?),
+            Place::Beyond | Place::Fork => None,
+        };
+        frame.verify(&hash, &chain.key)?;
+        if place == Place::Fork {
+            return Err(FrameError::Forked);
+        }
+        let index = match (fresh, known) {
+            (Some(chain), _) => self.insert(chain),
+            (None, known) => known.unwrap_or_default(),
+        };
+        let frame = Arc::new(frame);
+        match tip {
+            Some(tip) if !is_early(&frame, wall) => {
+                self.commit(index, frame.clone(), tip);
+                self.release(index, wall);
+                Ok(Received::Accepted { frame })
+            }
+            _ => Ok(self.hold(index, frame)),
+        }
+    }
+
+    /// Has a verified frame wait.
+    fn hold(&mut self, index: usize, frame: SharedFrame) -> Received {
+        let chain = &mut self.chains[index];
+        let before = frame.header().first_nonce - 1;
+        if !chain.hold(frame) {
+            bump(&mut self.counters.not_held);
+        }
+        match chain.gap(before) {
+            Some(missing) => Received::Waiting { missing },
+            None => Received::Early,
+        }
+    }
+
+    /// Takes in the held frames whose turn it is.
+    fn release(&mut self, index: usize, wall: WallTime) {
+        while let Some(frame) = self.chains[index].held_next().cloned() {
+            if is_early(&frame, wall) {
+                return;
+            }
+            let chain = &mut self.chains[index];
+            let judged = match chain.place(&frame) {
+                Place::Next => chain.judge(&frame, &self.genesis),
+                _ => Err(FrameError::Forked),
+            };
+            match judged {
+                Ok(tip) => self.commit(index, frame, tip),
+                Err(error) => {
+                    chain.drop_held_next();
+                    self.counters.refused(&error);
+                }
+            }
+        }
+    }
+
+    /// Puts a frame that has passed every check into the log.
+    fn commit(&mut self, index: usize, frame: SharedFrame, tip: Tip) {
+        let header = *frame.header();
+        self.clock.observe(header.lamport);
+        bump(&mut self.counters.accepted_frames);
+        let commands = &mut self.counters.accepted_commands;
+        *commands = commands.wrapping_add(header.count.into());
+        if header.schema == self.schema.hash() {
+            for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {
+                let order = Order {
+                    lamport: header.lamport,
+                    author: header.author,
+                    nonce,
+                };
+                self.index_action(order, action);
+            }
+        }
+        self.chains[index].push(frame.clone(), tip);
+        self.arrived.push_back(frame);
+    }
+
+    fn index_action(&mut self, order: Order, action: Action) {
+        match action {
+            Action::Put { key, value } => {
+                if let Some(strategy) = self.schema.strategy(key.key_type)
+                    && self.state.push(key, order, value, strategy)
+                {
+                    self.counters.conflict(strategy);
+                }
+            }
+            Action::SetRole {
+                target,
+                role,
+                covered,
+            } => self.roles.push(order, target, role, covered.nonce),
+            Action::Unknown { .. } => {}
+        }
+    }
+
+    /// Whether a command of the log counts.
+    fn counts(&self, header: &Header, nonce: u64, action: &Action) -> bool {
+        let usable = match action {
+            Action::Put { key, value } => self
+                .schema
+                .strategy(key.key_type)
+                .is_some_and(|strategy: Strategy| strategy.accepts(value)),
+            Action::SetRole { .. } => true,
+            Action::Unknown { .. } => false,
+        };
+        usable
+            && header.schema == self.schema.hash()
+            && self.roles.at(header.author, nonce, header.lamport) >= action.needs()
+    }
+
+    /// Evaluates roles, and has every key folded anew that a changed author wrote.
+    fn refresh_roles(&mut self) {
+        for (author, after) in self.roles.refresh() {
+            let Some(index) = self.index.get(&author) else {
+                continue;
+            };
+            for frame in self.chains[*index].frames_after(after) {
+                for action in frame.actions() {
+                    if let Action::Put { key, .. } = action {
+                        self.state.invalidate(&key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Observe for CommandLog {
+    #[allow(clippy::cast_precision_loss)] // gauges are for people
+    fn observe(&self, visitor: &mut dyn MetricsVisitor) {
+        self.counters.observe(visitor);
+        let waiting: usize = self.chains.iter().map(Chain::held).sum();
+        visitor.gauge("log_waiting_frames", &[], waiting as f64);
+        visitor.gauge("log_authors", &[], self.chains.len() as f64);
+        visitor.gauge("log_lamport", &[], self.clock.highest() as f64);
+    }
+}
+
+fn head(chain: &Chain) -> Option<Head> {
+    let Tip {
+        nonce, id, lamport, ..
+    } = chain.tip;
+    (nonce > 0).then_some(Head {
+        author: chain.author(),
+        nonce,
+        id,
+        lamport,
+    })
+}
+
+fn is_early(frame: &SignedFrame, wall: WallTime) -> bool {
+    let ahead = u64::try_from(MAX_AHEAD.as_millis()).unwrap_or(u64::MAX);
+    frame.header().wall_ms > wall.as_millis().saturating_add(ahead)
+}

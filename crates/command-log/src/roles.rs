@@ -1,0 +1,180 @@
+//! Who may do what, as a pure function of all role commands.
+//!
+//! Role commands are ranked: the creator has rank 0, and a role command has one rank more than its
+//! author had when it wrote it. For each nonce of a target the lowest rank rules, then the last in
+//! order. So no Admin can be unseated by those whom it appointed, whatever order commands arrive
+//! in, and ranks can be evaluated one after the other: each depends on lower ones alone.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use roundtable_core::AuthorId;
+
+use crate::{Order, Role};
+
+/// A role command.
+#[derive(Debug, Clone, Copy)]
+struct RoleCommand {
+    order: Order,
+    target: AuthorId,
+    role: Role,
+    covered: u64,
+}
+
+/// A role command that counts. Sorted by who rules: lowest rank, then last in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ruling {
+    rank: u32,
+    order: Reverse<Order>,
+    role: Role,
+    covered: u64,
+}
+
+type Rulings = BTreeMap<AuthorId, BTreeSet<Ruling>>;
+
+/// An author whose role changed, for all nonces after this one.
+pub(crate) type Change = (AuthorId, u64);
+
+/// All role commands and what follows from them.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    creator: AuthorId,
+    default: Role,
+    /// By author, in the order of its log.
+    commands: BTreeMap<AuthorId, Vec<RoleCommand>>,
+    rulings: Rulings,
+    stale: bool,
+}
+
+impl Roles {
+    pub(crate) const fn new(creator: AuthorId, default: Role) -> Self {
+        Self {
+            creator,
+            default,
+            commands: BTreeMap::new(),
+            rulings: BTreeMap::new(),
+            stale: false,
+        }
+    }
+
+    /// Adds a role command, the next of its author's.
+    pub(crate) fn push(&mut self, order: Order, target: AuthorId, role: Role, covered: u64) {
+        let command = RoleCommand {
+            order,
+            target,
+            role,
+            covered,
+        };
+        self.commands.entry(order.author).or_default().push(command);
+        // Only an Admin's command changes anything now; another's is found when a grant to its
+        // author is evaluated.
+        self.stale |= self.may_rule(order.author);
+    }
+
+    fn may_rule(&self, author: AuthorId) -> bool {
+        let admin = |rulings: &BTreeSet<Ruling>| rulings.iter().any(|r| r.role == Role::Admin);
+        author == self.creator || self.rulings.get(&author).is_some_and(admin)
+    }
+
+    /// The role in which an author wrote a command.
+    pub(crate) fn at(&self, author: AuthorId, nonce: u64, lamport: u64) -> Role {
+        self.ruled(&self.rulings, author, nonce, lamport).0
+    }
+
+    /// Whether a put counts.
+    pub(crate) fn permits_put(&self, order: &Order) -> bool {
+        self.at(order.author, order.nonce, order.lamport) >= Role::Editor
+    }
+
+    /// The role in which an author would write now.
+    pub(crate) fn now(&self, author: AuthorId) -> Role {
+        self.at(author, u64::MAX, u64::MAX)
+    }
+
+    /// The authors whose role now is not the default, in order.
+    pub(crate) fn current(&self) -> impl Iterator<Item = (AuthorId, Role)> {
+        let ruled = self.rulings.keys().copied().filter(|a| *a != self.creator);
+        let all: BTreeSet<_> = ruled.chain([self.creator]).collect();
+        all.into_iter()
+            .map(|author| (author, self.now(author)))
+            .filter(|(_, role)| *role != self.default)
+    }
+
+    /// Evaluates what has come in, and names those whose role changed.
+    pub(crate) fn refresh(&mut self) -> Vec<Change> {
+        if !std::mem::take(&mut self.stale) {
+            return Vec::new();
+        }
+        let rulings = self.evaluate();
+        let old = std::mem::replace(&mut self.rulings, rulings);
+        let none = BTreeSet::new();
+        let targets: BTreeSet<_> = old.keys().chain(self.rulings.keys()).collect();
+        let changed = targets.into_iter().filter_map(|target| {
+            let old = old.get(target).unwrap_or(&none);
+            let new = self.rulings.get(target).unwrap_or(&none);
+            let from = old.symmetric_difference(new).map(|ruling| ruling.covered);
+            Some((*target, from.min()?))
+        });
+        changed.collect()
+    }
+
+    /// The role of a command and the rank of who ruled it, `None` for the default.
+    ///
+    /// A ruling reaches back to commands that its author had not seen only to take away: what is
+    /// not above its Lamport time it can lower, not raise.
+    fn ruled(
+        &self,
+        rulings: &Rulings,
+        author: AuthorId,
+        nonce: u64,
+        lamport: u64,
+    ) -> (Role, Option<u32>) {
+        if author == self.creator {
+            return (Role::Admin, Some(0));
+        }
+        let mut ceiling = Role::Admin;
+        let rulings = rulings.get(&author).into_iter().flatten();
+        for ruling in rulings.filter(|ruling| ruling.covered < nonce) {
+            ceiling = ceiling.min(ruling.role);
+            if ruling.order.0.lamport < lamport {
+                return (ceiling, Some(ruling.rank));
+            }
+        }
+        (ceiling.min(self.default), None)
+    }
+
+    /// All role commands that count, rank by rank from the creator's.
+    fn evaluate(&self) -> Rulings {
+        let mut rulings = Rulings::new();
+        let mut admins = BTreeSet::from([self.creator]);
+        for rank in 1_u32.. {
+            let by_rank = (Role::Admin, Some(rank - 1));
+            let commands = admins.iter().filter_map(|admin| self.commands.get(admin));
+            let counted: Vec<_> = commands
+                .flatten()
+                .filter(|RoleCommand { order, .. }| {
+                    self.ruled(&rulings, order.author, order.nonce, order.lamport) == by_rank
+                })
+                .collect();
+            if counted.is_empty() {
+                break;
+            }
+            admins.clear();
+            for command in counted {
+                if command.role == Role::Admin {
+                    admins.insert(command.target);
+                }
+                rulings.entry(command.target).or_default().insert(Ruling {
+                    rank,
+                    order: Reverse(command.order),
+                    role: command.role,
+                    covered: command.covered,
+                });
+            }
+            admins.remove(&self.creator);
+        }
+        rulings
+    }
+}

@@ -1,0 +1,227 @@
+//! The shared state: every key's commands in order, and the value that they fold to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+use bytes::Bytes;
+
+use crate::{GenesisHash, Key, MergeRule, Order, Roles, Schema, StateHash, Strategy};
+
+const CONTEXT: &[u8] = b"roundtable/state/v1\0";
+
+/// A put that reached a key. Whether it counts is for the roles to say, each time it is folded.
+#[derive(Debug)]
+struct Op {
+    order: Order,
+    value: Bytes,
+}
+
+/// What a key's commands come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Value {
+    /// No command counts.
+    #[default]
+    None,
+    /// The value of one command.
+    Shared(Bytes),
+    /// A concatenation.
+    Appended(Vec<u8>),
+    /// A number, in its encoding.
+    Number([u8; 8]),
+}
+
+impl Value {
+    fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::Shared(bytes) => Some(bytes),
+            Self::Appended(bytes) => Some(bytes),
+            Self::Number(bytes) => Some(bytes),
+        }
+    }
+
+    fn number(&self) -> Option<i64> {
+        match self {
+            Self::Number(bytes) => Some(i64::from_le_bytes(*bytes)),
+            _ => None,
+        }
+    }
+
+    /// Folds one more command of a merged key in.
+    fn merge(&mut self, rule: MergeRule, value: &[u8]) {
+        if let MergeRule::Append { max_len } = rule {
+            if !matches!(self, Self::Appended(_)) {
+                *self = Self::Appended(Vec::new());
+            }
+            if let Self::Appended(whole) = self
+                && whole.len() + value.len() <= max_len as usize
+            {
+                whole.extend_from_slice(value);
+            }
+            return;
+        }
+        let Ok(bytes) = value.try_into() else {
+            return;
+        };
+        let new = i64::from_le_bytes(bytes);
+        let folded = match (self.number(), rule) {
+            (Some(old), MergeRule::Add) => old.wrapping_add(new),
+            (Some(old), MergeRule::Max) => old.max(new),
+            (Some(old), MergeRule::Min) => old.min(new),
+            _ => new,
+        };
+        *self = Self::Number(folded.to_le_bytes());
+    }
+}
+
+/// One key's commands and value.
+#[derive(Debug, Default)]
+struct Entry {
+    ops: Vec<Op>,
+    /// How many commands at the front are in order and folded into `value`; used by Merge only.
+    folded: usize,
+    unsorted: bool,
+    value: Value,
+}
+
+impl Entry {
+    /// Adds a command, and says whether it found the key already decided against it.
+    fn push(&mut self, op: Op, strategy: Strategy) -> bool {
+        let late = self.ops.last().is_some_and(|last| op.order < last.order);
+        let conflict = match strategy {
+            Strategy::Reject => self
+                .ops
+                .first()
+                .is_some_and(|first| first.order.author != op.order.author),
+            Strategy::LastWriteWins | Strategy::Merge(_) => late,
+        };
+        self.unsorted |= late;
+        self.ops.push(op);
+        conflict
+    }
+
+    /// Folds what has changed, and says whether the value did.
+    fn fold(&mut self, strategy: Strategy, counts: impl Fn(&Order) -> bool) -> bool {
+        if std::mem::take(&mut self.unsorted) {
+            self.ops.sort_by_key(|op| op.order);
+            self.folded = 0;
+        }
+        let counts = |op: &&Op| strategy.accepts(&op.value) && counts(&op.order);
+        let shared = |op: &Op| Value::Shared(op.value.clone());
+        let value = match strategy {
+            Strategy::LastWriteWins => self.ops.iter().rfind(counts).map(shared),
+            Strategy::Reject => self.ops.iter().find(counts).map(shared),
+            Strategy::Merge(rule) => {
+                let mut value = match self.folded {
+                    0 => Value::None,
+                    _ => std::mem::take(&mut self.value),
+                };
+                let new = &self.ops[self.folded..];
+                let mut changed = self.folded == 0;
+                for op in new.iter().filter(counts) {
+                    value.merge(rule, &op.value);
+                    changed = true;
+                }
+                self.folded = self.ops.len();
+                self.value = value;
+                return changed;
+            }
+        };
+        let value = value.unwrap_or_default();
+        let changed = self.value != value;
+        self.value = value;
+        changed
+    }
+}
+
+/// All keys. What reads it sees the state as of the last [`settle`](Self::settle).
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    entries: BTreeMap<Key, Entry>,
+    dirty: BTreeSet<Key>,
+    changed: BTreeSet<Key>,
+}
+
+impl State {
+    /// Adds a put, and says whether it met a conflict.
+    pub(crate) fn push(
+        &mut self,
+        key: Key,
+        order: Order,
+        value: Bytes,
+        strategy: Strategy,
+    ) -> bool {
+        if !self.dirty.contains(&key) {
+            self.dirty.insert(key.clone());
+        }
+        let entry = self.entries.entry(key).or_default();
+        entry.push(Op { order, value }, strategy)
+    }
+
+    /// Has a key folded anew from its first command on: whether some of them count has changed.
+    pub(crate) fn invalidate(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.folded = 0;
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// Folds every key that something reached since the last time.
+    pub(crate) fn settle(&mut self, schema: &Schema, roles: &Roles) {
+        for key in std::mem::take(&mut self.dirty) {
+            let strategy = schema.strategy(key.key_type);
+            let (Some(entry), Some(strategy)) = (self.entries.get_mut(&key), strategy) else {
+                continue;
+            };
+            if entry.fold(strategy, |order| roles.permits_put(order)) {
+                self.changed.insert(key);
+            }
+        }
+    }
+
+    /// The next key whose value has changed, each once until it changes again.
+    pub(crate) fn poll_changed(&mut self) -> Option<Key> {
+        self.changed.pop_first()
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<&[u8]> {
+        self.entries.get(key)?.value.as_bytes()
+    }
+
+    /// The live keys of a type, sorted.
+    pub(crate) fn of_type(&self, key_type: u16) -> impl Iterator<Item = (&Key, &[u8])> {
+        let from = Key::new(key_type, Bytes::new());
+        let range = (Bound::Included(from), Bound::Unbounded);
+        live(self.entries.range(range)).take_while(move |(key, _)| key.key_type == key_type)
+    }
+
+    /// Names all live keys, their values and all roles.
+    pub(crate) fn hash(&self, genesis: &GenesisHash, roles: &Roles) -> StateHash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(CONTEXT);
+        hasher.update(genesis.as_bytes());
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for (author, role) in roles.current() {
+            field(author.as_bytes());
+            field(&[role.number()]);
+        }
+        field(&[]);
+        for (key, value) in live(self.entries.iter()) {
+            field(&key.key_type.to_le_bytes());
+            field(&key.bytes);
+            field(value);
+        }
+        hasher.finalize().into()
+    }
+}
+
+fn live<'a>(
+    entries: impl Iterator<Item = (&'a Key, &'a Entry)>,
+) -> impl Iterator<Item = (&'a Key, &'a [u8])> {
+    entries.filter_map(|(key, entry)| Some((key, entry.value.as_bytes()?)))
+}
