@@ -1,2 +1,23 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod anti_entropy;
+mod commands;
+mod config;
+mod control;
+mod event;
+mod handshake;
+mod heartbeat;
+mod links;
+mod outbox;
+mod room;
+mod session;
+mod submissions;
+
+pub use config::{ConfigError, GenesisSource, SessionConfig};
+pub use event::{
+    Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient, Side,
+    Standing,
+};
+pub use handshake::PROTOCOL_VERSION;
+pub use session::Session;

@@ -1,0 +1,222 @@
+//! Who holds what we lack, and whom to ask for it.
+//!
+//! Peers tell each other their heads. What a peer claims and we lack is a *gap*; each gap is asked
+//! for from one peer at a time, so that a late joiner loads from all peers and nothing twice.
+//! Requests are windowed: the next range is asked for when the last has arrived, which paces
+//! the sender by the receiver.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
+
+use roundtable_core::{AuthorId, Timestamp};
+use roundtable_wire::session::{MAX_LIST, Range};
+
+use crate::event::LinkId;
+
+/// How long a request may go without progress before another peer is asked.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a linked author has to send its own frames before others are asked for them: what a
+/// third peer has just received is most likely on its way to us too.
+const GRACE: Duration = Duration::from_millis(300);
+/// Most authors for which one link's claims are remembered; further ones wait for later heads.
+const MAX_CLAIMS: usize = 4096;
+
+/// What is lacking, and from whom it is being fetched.
+#[derive(Debug, Default)]
+pub(crate) struct AntiEntropy {
+    /// By link: the last nonce that the peer claims to hold, of authors where we hold less.
+    claims: BTreeMap<LinkId, BTreeMap<AuthorId, u64>>,
+    gaps: BTreeMap<AuthorId, Gap>,
+}
+
+#[derive(Debug)]
+struct Gap {
+    since: Timestamp,
+    fetch: Option<Fetch>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    link: LinkId,
+    first: u64,
+    /// Up to where the peer has sent, once it has said so.
+    through: Option<u64>,
+    deadline: Timestamp,
+}
+
+/// What the planner must know of the world.
+pub(crate) trait Holdings {
+    /// The author's last contiguous nonce held here, 0 for none.
+    fn held(&self, author: &AuthorId) -> u64;
+    /// Whether this link leads to the author itself.
+    fn leads_to(&self, link: LinkId, author: &AuthorId) -> bool;
+    /// Whether any link leads to the author itself.
+    fn linked(&self, author: &AuthorId) -> bool;
+}
+
+impl AntiEntropy {
+    /// The peer on `link` claims to hold the author's commands up to `nonce`.
+    pub(crate) fn claim(&mut self, link: LinkId, author: AuthorId, nonce: u64) {
+        let claims = self.claims.entry(link).or_default();
+        let full = claims.len() >= MAX_CLAIMS;
+        match claims.entry(author) {
+            Entry::Occupied(mut claim) => *claim.get_mut() = nonce.max(*claim.get()),
+            Entry::Vacant(claim) if !full => {
+                claim.insert(nonce);
+            }
+            Entry::Vacant(_) => {}
+        }
+    }
+
+    /// Forgets what a link's peer has claimed and was asked for.
+    pub(crate) fn forget(&mut self, link: LinkId) {
+        self.claims.remove(&link);
+        for gap in self.gaps.values_mut() {
+            gap.fetch.take_if(|fetch| fetch.link == link);
+        }
+    }
+
+    /// Forgets everything: another log has begun.
+    pub(crate) fn clear(&mut self) {
+        self.claims.clear();
+        self.gaps.clear();
+    }
+
+    /// The peer says what it has sent of what it was asked for. An answer that is empty throughout
+    /// means that it has none of it; otherwise an empty range has only to be asked for again.
+    pub(crate) fn on_served(&mut self, link: LinkId, ranges: &[Range]) {
+        let nothing = ranges.iter().all(|range| range.last < range.first);
+        for range in ranges {
+            let Some(gap) = self.gaps.get_mut(&range.author) else {
+                continue;
+            };
+            let Some(fetch) = &mut gap.fetch else {
+                continue;
+            };
+            if fetch.link != link || fetch.first != range.first {
+                continue;
+            }
+            if range.last >= range.first {
+                fetch.through = Some(range.last);
+                continue;
+            }
+            gap.fetch = None;
+            if nothing {
+                drop_claim(&mut self.claims, link, &range.author);
+            }
+        }
+    }
+
+    /// Whether an arrival of this author's frames may call for [`plan`](Self::plan).
+    pub(crate) fn is_fetching(&self, author: &AuthorId) -> bool {
+        self.gaps.contains_key(author)
+    }
+
+    /// What to ask of whom now.
+    pub(crate) fn plan(
+        &mut self,
+        now: Timestamp,
+        world: &impl Holdings,
+    ) -> BTreeMap<LinkId, Vec<Range>> {
+        self.find_gaps(now, world);
+        let mut wants: BTreeMap<LinkId, Vec<Range>> = BTreeMap::new();
+        let mut load: BTreeMap<LinkId, usize> = BTreeMap::new();
+        for (author, gap) in &mut self.gaps {
+            let held = world.held(author);
+            gap.review(now, author, held, &mut self.claims);
+            if let Some(fetch) = &gap.fetch {
+                *load.entry(fetch.link).or_default() += 1;
+            }
+        }
+        for (author, gap) in &mut self.gaps {
+            if gap.fetch.is_some() {
+                continue;
+            }
+            let patient = now < gap.since + GRACE && world.linked(author);
+            let usable = |link| !patient || world.leads_to(link, author);
+            let candidates = self.claims.iter().filter_map(|(link, claims)| {
+                let nonce = claims.get(author)?;
+                let busy = load.get(link).copied().unwrap_or(0);
+                let stranger = !world.leads_to(*link, author);
+                (usable(*link) && busy < MAX_LIST).then_some((stranger, busy, *link, *nonce))
+            });
+            let Some((_, _, link, last)) = candidates.min() else {
+                continue;
+            };
+            let first = world.held(author) + 1;
+            *load.entry(link).or_default() += 1;
+            wants.entry(link).or_default().push(Range {
+                author: *author,
+                first,
+                last,
+            });
+            gap.fetch = Some(Fetch {
+                link,
+                first,
+                through: None,
+                deadline: now + FETCH_TIMEOUT,
+            });
+        }
+        wants
+    }
+
+    /// Brings claims and gaps in line with what is held.
+    fn find_gaps(&mut self, now: Timestamp, world: &impl Holdings) {
+        for claims in self.claims.values_mut() {
+            claims.retain(|author, nonce| *nonce > world.held(author));
+            for author in claims.keys() {
+                self.gaps.entry(*author).or_insert(Gap {
+                    since: now,
+                    fetch: None,
+                });
+            }
+        }
+        let claims = &self.claims;
+        self.gaps
+            .retain(|author, _| claims.values().any(|claims| claims.contains_key(author)));
+    }
+
+    /// When [`plan`](Self::plan) has to be called again at the latest.
+    pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
+        let due = |gap: &Gap| match &gap.fetch {
+            Some(fetch) => fetch.deadline,
+            None => gap.since + GRACE,
+        };
+        self.gaps.values().map(due).min()
+    }
+}
+
+impl Gap {
+    /// Ends the fetch if it has arrived or gone stale.
+    fn review(
+        &mut self,
+        now: Timestamp,
+        author: &AuthorId,
+        held: u64,
+        claims: &mut BTreeMap<LinkId, BTreeMap<AuthorId, u64>>,
+    ) {
+        let Some(fetch) = &self.fetch else {
+            return;
+        };
+        let arrived = fetch.through.is_some_and(|through| held >= through);
+        let stale = now >= fetch.deadline;
+        if stale && held < fetch.first {
+            drop_claim(claims, fetch.link, author);
+        }
+        if arrived || stale {
+            self.fetch = None;
+        }
+    }
+}
+
+fn drop_claim(
+    claims: &mut BTreeMap<LinkId, BTreeMap<AuthorId, u64>>,
+    link: LinkId,
+    author: &AuthorId,
+) {
+    if let Some(claims) = claims.get_mut(&link) {
+        claims.remove(author);
+    }
+}

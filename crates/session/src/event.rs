@@ -1,0 +1,301 @@
+//! What goes into a session and what comes out of it.
+
+use std::{sync::Arc, time::Duration};
+
+use roundtable_command_log::{Action, AppendError, Applied, GenesisHash, SignedFrame};
+use roundtable_core::{
+    AuthorId, Channel, ChannelBinding, CloseCode, Frame, MediaClock, MediaPacket, Payload, PeerId,
+    Timestamp, TransportKind, WallTime,
+};
+
+/// The time of an input, as the shell's clock tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic time: timers and deadlines.
+    pub mono: Timestamp,
+    /// Wall-clock time: what signed frames carry.
+    pub wall: WallTime,
+}
+
+/// The shell's number for a link. Never used again after its [`Input::LinkDown`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Which end of a link this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The end that made the offer.
+    Initiator,
+    /// The end that answered it.
+    Responder,
+}
+
+impl Side {
+    pub(crate) const fn byte(self) -> u8 {
+        match self {
+            Self::Initiator => 0,
+            Self::Responder => 1,
+        }
+    }
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
+}
+
+/// What the shell knows of a new link.
+#[derive(Debug, Clone)]
+pub struct LinkInfo {
+    /// The remote peer, as signaling named it.
+    pub peer: PeerId,
+    /// Which end this is.
+    pub side: Side,
+    /// What the link is made of.
+    pub kind: TransportKind,
+    /// The value that only the two ends of this link share.
+    pub binding: ChannelBinding,
+    /// The author key that the transport has proven the remote end to hold, if it proves any.
+    pub proven_author: Option<AuthorId>,
+    /// Whether the peer announced the capability `session`. A peer that did not is a guest.
+    pub promises_session: bool,
+}
+
+/// Whom a message is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// Every peer that may receive on the channel. Nobody is not an error.
+    All,
+    /// One peer.
+    Peer(PeerId),
+}
+
+/// Something that happened to a session.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A link has opened.
+    LinkUp {
+        /// Its number.
+        link: LinkId,
+        /// What is known of it.
+        info: LinkInfo,
+    },
+    /// A link has closed, by whichever side. Unknown links are ignored, so that the answer to an
+    /// [`Output::Close`] needs no care.
+    LinkDown {
+        /// Its number.
+        link: LinkId,
+    },
+    /// A frame has arrived.
+    Received {
+        /// On which link.
+        link: LinkId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// The user wants these commands signed and sent, in this order and as a whole: all are
+    /// accepted or none. What is submitted within one flush interval shares signed frames.
+    Submit {
+        /// The commands.
+        actions: Vec<Action>,
+    },
+    /// The user sends a frame on App, AppFast, Voice, Video, Replication or Snapshot.
+    Send {
+        /// To whom.
+        to: Recipient,
+        /// What.
+        frame: Frame,
+    },
+    /// Signaling found nobody else in the room: a session that has no genesis may create it.
+    AloneInRoom,
+    /// Signaling says that the peer has left; its links are closed.
+    PeerLeft {
+        /// Who.
+        peer: PeerId,
+    },
+}
+
+/// Something a session wants done.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Send a frame.
+    Transmit {
+        /// On which link.
+        link: LinkId,
+        /// What.
+        frame: Frame,
+    },
+    /// Close a link. The session has already forgotten it.
+    Close {
+        /// Which.
+        link: LinkId,
+        /// What the peer is told.
+        code: CloseCode,
+        /// What people are told.
+        reason: &'static str,
+    },
+    /// Tell the user.
+    Event(Event),
+}
+
+/// Something the user of a session wants to know.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The room's genesis is known, or another one has replaced it: then the log starts anew, and
+    /// own commands of the old one are submitted again.
+    GenesisKnown {
+        /// Its hash.
+        hash: GenesisHash,
+        /// Whether an invite vouches for it, or this peer founded the room for others to be
+        /// invited to. Otherwise it is trusted on first use.
+        verified: bool,
+        /// Whether this peer created it.
+        created: bool,
+    },
+    /// A peer has proven who it is, on this link. Comes once for each link.
+    PeerReady {
+        /// Who signaling says it is, confirmed by itself.
+        peer: PeerId,
+        /// The key that it has proven to hold.
+        author: AuthorId,
+        /// On which link.
+        link: LinkId,
+        /// What that link is made of.
+        kind: TransportKind,
+    },
+    /// A peer without the session protocol was admitted, on this link.
+    GuestAdmitted {
+        /// Who signaling says it is; nothing proves it.
+        peer: PeerId,
+        /// On which link.
+        link: LinkId,
+    },
+    /// The last ready or admitted link of a peer is gone.
+    PeerGone {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A command was applied to the state, or found not to count.
+    Applied(Applied),
+    /// A frame of our own was signed. Comes before any [`Output::Transmit`] that carries it, so
+    /// that the shell can make it durable first.
+    OwnFrame(Arc<SignedFrame>),
+    /// A message on Snapshot, Replication, App or AppFast.
+    Message {
+        /// From whom.
+        peer: PeerId,
+        /// On which channel.
+        channel: Channel,
+        /// The message, text or binary.
+        payload: Payload,
+    },
+    /// A packet of media.
+    Media {
+        /// From whom.
+        peer: PeerId,
+        /// Voice or Video.
+        channel: Channel,
+        /// The packet.
+        packet: MediaPacket,
+    },
+    /// How a peer's media time maps to its wall clock.
+    MediaClock {
+        /// From whom.
+        peer: PeerId,
+        /// Voice or Video.
+        channel: Channel,
+        /// The mapping.
+        clock: MediaClock,
+    },
+    /// A peer sent a frame that the log refused. Not always the sender's own fault: see the code.
+    Misbehaved {
+        /// Who.
+        peer: PeerId,
+        /// [`FrameError::code`](roundtable_command_log::FrameError::code).
+        code: u8,
+    },
+    /// A link was refused or given up; its [`Output::Close`] is beside this event.
+    Refused {
+        /// Who.
+        peer: PeerId,
+        /// Which link.
+        link: LinkId,
+        /// What the peer is told.
+        code: CloseCode,
+        /// Why, for people.
+        reason: &'static str,
+    },
+}
+
+/// Why an input was not taken. The session is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A link with this number exists.
+    #[error("link {} exists already", .0.0)]
+    LinkExists(LinkId),
+    /// No genesis yet, or not yet certain of the own last command.
+    #[error("not ready to sign: wait until a peer is linked or the room is found empty")]
+    NotReady,
+    /// Commands come faster than the room's limits allow.
+    #[error("more commands than the room allows: try again in {} ms", retry_after.as_millis())]
+    RateLimited {
+        /// When the queue will have room again.
+        retry_after: Duration,
+    },
+    /// The log would not take such a command: the own role is too low, the schema has no such key
+    /// type, a limit is passed.
+    #[error(transparent)]
+    Refused(#[from] AppendError),
+    /// This channel is not for the user to send on.
+    #[error("{} is not for messages of the user", .0.name())]
+    WrongChannel(Channel),
+    /// The message is larger than its channel takes.
+    #[error("a message on {} has at most {} bytes; this one has {len}", channel.name(), channel.max_message_len())]
+    TooLarge {
+        /// The channel.
+        channel: Channel,
+        /// The message's length in bytes.
+        len: usize,
+    },
+    /// No ready link to this peer, or it is a guest and the channel is for members.
+    #[error("{0} cannot be reached on this channel")]
+    Unreachable(PeerId),
+}
+
+/// How far a peer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Linked, not yet proven or admitted.
+    Handshaking,
+    /// Has proven to hold this key.
+    Member(AuthorId),
+    /// Admitted without proof: media, App and AppFast only.
+    Guest,
+}
+
+/// A linked peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    /// Who.
+    pub peer: PeerId,
+    /// How far it has come.
+    pub standing: Standing,
+    /// Its links, the one that is sent on first.
+    pub links: Vec<LinkView>,
+}
+
+/// A link of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkView {
+    /// Its number.
+    pub link: LinkId,
+    /// What it is made of.
+    pub kind: TransportKind,
+    /// Round-trip time of the session's heartbeats, smoothed; `None` before the first, and for
+    /// guests.
+    pub rtt: Option<Duration>,
+}

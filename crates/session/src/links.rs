@@ -1,0 +1,240 @@
+//! The links of a session: how far each has come, and which one to send on.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use roundtable_command_log::Genesis;
+use roundtable_core::{AuthorId, Channel, Delivery, Frame, PeerId, Timestamp};
+use roundtable_wire::session::Range;
+
+use crate::{
+    event::{LinkId, LinkInfo, Standing},
+    handshake::Handshake,
+    heartbeat::Heartbeat,
+};
+
+/// Most frames and bytes that one link may send ahead of its handshake.
+const MAX_HELD_FRAMES: usize = 128;
+const MAX_HELD_BYTES: usize = 512 * 1024;
+
+/// One link.
+pub(crate) struct Link {
+    pub(crate) info: LinkInfo,
+    pub(crate) phase: Phase,
+    /// When the peer must be ready, until it is.
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) held: Held,
+    /// Frames dropped: too early on an unreliable channel, or not for a guest.
+    pub(crate) dropped: u64,
+}
+
+/// How far a link has come.
+pub(crate) enum Phase {
+    /// The peer promises no handshake.
+    Guest {
+        /// The genesis is known and allows guests.
+        admitted: bool,
+    },
+    /// Hellos and proofs are under way.
+    Handshaking(Box<Handshake>),
+    /// The peer has proven its key.
+    Proven(Box<Member>),
+}
+
+/// What is known of a peer that has proven its key.
+pub(crate) struct Member {
+    pub(crate) author: AuthorId,
+    /// Its genesis, verified, if it has one.
+    pub(crate) genesis: Option<Genesis>,
+    /// Whether it would give that up.
+    pub(crate) may_adopt: bool,
+    /// Whether the user has been told: everything but commands may flow.
+    pub(crate) ready: bool,
+    /// Whether both sides have the same genesis: commands may flow.
+    pub(crate) aligned: bool,
+    pub(crate) heartbeat: Heartbeat,
+    /// Changes of genesis that it has announced.
+    pub(crate) updates: u32,
+    /// Frames that did not verify or broke a rule.
+    pub(crate) offences: u32,
+    /// When its next request may be served.
+    pub(crate) next_serve: Timestamp,
+    /// What it asked for and has not been sent.
+    pub(crate) wanted: Vec<Range>,
+}
+
+impl Member {
+    /// A peer that has just proven its key.
+    pub(crate) fn new(
+        now: Timestamp,
+        author: AuthorId,
+        genesis: Option<Genesis>,
+        may_adopt: bool,
+        heartbeat_interval: Duration,
+    ) -> Self {
+        Self {
+            author,
+            genesis,
+            may_adopt,
+            ready: false,
+            aligned: false,
+            heartbeat: Heartbeat::new(now, heartbeat_interval),
+            updates: 0,
+            offences: 0,
+            next_serve: now,
+            wanted: Vec::new(),
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(info: LinkInfo, phase: Phase, deadline: Option<Timestamp>) -> Self {
+        Self {
+            info,
+            phase,
+            deadline,
+            held: Held::default(),
+            dropped: 0,
+        }
+    }
+
+    pub(crate) fn member(&self) -> Option<&Member> {
+        match &self.phase {
+            Phase::Proven(member) => Some(member),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn member_mut(&mut self) -> Option<&mut Member> {
+        match &mut self.phase {
+            Phase::Proven(member) => Some(member),
+            _ => None,
+        }
+    }
+
+    /// Whether anything may flow to the user.
+    pub(crate) fn is_ready(&self) -> bool {
+        match &self.phase {
+            Phase::Guest { admitted } => *admitted,
+            Phase::Handshaking(_) => false,
+            Phase::Proven(member) => member.ready,
+        }
+    }
+
+    /// Whether commands may flow.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.member().is_some_and(|member| member.aligned)
+    }
+
+    /// Whether the user may exchange messages on this channel.
+    pub(crate) fn carries(&self, channel: Channel) -> bool {
+        let for_guests = matches!(
+            channel,
+            Channel::App | Channel::AppFast | Channel::Voice | Channel::Video
+        );
+        self.is_ready() && (for_guests || !matches!(self.phase, Phase::Guest { .. }))
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match &self.phase {
+            Phase::Guest { admitted: true } => Standing::Guest,
+            Phase::Proven(member) if member.ready => Standing::Member(member.author),
+            _ => Standing::Handshaking,
+        }
+    }
+}
+
+/// Frames on reliable channels that came before they could be used: another stream may overtake
+/// the one with the handshake.
+#[derive(Default)]
+pub(crate) struct Held {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+}
+
+/// Too much came before the handshake.
+pub(crate) struct HeldTooMuch;
+
+impl Held {
+    /// Keeps a frame of a reliable channel; says whether it was kept.
+    pub(crate) fn push(&mut self, frame: Frame) -> Result<bool, HeldTooMuch> {
+        if frame.channel.delivery() == Delivery::UnreliableUnordered {
+            return Ok(false);
+        }
+        let bytes = self.bytes + frame.payload_len();
+        if self.frames.len() == MAX_HELD_FRAMES || bytes > MAX_HELD_BYTES {
+            return Err(HeldTooMuch);
+        }
+        self.bytes = bytes;
+        self.frames.push_back(frame);
+        Ok(true)
+    }
+
+    /// Takes everything, in the order of arrival.
+    pub(crate) fn take(&mut self) -> VecDeque<Frame> {
+        self.bytes = 0;
+        std::mem::take(&mut self.frames)
+    }
+}
+
+/// All links, by number.
+#[derive(Default)]
+pub(crate) struct Links(BTreeMap<LinkId, Link>);
+
+impl Links {
+    pub(crate) fn contains(&self, id: LinkId) -> bool {
+        self.0.contains_key(&id)
+    }
+
+    pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
+        self.0.insert(id, link);
+    }
+
+    pub(crate) fn remove(&mut self, id: LinkId) -> Option<Link> {
+        self.0.remove(&id)
+    }
+
+    pub(crate) fn get(&self, id: LinkId) -> Option<&Link> {
+        self.0.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.0.get_mut(&id)
+    }
+
+    pub(crate) fn member_mut(&mut self, id: LinkId) -> Option<&mut Member> {
+        self.get_mut(id)?.member_mut()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.0.iter().map(|(id, link)| (*id, link))
+    }
+
+    /// The numbers of the links that satisfy a condition.
+    pub(crate) fn ids(&self, mut wanted: impl FnMut(&Link) -> bool) -> Vec<LinkId> {
+        let wanted = self.iter().filter(|(_, link)| wanted(link));
+        wanted.map(|(id, _)| id).collect()
+    }
+
+    /// For each peer, the best of its links that satisfy a condition.
+    ///
+    /// Memory is better than QUIC, QUIC better than WebRTC, an older link better than a newer one.
+    pub(crate) fn best(&self, wanted: impl Fn(&Link) -> bool) -> Vec<LinkId> {
+        let mut best: BTreeMap<&PeerId, (LinkId, &Link)> = BTreeMap::new();
+        for (id, link) in self.iter().filter(|(_, link)| wanted(link)) {
+            let chosen = best.entry(&link.info.peer).or_insert((id, link));
+            if link.info.kind < chosen.1.info.kind {
+                *chosen = (id, link);
+            }
+        }
+        best.into_values().map(|(id, _)| id).collect()
+    }
+
+    /// The best link to one peer that satisfies a condition.
+    pub(crate) fn best_to(&self, peer: &PeerId, wanted: impl Fn(&Link) -> bool) -> Option<LinkId> {
+        self.best(|link| link.info.peer == *peer && wanted(link))
+            .pop()
+    }
+}

@@ -1,0 +1,378 @@
+//! The session itself: inputs in, outputs out, timers in between.
+
+use std::collections::BTreeSet;
+
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use roundtable_command_log::{CommandLog, Genesis, StateHash};
+use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Payload, PeerId, Timestamp};
+use roundtable_wire::session::Hello;
+
+use crate::{
+    anti_entropy::AntiEntropy,
+    commands::OwnHead,
+    config::{ConfigError, GenesisSource, SessionConfig},
+    event::{
+        Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient,
+    },
+    handshake::{Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
+    heartbeat::Beat,
+    links::{Link, Links, Phase},
+    outbox::Outbox,
+    room::Room,
+    submissions::Submissions,
+};
+
+/// What a peer does with its links, for one room.
+///
+/// Pure: it is told the time, it is handed what links receive, and it says what to send. After each
+/// call of [`handle_input`](Self::handle_input) or [`handle_timeout`](Self::handle_timeout) take
+/// everything out of [`poll_output`](Self::poll_output), then wait until
+/// [`next_timeout`](Self::next_timeout) or the next input.
+pub struct Session {
+    pub(crate) config: SessionConfig,
+    pub(crate) author: AuthorId,
+    pub(crate) room: Option<Room>,
+    pub(crate) links: Links,
+    pub(crate) outbox: Outbox,
+    pub(crate) anti_entropy: AntiEntropy,
+    pub(crate) submissions: Submissions,
+    /// Authors to make Editors of.
+    pub(crate) grants: BTreeSet<AuthorId>,
+    pub(crate) own_head: OwnHead,
+    pub(crate) next_heads: Timestamp,
+    rng: ChaCha20Rng,
+}
+
+impl Session {
+    /// A session without links.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a setting does not work.
+    pub fn new(config: SessionConfig, now: Now) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut session = Self {
+            author: AuthorId::from_bytes(config.signing_key.verifying_key().to_bytes()),
+            room: None,
+            links: Links::default(),
+            outbox: Outbox::default(),
+            anti_entropy: AntiEntropy::default(),
+            submissions: Submissions::default(),
+            grants: BTreeSet::new(),
+            own_head: OwnHead::Unknown,
+            next_heads: now.mono,
+            rng: ChaCha20Rng::from_seed(config.seed),
+            config,
+        };
+        match session.config.genesis.clone() {
+            GenesisSource::Known(genesis) => session.begin(genesis, true)?,
+            GenesisSource::Create(params) => {
+                let genesis = Genesis::create(params, &session.config.signing_key)?;
+                session.begin(genesis, true)?;
+                session.own_head = OwnHead::Certain;
+            }
+            GenesisSource::Invited(_) | GenesisSource::FirstCome(_) => {}
+        }
+        Ok(session)
+    }
+
+    /// Takes something that happened.
+    ///
+    /// # Errors
+    /// [`InputError`] when a request of the user cannot be met. What comes from the network is
+    /// never an error here.
+    pub fn handle_input(&mut self, now: Now, input: Input) -> Result<(), InputError> {
+        match input {
+            Input::LinkUp { link, info } => return self.link_up(now, link, info),
+            Input::LinkDown { link } => self.link_down(now, link),
+            Input::Received { link, frame } => self.received(now, link, frame),
+            Input::Submit { actions } => return self.submit(now, actions),
+            Input::Send { to, frame } => return self.send(&to, frame),
+            Input::AloneInRoom => self.alone(now),
+            Input::PeerLeft { peer } => {
+                let reason = Refusal::new(CloseCode::NORMAL, "the peer has left the room");
+                for id in self.links.ids(|link| link.info.peer == peer) {
+                    self.close(now, id, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next thing to do, `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outbox.pop()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest. May lie in the past:
+    /// then at once.
+    pub fn next_timeout(&self) -> Option<Timestamp> {
+        let mut next = [
+            self.anti_entropy.next_timeout(),
+            self.submissions.due().filter(|_| self.may_sign()),
+            self.settle_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let mut at = |time| next = Some(next.map_or(time, |next: Timestamp| next.min(time)));
+        for (_, link) in self.links.iter() {
+            link.deadline.into_iter().for_each(&mut at);
+            let Some(member) = link.member() else {
+                continue;
+            };
+            at(member.heartbeat.next_timeout());
+            if member.aligned {
+                at(self.next_heads);
+            }
+            if !member.wanted.is_empty() {
+                at(member.next_serve);
+            }
+        }
+        next
+    }
+
+    /// Does everything that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let late = |link: &Link| link.deadline.is_some_and(|deadline| deadline <= now.mono);
+        for id in self.links.ids(late) {
+            let proven = self.links.get(id).is_some_and(|l| l.member().is_some());
+            let refusal = if proven {
+                Refusal::new(CloseCode::GENESIS_MISMATCH, "the peer kept its own genesis")
+            } else {
+                Refusal::new(CloseCode::HANDSHAKE_TIMEOUT, "no handshake in time")
+            };
+            self.refuse(now, id, refusal);
+        }
+        self.beat(now);
+        self.exchange(now);
+        self.flush(now);
+    }
+
+    /// The log, once the genesis is known.
+    pub fn log(&self) -> Option<&CommandLog> {
+        self.room.as_ref().map(|room| &room.log)
+    }
+
+    /// The genesis, once it is known.
+    pub fn genesis(&self) -> Option<&Genesis> {
+        self.room.as_ref().map(Room::genesis)
+    }
+
+    /// The own key.
+    pub const fn author(&self) -> AuthorId {
+        self.author
+    }
+
+    /// Names the state, once the genesis is known: peers with equal hashes hold equal state.
+    pub fn state_hash(&self) -> Option<StateHash> {
+        self.log().map(CommandLog::state_hash)
+    }
+
+    /// Whether submitted commands are signed and count.
+    pub fn may_sign(&self) -> bool {
+        self.check_may_sign().is_ok()
+    }
+
+    /// The linked peers, by name.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> {
+        let names: BTreeSet<&PeerId> = self.links.iter().map(|(_, link)| &link.info.peer).collect();
+        names.into_iter().map(|peer| self.view(peer))
+    }
+
+    fn view(&self, peer: &PeerId) -> PeerView {
+        let of_peer = self.links.iter().filter(|(_, l)| l.info.peer == *peer);
+        let mut of_peer: Vec<_> = of_peer.collect();
+        of_peer.sort_by_key(|(id, link)| (!link.is_ready(), link.info.kind, *id));
+        let view = |(id, link): &(LinkId, &Link)| LinkView {
+            link: *id,
+            kind: link.info.kind,
+            rtt: link.member().and_then(|member| member.heartbeat.rtt()),
+        };
+        PeerView {
+            peer: peer.clone(),
+            standing: of_peer[0].1.standing(),
+            links: of_peer.iter().map(view).collect(),
+        }
+    }
+
+    fn link_up(&mut self, now: Now, id: LinkId, info: LinkInfo) -> Result<(), InputError> {
+        if self.links.contains(id) {
+            return Err(InputError::LinkExists(id));
+        }
+        tracing::debug!(peer = %info.peer, link = id.0, kind = info.kind.name(), "link up");
+        if info.promises_session {
+            let deadline = now.mono + self.config.handshake_deadline;
+            let (handshake, hello) = Handshake::start(&info, self.hello());
+            let phase = Phase::Handshaking(Box::new(handshake));
+            self.links
+                .insert(id, Link::new(info, phase, Some(deadline)));
+            self.outbox
+                .transmit(id, Frame::binary(Channel::Control, hello));
+        } else {
+            let phase = Phase::Guest { admitted: false };
+            self.links.insert(id, Link::new(info, phase, None));
+            self.review_guest(now, id);
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self) -> Hello {
+        let mut nonce = vec![0; NONCE_LEN];
+        self.rng.fill_bytes(&mut nonce);
+        Hello {
+            author: self.author,
+            peer_id: self.config.peer_id.clone(),
+            room: self.config.room.clone(),
+            genesis: self.room.as_ref().map(|room| room.encoded.clone()),
+            may_adopt: self.may_adopt(),
+            nonce: nonce.into(),
+            protocol_major: PROTOCOL_VERSION.0,
+            protocol_minor: PROTOCOL_VERSION.1,
+            schema_hash: *self.config.schema.hash().as_bytes(),
+            capabilities: self.config.capabilities.clone(),
+        }
+    }
+
+    fn link_down(&mut self, now: Now, id: LinkId) {
+        let Some(link) = self.links.remove(id) else {
+            return;
+        };
+        tracing::debug!(peer = %link.info.peer, link = id.0, dropped = link.dropped, "link down");
+        self.anti_entropy.forget(id);
+        let peer = link.info.peer.clone();
+        if link.is_ready() && self.links.best_to(&peer, Link::is_ready).is_none() {
+            self.outbox.event(Event::PeerGone { peer: peer.clone() });
+        }
+        // What was in flight on the lost link is asked for on the next.
+        if let Some(next) = self.links.best_to(&peer, Link::is_aligned) {
+            self.send_heads(next);
+        }
+        self.plan(now);
+    }
+
+    /// Closes a link and forgets it.
+    fn close(&mut self, now: Now, id: LinkId, reason: Refusal) {
+        self.outbox.close(id, reason);
+        self.link_down(now, id);
+    }
+
+    /// Closes a link because of what its peer did or left undone.
+    pub(crate) fn refuse(&mut self, now: Now, id: LinkId, refusal: Refusal) {
+        let Some(link) = self.links.get(id) else {
+            return;
+        };
+        let peer = link.info.peer.clone();
+        let Refusal { code, reason } = refusal;
+        tracing::warn!(%peer, link = id.0, %code, reason, "refused");
+        self.outbox.event(Event::Refused {
+            peer,
+            link: id,
+            code,
+            reason,
+        });
+        self.close(now, id, refusal);
+    }
+
+    /// Takes a frame from a link, or keeps it until the link has come far enough.
+    pub(crate) fn received(&mut self, now: Now, id: LinkId, frame: Frame) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let guest = matches!(link.phase, Phase::Guest { .. });
+        match (frame.channel, frame.payload) {
+            (Channel::Control, Payload::Binary(message)) if !guest => {
+                self.on_control(now, id, &message);
+            }
+            (Channel::Command, Payload::Binary(bytes)) if link.is_aligned() => {
+                self.on_command(now, id, bytes);
+            }
+            (channel, payload) if link.carries(channel) && channel != Channel::Command => {
+                let peer = link.info.peer.clone();
+                self.outbox.event(deliver(peer, channel, payload));
+            }
+            (channel, payload) if !guest && !link.is_aligned() => {
+                match link.held.push(Frame { channel, payload }) {
+                    Ok(kept) => link.dropped += u64::from(!kept),
+                    Err(_) => {
+                        let reason = "too much before the handshake";
+                        self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
+                    }
+                }
+            }
+            _ => link.dropped += 1,
+        }
+    }
+
+    /// Takes again what came too early.
+    pub(crate) fn release(&mut self, now: Now, id: LinkId) {
+        let held = self.links.get_mut(id).map(|link| link.held.take());
+        for frame in held.into_iter().flatten() {
+            self.received(now, id, frame);
+        }
+    }
+
+    fn send(&mut self, to: &Recipient, frame: Frame) -> Result<(), InputError> {
+        let (channel, len) = (frame.channel, frame.payload_len());
+        let reserved = matches!(channel, Channel::Control | Channel::Command);
+        if reserved || !frame.is_consistent() {
+            return Err(InputError::WrongChannel(channel));
+        }
+        if len > channel.max_message_len() {
+            return Err(InputError::TooLarge { channel, len });
+        }
+        let carries = |link: &Link| link.carries(channel);
+        match to {
+            Recipient::All => {
+                for id in self.links.best(carries) {
+                    self.outbox.transmit(id, frame.clone());
+                }
+            }
+            Recipient::Peer(peer) => {
+                let link = self.links.best_to(peer, carries);
+                let id = link.ok_or_else(|| InputError::Unreachable(peer.clone()))?;
+                self.outbox.transmit(id, frame);
+            }
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self, now: Now) {
+        for id in self.links.ids(|link| link.member().is_some()) {
+            let beat = self
+                .links
+                .member_mut(id)
+                .and_then(|m| m.heartbeat.poll(now.mono));
+            match beat {
+                Some(Beat::Ping(sequence)) => self.ping(id, sequence),
+                Some(Beat::Dead) => {
+                    let reason = "three heartbeats were missed";
+                    self.refuse(now, id, Refusal::new(CloseCode::HEARTBEAT_TIMEOUT, reason));
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn deliver(peer: PeerId, channel: Channel, payload: Payload) -> Event {
+    match payload {
+        Payload::Media(packet) => Event::Media {
+            peer,
+            channel,
+            packet,
+        },
+        Payload::Clock(clock) => Event::MediaClock {
+            peer,
+            channel,
+            clock,
+        },
+        payload @ (Payload::Binary(_) | Payload::Text(_)) => Event::Message {
+            peer,
+            channel,
+            payload,
+        },
+    }
+}

@@ -1,0 +1,157 @@
+//! Commands that wait to be signed together.
+
+use std::{collections::VecDeque, time::Duration};
+
+use roundtable_command_log::{Action, AppendError, CommandLog, Role};
+use roundtable_core::Timestamp;
+use roundtable_wire::{
+    commands::EncodeError,
+    limits::{COMMAND_OVERHEAD, MAX_BODY_LEN, MAX_KEY_LEN, MAX_PAYLOAD_LEN},
+};
+
+use crate::event::InputError;
+
+/// Most commands that wait, whatever the room's burst.
+const MAX_QUEUED: usize = 4096;
+/// Most commands in one signed frame of ours. Beyond this a signature costs next to nothing.
+const MAX_TOGETHER: usize = 256;
+
+/// The queue of submitted commands. Full, it refuses.
+#[derive(Debug, Default)]
+pub(crate) struct Submissions {
+    queue: VecDeque<Action>,
+    /// What they cost together.
+    cost: u64,
+    /// When the first of them has waited long enough, or the author's budget allows it.
+    due: Option<Timestamp>,
+    /// Until when the budget is known to be spent.
+    blocked_until: Option<Timestamp>,
+}
+
+impl Submissions {
+    /// Whether the log would take these actions and all of them find room.
+    ///
+    /// The queue takes no more than one burst, so that commands in excess are refused at once
+    /// rather than signed long after their time.
+    pub(crate) fn admit(
+        &self,
+        now: Timestamp,
+        log: &CommandLog,
+        actions: &[Action],
+    ) -> Result<(), InputError> {
+        let limits = log.genesis().params().limits;
+        let (burst, rate) = (u64::from(limits.burst), u64::from(limits.per_second));
+        let mut cost = 0;
+        for action in actions {
+            check(log, action)?;
+            cost += price(action);
+        }
+        if cost > burst || actions.len() > MAX_QUEUED {
+            return Err(AppendError::OverBurst.into());
+        }
+        let blocked = self.blocked_until.filter(|until| *until > now);
+        let excess = (self.cost + cost).saturating_sub(burst);
+        let full = excess > 0 || self.queue.len() + actions.len() > MAX_QUEUED;
+        if blocked.is_none() && !full {
+            return Ok(());
+        }
+        let refill = Duration::from_millis((excess * 1000).div_ceil(rate));
+        let unblocked = blocked.map_or(Duration::ZERO, |until| until.saturating_since(now));
+        let retry_after = refill.max(unblocked).max(Duration::from_millis(1));
+        Err(InputError::RateLimited { retry_after })
+    }
+
+    /// Queues actions, to be signed at `due` unless the queue is due earlier.
+    pub(crate) fn push(&mut self, due: Timestamp, actions: impl IntoIterator<Item = Action>) {
+        for action in actions {
+            self.cost += price(&action);
+            self.queue.push_back(action);
+            self.due.get_or_insert(due);
+        }
+    }
+
+    /// When to sign; `None` while nothing waits.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// Signs nothing before `until`.
+    pub(crate) fn postpone(&mut self, until: Timestamp) {
+        self.due = self.due.map(|_| until);
+        self.blocked_until = Some(until);
+    }
+
+    /// How many of the first commands fit one frame, 0 if none waits.
+    pub(crate) fn together(&self) -> usize {
+        let mut room = MAX_BODY_LEN;
+        let mut count = 0;
+        for action in self.queue.iter().take(MAX_TOGETHER) {
+            let len = payload_len(action) + COMMAND_OVERHEAD;
+            if len > room {
+                break;
+            }
+            room -= len;
+            count += 1;
+        }
+        count.max(usize::from(!self.queue.is_empty()))
+    }
+
+    /// Copies of the first `count` commands; they share their bytes.
+    pub(crate) fn first(&self, count: usize) -> Vec<Action> {
+        self.queue.iter().take(count).cloned().collect()
+    }
+
+    /// Drops the first `count` commands, which have been signed or never will be.
+    pub(crate) fn drop_first(&mut self, count: usize) {
+        for action in self.queue.drain(..count.min(self.queue.len())) {
+            self.cost -= price(&action);
+        }
+        if self.queue.is_empty() {
+            self.due = None;
+        }
+    }
+}
+
+fn payload_len(action: &Action) -> usize {
+    match action {
+        Action::Put { key, value } => key.bytes.len() + value.len(),
+        _ => 0,
+    }
+}
+
+/// What a command costs of its author's budget: one token, and one more for each full KiB.
+fn price(action: &Action) -> u64 {
+    1 + payload_len(action) as u64 / 1024
+}
+
+/// Whether the log would take such a command from an Editor.
+fn check(log: &CommandLog, action: &Action) -> Result<(), AppendError> {
+    let Action::Put { key, value } = action else {
+        let held = log
+            .own_author()
+            .map_or(Role::Viewer, |own| log.role_of(own));
+        let needed = action.needs();
+        if matches!(action, Action::Unknown { .. }) {
+            return Err(EncodeError::Unknown.into());
+        }
+        if held < needed {
+            return Err(AppendError::NotPermitted { needed, held });
+        }
+        return Ok(());
+    };
+    let (key_type, len) = (key.key_type, value.len());
+    let strategy = log
+        .schema()
+        .strategy(key_type)
+        .ok_or(AppendError::UnknownKeyType(key_type))?;
+    if !strategy.accepts(value) {
+        return Err(AppendError::BadValue { key_type, len });
+    }
+    if key.bytes.len() > MAX_KEY_LEN {
+        return Err(EncodeError::Key(key.bytes.len()).into());
+    }
+    if payload_len(action) > MAX_PAYLOAD_LEN {
+        return Err(EncodeError::Payload(payload_len(action)).into());
+    }
+    Ok(())
+}
