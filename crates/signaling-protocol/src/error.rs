@@ -149,20 +149,25 @@ pub struct RpcError {
     pub code: ErrorCode,
     /// What went wrong, for people. Never names peers of another room.
     pub message: Cow<'static, str>,
-    /// When to try again.
+    /// What a program can use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<RetryData>,
+    pub data: Option<ErrorData>,
 }
 
-/// The `data` of `RateLimited` and `Unavailable`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetryData {
-    /// Milliseconds to wait before the next attempt.
-    pub retry_after_ms: u64,
+/// The `data` of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ErrorData {
+    /// `RateLimited`, `Unavailable`: milliseconds to wait before the next attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// `RoomFull`: how many peers the room takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_peers: Option<usize>,
 }
 
 impl RpcError {
-    /// An error without a time to retry.
+    /// An error without data.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -175,8 +180,20 @@ impl RpcError {
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.data = Some(RetryData { retry_after_ms });
+        self.data.get_or_insert_default().retry_after_ms = Some(retry_after_ms);
         self
+    }
+
+    /// The same error with the room's capacity.
+    #[must_use]
+    pub fn with_max_peers(mut self, max_peers: usize) -> Self {
+        self.data.get_or_insert_default().max_peers = Some(max_peers);
+        self
+    }
+
+    /// How long to wait before the next attempt, where the server said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.data?.retry_after_ms.map(Duration::from_millis)
     }
 }
 

@@ -12,7 +12,7 @@ mod text;
 pub mod limits;
 
 pub use client_message::{Announce, ClientMessage, Refusal, Request};
-pub use error::{CloseReason, ErrorCode, RetryData, RpcError};
+pub use error::{CloseReason, ErrorCode, ErrorData, RpcError};
 pub use model::{
     AnswerBody, Capabilities, Capability, Description, DescriptionError, IceCandidate, IceServer,
     Joined, Kind, LeaveReason, MessageId, OfferBody, PeerInfo, RequestId, ResumeToken,

@@ -157,7 +157,8 @@ impl Room {
                 return Err(RpcError::new(ErrorCode::PeerIdTaken, message));
             }
             None if self.members.len() >= self.limits.max_peers => {
-                return Err(RpcError::new(ErrorCode::RoomFull, "the room is full"));
+                let error = RpcError::new(ErrorCode::RoomFull, "the room is full");
+                return Err(error.with_max_peers(self.limits.max_peers));
             }
             None => false,
         };

@@ -1,0 +1,208 @@
+//! Where to join, as whom, and how patiently.
+
+use std::{fmt, time::Duration};
+
+use roundtable_core::{PeerId, RoomId};
+use roundtable_signaling_protocol::{Announce, Capabilities, Capability, ResumeToken, limits};
+use serde_json::Value;
+use url::Url;
+
+/// Why a [`ClientConfig`] was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not a URL.
+    #[error("not a URL ({0}): give one like ws://127.0.0.1:8080")]
+    Url(#[from] url::ParseError),
+    /// Neither `ws` nor `wss`.
+    #[error("the URL must start with ws:// or wss://, like ws://127.0.0.1:8080")]
+    Scheme,
+    /// A `wss` URL, but the crate was built without its feature `tls`.
+    #[error("this build has no TLS: use ws://, or build with the feature `tls`")]
+    NoTls,
+}
+
+/// How long to wait between attempts to reconnect: a random time between zero and a bound that
+/// doubles with each attempt (full jitter).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The bound of the first attempt. Default 1 s.
+    pub base: Duration,
+    /// The bound never grows beyond this. Default 30 s.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(1),
+            max: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Backoff {
+    /// The delay before `attempt` (the first is 1), where `random` is uniform over all `u32`.
+    pub fn delay(&self, attempt: u32, random: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        let bound = self.base.saturating_mul(1 << doublings).min(self.max);
+        bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}
+
+/// How a [`SignalingClient`](crate::SignalingClient) joins. `Debug` does not show the token.
+#[derive(Clone)]
+pub struct ClientConfig {
+    pub(crate) url: Url,
+    pub(crate) room: RoomId,
+    pub(crate) peer_id: PeerId,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) user_data: Value,
+    pub(crate) token: Option<String>,
+    pub(crate) backoff: Backoff,
+    pub(crate) join_timeout: Duration,
+    pub(crate) silence_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// To join `room` as `peer_id` on the server at `url` (`ws` or `wss`). The endpoint's path
+    /// `/v1/ws` is added where the URL has none; a fragment is never sent.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong with the URL.
+    pub fn new(url: &str, room: RoomId, peer_id: PeerId) -> Result<Self, ConfigError> {
+        let mut url = Url::parse(url)?;
+        match url.scheme() {
+            "ws" => {}
+            "wss" if cfg!(feature = "tls") => {}
+            "wss" => return Err(ConfigError::NoTls),
+            _ => return Err(ConfigError::Scheme),
+        }
+        url.set_fragment(None);
+        if url.path() == "/" {
+            url.set_path(limits::WEBSOCKET_PATH);
+        }
+        Ok(Self {
+            url,
+            room,
+            peer_id,
+            capabilities: Capabilities::from([Capability::Data]),
+            user_data: Value::Null,
+            token: None,
+            backoff: Backoff::default(),
+            join_timeout: Duration::from_secs(10),
+            silence_timeout: limits::SILENCE_TIMEOUT,
+        })
+    }
+
+    /// What this peer can do. Default: `data`.
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: impl Into<Capabilities>) -> Self {
+        self.capabilities = capabilities.into();
+        self
+    }
+
+    /// Anything the others are to see, at most 1 KiB of JSON. Default: nothing.
+    #[must_use]
+    pub fn with_user_data(mut self, user_data: Value) -> Self {
+        self.user_data = user_data;
+        self
+    }
+
+    /// The grant to show. Default: none, which only an open server takes.
+    #[must_use]
+    pub fn with_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// How long to wait between attempts to reconnect. Default: 1 s doubling to 30 s, full jitter.
+    #[must_use]
+    pub fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How long one attempt to connect and announce may take. Default 10 s.
+    #[must_use]
+    pub fn with_join_timeout(mut self, join_timeout: Duration) -> Self {
+        self.join_timeout = join_timeout;
+        self
+    }
+
+    /// How long the server may stay silent before the connection counts as lost; it pings every
+    /// 15 s. Default 45 s.
+    #[must_use]
+    pub fn with_silence_timeout(mut self, silence_timeout: Duration) -> Self {
+        self.silence_timeout = silence_timeout;
+        self
+    }
+
+    /// The endpoint's full URL.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(crate) fn announce(&self, resume: Option<ResumeToken>) -> Announce {
+        Announce {
+            protocol: limits::PROTOCOL_VERSION,
+            room: self.room.clone(),
+            peer_id: self.peer_id.clone(),
+            capabilities: self.capabilities,
+            token: self.token.clone(),
+            resume,
+            user_data: self.user_data.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("url", &self.url.as_str())
+            .field("room", &self.room)
+            .field("peer_id", &self.peer_id)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Result<ClientConfig, ConfigError> {
+        ClientConfig::new(url, RoomId::new("r").unwrap(), PeerId::new("p").unwrap())
+    }
+
+    #[test]
+    fn the_endpoints_path_is_added_where_there_is_none() {
+        for (given, full) in [
+            ("ws://host:8080", "ws://host:8080/v1/ws"),
+            ("ws://host/", "ws://host/v1/ws"),
+            ("ws://host/behind/proxy", "ws://host/behind/proxy"),
+            ("ws://host/#secret", "ws://host/v1/ws"),
+        ] {
+            assert_eq!(config(given).unwrap().url().as_str(), full);
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        assert_eq!(config("http://host").unwrap_err(), ConfigError::Scheme);
+        assert!(matches!(config("host").unwrap_err(), ConfigError::Url(_)));
+    }
+
+    #[test]
+    fn the_delay_doubles_to_its_bound_and_jitters_from_zero() {
+        let backoff = Backoff::default();
+        let longest = |attempt| backoff.delay(attempt, u32::MAX).as_secs();
+        assert_eq!([1, 2, 3, 5, 6, 99].map(longest), [1, 2, 4, 16, 30, 30]);
+        assert_eq!(backoff.delay(9, 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_token_is_not_shown() {
+        let config = config("ws://host").unwrap().with_token("secret");
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,177 @@
+//! One WebSocket to the server, from the dial to the announce's result.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use roundtable_signaling_protocol::{
+    ClientMessage, CloseReason, Joined, MessageId, Request, ResumeToken, ServerMessage, limits,
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    tungstenite::{Error, Message, protocol::WebSocketConfig},
+};
+
+use crate::{ClientConfig, JoinError};
+
+/// How long one message may take to be written.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The id of `peer.announce`; requests count on from here.
+pub(crate) const ANNOUNCE_ID: i64 = 1;
+
+/// The connection is gone; with the close code, if the server sent one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lost(pub(crate) Option<u16>);
+
+/// What was read from the socket.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Message(ServerMessage),
+    /// A ping or a pong.
+    SignOfLife,
+}
+
+#[derive(Debug)]
+pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    async fn connect(config: &ClientConfig) -> Result<Self, JoinError> {
+        let websocket = WebSocketConfig::default()
+            .read_buffer_size(4096)
+            .write_buffer_size(0)
+            .max_message_size(Some(limits::MAX_MESSAGE_LEN))
+            .max_frame_size(Some(limits::MAX_MESSAGE_LEN));
+        let url = config.url.as_str();
+        let connecting =
+            connect_async_tls_with_config(url, Some(websocket), true, connector(config));
+        match connecting.await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(Error::Http(response)) if response.status() == 503 => {
+                Err(JoinError::Unavailable { retry_after: None })
+            }
+            Err(error @ (Error::Io(_) | Error::Tls(_))) => Err(JoinError::Unreachable {
+                url: config.url.clone(),
+                source: Some(Box::new(error)),
+            }),
+            Err(_) => Err(JoinError::NotASignalingServer {
+                url: config.url.clone(),
+            }),
+        }
+    }
+
+    /// Writes one message. A server that does not take it in time counts as lost.
+    pub(crate) async fn send(&mut self, message: &ClientMessage) -> Result<(), Lost> {
+        self.write(Message::text(message.encode())).await
+    }
+
+    /// Asks the server for a sign of life.
+    pub(crate) async fn ping(&mut self) -> Result<(), Lost> {
+        self.write(Message::Ping(Vec::new().into())).await
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), Lost> {
+        match timeout(WRITE_TIMEOUT, self.0.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Lost(None)),
+        }
+    }
+
+    /// Reads the next message. Cancel safe.
+    pub(crate) async fn receive(&mut self) -> Result<Received, Lost> {
+        match self.0.next().await {
+            Some(Ok(Message::Text(text))) => match ServerMessage::parse(&text) {
+                Ok(message) => Ok(Received::Message(message)),
+                Err(error) => {
+                    tracing::warn!(%error, "malformed message from the signaling server");
+                    Err(Lost(None))
+                }
+            },
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Received::SignOfLife),
+            Some(Ok(Message::Close(frame))) => Err(Lost(frame.map(|frame| frame.code.into()))),
+            Some(Ok(Message::Binary(_) | Message::Frame(_)) | Err(_)) | None => Err(Lost(None)),
+        }
+    }
+
+    /// Closes the connection properly, waiting for the server to do the same.
+    pub(crate) async fn close(mut self) {
+        if self.0.close(None).await.is_ok() {
+            while let Some(Ok(_)) = self.0.next().await {}
+        }
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+fn connector(_: &ClientConfig) -> Option<Connector> {
+    Some(Connector::Plain)
+}
+
+#[cfg(feature = "tls")]
+fn connector(config: &ClientConfig) -> Option<Connector> {
+    use std::sync::Arc;
+
+    if config.url.scheme() == "ws" {
+        return Some(Connector::Plain);
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .ok()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Some(Connector::Rustls(Arc::new(tls)))
+}
+
+/// Connects and announces, with `resume` to take an earlier place again.
+pub(crate) async fn join(
+    config: &ClientConfig,
+    resume: Option<ResumeToken>,
+) -> Result<(Socket, Joined), JoinError> {
+    let joining = async {
+        let mut socket = Socket::connect(config).await?;
+        let announce = Request::Announce(Box::new(config.announce(resume)));
+        let announce = ClientMessage::request(MessageId::Number(ANNOUNCE_ID), announce);
+        let lost = |Lost(code)| lost_while_joining(config, code);
+        socket.send(&announce).await.map_err(lost)?;
+        let message = loop {
+            match socket.receive().await.map_err(lost)? {
+                Received::Message(message) => break message,
+                Received::SignOfLife => {}
+            }
+        };
+        let stranger = || JoinError::NotASignalingServer {
+            url: config.url.clone(),
+        };
+        match message {
+            ServerMessage::Result { result, .. } => {
+                let joined = ServerMessage::joined(&result).map_err(|_| stranger())?;
+                if joined.peer_id != config.peer_id || joined.room != config.room {
+                    return Err(stranger());
+                }
+                Ok((socket, joined))
+            }
+            ServerMessage::Error { error, .. } => Err(JoinError::refused(error)),
+            _ => Err(stranger()),
+        }
+    };
+    let joined = timeout(config.join_timeout, joining).await;
+    joined.map_err(|_| JoinError::Timeout)?
+}
+
+fn lost_while_joining(config: &ClientConfig, code: Option<u16>) -> JoinError {
+    match code.and_then(CloseReason::from_code) {
+        Some(CloseReason::Unauthorized) => JoinError::Unauthorized,
+        Some(CloseReason::Draining | CloseReason::RateLimited) => {
+            JoinError::Unavailable { retry_after: None }
+        }
+        Some(_) => JoinError::NotASignalingServer {
+            url: config.url.clone(),
+        },
+        None => JoinError::Unreachable {
+            url: config.url.clone(),
+            source: None,
+        },
+    }
+}

@@ -1,0 +1,366 @@
+//! The task that owns the socket: carries requests out, hands events on, reconnects.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::ControlFlow,
+    sync::Arc,
+    time::Duration,
+};
+
+use roundtable_signaling_protocol::{
+    ClientMessage, CloseReason, MessageId, Notification, Request, ResumeToken, ServerMessage,
+};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{sleep, sleep_until, timeout},
+};
+
+use crate::{
+    ClientConfig, ClientState, EndReason, Event, RequestError, clock, event,
+    socket::{self, Lost, Received, Socket},
+};
+
+/// Requests waiting for the task; further callers wait, each at most its own timeout.
+pub(crate) const COMMAND_QUEUE: usize = 64;
+
+/// Requests waiting for the server's answer, and requests waiting for the connection to come back.
+const MAX_PENDING: usize = 64;
+
+/// How long a connection may take to show life after [`Task::hint`].
+const HINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long leaving may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Done = oneshot::Sender<Result<(), RequestError>>;
+
+/// What handles ask of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Call { request: Request, done: Done },
+    Leave { done: oneshot::Sender<()> },
+}
+
+/// Why the task stops: the reason, and who waits for it to be gone.
+#[derive(Debug)]
+struct End {
+    reason: EndReason,
+    done: Option<oneshot::Sender<()>>,
+}
+
+impl From<EndReason> for End {
+    fn from(reason: EndReason) -> Self {
+        Self { reason, done: None }
+    }
+}
+
+/// How a connection's service came to a stop.
+enum Stop {
+    Lost(Lost),
+    End(End),
+}
+
+impl From<Lost> for Stop {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Task {
+    config: ClientConfig,
+    resume: ResumeToken,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    state: watch::Sender<ClientState>,
+    hint: Arc<Notify>,
+    /// Requests made while there was no connection.
+    waiting: VecDeque<(Request, Done)>,
+    /// Requests written and not answered, by id.
+    pending: HashMap<i64, Done>,
+    last_id: i64,
+    /// What a draining server asked for.
+    reconnect_after: Duration,
+}
+
+impl Task {
+    pub(crate) fn new(
+        config: ClientConfig,
+        resume: ResumeToken,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        state: watch::Sender<ClientState>,
+        hint: Arc<Notify>,
+    ) -> Self {
+        Self {
+            config,
+            resume,
+            commands,
+            events,
+            state,
+            hint,
+            waiting: VecDeque::new(),
+            pending: HashMap::new(),
+            last_id: socket::ANNOUNCE_ID,
+            reconnect_after: Duration::ZERO,
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut socket: Socket) {
+        let end = loop {
+            let end = match self.serve(&mut socket).await {
+                Stop::End(end) => end,
+                Stop::Lost(lost) => match self.come_back(lost).await {
+                    Ok(fresh) => {
+                        socket = fresh;
+                        continue;
+                    }
+                    Err(end) => {
+                        drop(socket);
+                        break end;
+                    }
+                },
+            };
+            if end.reason == EndReason::Left {
+                // A server that does not let us go in time notices by itself.
+                let _ = timeout(LEAVE_TIMEOUT, leave(socket)).await;
+            }
+            break end;
+        };
+        tracing::debug!(reason = ?end.reason, "signaling ended");
+        self.state.send_replace(ClientState::Ended(end.reason));
+        drop(self);
+        if let Some(done) = end.done {
+            // Nobody may be waiting any more.
+            let _ = done.send(());
+        }
+    }
+
+    /// Serves one connection until it is lost or the client ends.
+    async fn serve(&mut self, socket: &mut Socket) -> Stop {
+        let silence = sleep_until(clock::deadline(self.config.silence_timeout));
+        tokio::pin!(silence);
+        loop {
+            if let Some((request, done)) = self.waiting.pop_front() {
+                if let Err(lost) = self.write(socket, request, done).await {
+                    return lost.into();
+                }
+                continue;
+            }
+            self.pending.retain(|_, done| !done.is_closed());
+            tokio::select! {
+                command = self.commands.recv(), if self.pending.len() < MAX_PENDING => match take(command) {
+                    Ok((request, done)) => self.waiting.push_back((request, done)),
+                    Err(end) => return Stop::End(end),
+                },
+                received = receive(&self.events, socket) => {
+                    let message = match received {
+                        Ok(Received::Message(message)) => Some(message),
+                        Ok(Received::SignOfLife) => None,
+                        Err(lost) => return lost.into(),
+                    };
+                    silence.as_mut().reset(clock::deadline(self.config.silence_timeout));
+                    if let Some(message) = message
+                        && let ControlFlow::Break(end) = self.on_message(message)
+                    {
+                        return Stop::End(end);
+                    }
+                }
+                () = self.hint.notified() => {
+                    if let Err(lost) = socket.ping().await {
+                        return lost.into();
+                    }
+                    let soon = clock::deadline(HINT_TIMEOUT);
+                    let deadline = silence.deadline().min(soon);
+                    silence.as_mut().reset(deadline);
+                }
+                () = &mut silence => return Lost(None).into(),
+            }
+        }
+    }
+
+    /// Writes a request. Candidates go as notifications: they are many, and nothing depends on the
+    /// answer.
+    async fn write(
+        &mut self,
+        socket: &mut Socket,
+        request: Request,
+        done: Done,
+    ) -> Result<(), Lost> {
+        if done.is_closed() {
+            return Ok(());
+        }
+        let is_notification = matches!(request, Request::Candidate { .. });
+        let message = if is_notification {
+            ClientMessage::notification(request)
+        } else {
+            self.last_id += 1;
+            ClientMessage::request(MessageId::Number(self.last_id), request)
+        };
+        let written = socket.send(&message).await;
+        let outcome = written.map_err(|_| RequestError::ConnectionLost);
+        if is_notification || outcome.is_err() {
+            // The caller may have given up.
+            let _ = done.send(outcome);
+        } else {
+            self.pending.insert(self.last_id, done);
+        }
+        written
+    }
+
+    fn on_message(&mut self, message: ServerMessage) -> ControlFlow<End> {
+        match message {
+            ServerMessage::Result { id, .. } => self.answer(&id, Ok(())),
+            ServerMessage::Error {
+                id: Some(id),
+                error,
+            } => self.answer(&id, Err(error.into())),
+            ServerMessage::Error { id: None, error } => {
+                tracing::warn!(%error, "the signaling server could not read a message");
+            }
+            ServerMessage::Notification(notification) => {
+                if let Notification::Draining {
+                    reconnect_after_ms, ..
+                } = notification
+                {
+                    let after = Duration::from_millis(reconnect_after_ms);
+                    self.reconnect_after = after.min(self.config.backoff.max);
+                }
+                if let Some(event) = Event::from_notification(notification) {
+                    return self.tell(event);
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn answer(&mut self, id: &MessageId, outcome: Result<(), RequestError>) {
+        let MessageId::Number(id) = id else { return };
+        if let Some(done) = self.pending.remove(id) {
+            // The caller may have given up.
+            let _ = done.send(outcome);
+        }
+    }
+
+    /// Queues an event. Nobody listening is fine; a listener that does not read is not.
+    fn tell(&self, event: Event) -> ControlFlow<End> {
+        match self.events.try_send(event) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => ControlFlow::Continue(()),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                ControlFlow::Break(EndReason::EventsUnread.into())
+            }
+        }
+    }
+
+    /// Reconnects until it succeeds or there is no point in going on.
+    async fn come_back(&mut self, Lost(code): Lost) -> Result<Socket, End> {
+        for (_, done) in self.pending.drain() {
+            // The caller may have given up.
+            let _ = done.send(Err(RequestError::ConnectionLost));
+        }
+        match code.and_then(CloseReason::from_code) {
+            Some(CloseReason::Replaced) => return Err(EndReason::Replaced.into()),
+            Some(CloseReason::Unauthorized) => return Err(EndReason::Unauthorized.into()),
+            _ => {}
+        }
+        let mut at_least = std::mem::take(&mut self.reconnect_after);
+        let mut attempt = 0_u32;
+        loop {
+            attempt = attempt.saturating_add(1);
+            let delay = at_least + self.config.backoff.delay(attempt, random());
+            self.state
+                .send_replace(ClientState::Reconnecting { attempt });
+            tracing::debug!(attempt, ?delay, ?code, "signaling connection lost");
+            if let ControlFlow::Break(end) = self.tell(Event::Reconnecting { attempt, delay }) {
+                return Err(end);
+            }
+            let hint = Arc::clone(&self.hint);
+            let pause = async {
+                tokio::select! {
+                    () = sleep(delay) => {}
+                    () = hint.notified() => {}
+                }
+            };
+            self.meanwhile(pause).await?;
+            let (config, resume) = (self.config.clone(), self.resume.clone());
+            let joining = async move { socket::join(&config, Some(resume)).await };
+            let error = match self.meanwhile(joining).await? {
+                Ok((socket, joined)) => {
+                    self.resume = joined.resume.clone();
+                    let event = match joined.resumed {
+                        true => Event::Resumed,
+                        false => Event::Rejoined(joined),
+                    };
+                    if let ControlFlow::Break(end) = self.tell(event) {
+                        return Err(end);
+                    }
+                    self.state.send_replace(ClientState::Connected);
+                    return Ok(socket);
+                }
+                Err(error) => error,
+            };
+            if let Some(reason) = error.ends() {
+                return Err(reason.into());
+            }
+            at_least = error.retry_after().unwrap_or_default();
+            tracing::debug!(attempt, %error, "reconnect failed");
+        }
+    }
+
+    /// Runs `future` while collecting requests, which wait for the connection to come back.
+    async fn meanwhile<T>(&mut self, future: impl Future<Output = T>) -> Result<T, End> {
+        tokio::pin!(future);
+        loop {
+            self.waiting.retain(|(_, done)| !done.is_closed());
+            tokio::select! {
+                output = &mut future => return Ok(output),
+                command = self.commands.recv(), if self.waiting.len() < MAX_PENDING => {
+                    self.waiting.push_back(take(command)?);
+                }
+            }
+        }
+    }
+}
+
+/// A request, or the end if the client is to leave.
+fn take(command: Option<Command>) -> Result<(Request, Done), End> {
+    let reason = EndReason::Left;
+    match command {
+        Some(Command::Call { request, done }) => Ok((request, done)),
+        Some(Command::Leave { done }) => Err(End {
+            reason,
+            done: Some(done),
+        }),
+        None => Err(reason.into()),
+    }
+}
+
+/// Reads the socket while there is room for what it may bring. Cancel safe.
+async fn receive(events: &mpsc::Sender<Event>, socket: &mut Socket) -> Result<Received, Lost> {
+    // An error means that nobody listens: the room is then as good as endless.
+    let _room = events.reserve_many(event::RESERVED).await;
+    socket.receive().await
+}
+
+async fn leave(mut socket: Socket) {
+    let request = Request::Disconnect {
+        to: None,
+        reason: String::new(),
+    };
+    if socket
+        .send(&ClientMessage::notification(request))
+        .await
+        .is_ok()
+    {
+        socket.close().await;
+    }
+}
+
+/// Any number; the middle of the range where the operating system has none to give.
+fn random() -> u32 {
+    let mut bytes = [0, 0, 0, 0x80];
+    // Falls back on the bytes above: jitter is not a secret.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_le_bytes(bytes)
+}
