@@ -107,6 +107,9 @@ pub trait AudioDecoder: Send {
     /// [`DecodeError`], as for [`decode`](Self::decode).
     fn recover(&mut self, next: &[u8], samples: &mut [f32]) -> Result<usize, DecodeError>;
 
+    /// Whether `packet` redundantly carries the packet before it, for [`recover`](Self::recover).
+    fn carries_last(&self, packet: &[u8]) -> bool;
+
     /// Fills `samples` with a plausible continuation, fading as losses add up. The length must be
     /// a multiple of 2.5 ms, at most 120 ms.
     ///

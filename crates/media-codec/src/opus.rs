@@ -333,6 +333,30 @@ impl AudioDecoder for OpusDecoder {
         self.run(next, samples, true)
     }
 
+    /// Reads the LBRR flags (RFC 6716 §4.2.4) of the first frame, which stand at a fixed place: the
+    /// range coder writes even odds as plain bits. Packets of more than two frames are not looked
+    /// into.
+    fn carries_last(&self, packet: &[u8]) -> bool {
+        let [toc, body @ ..] = packet else {
+            return false;
+        };
+        let (configuration, stereo, code) = (toc >> 3, toc & 4 != 0, toc & 3);
+        let frame = match code {
+            0 | 1 => body,
+            2 if body.first().is_some_and(|len| *len < 252) => &body[1..],
+            _ => return false,
+        };
+        // SILK frames in an Opus frame of 10, 20, 40, 60 ms; hybrid ones have 10 or 20 ms.
+        let silk_frames = match configuration {
+            0..=11 => [1, 1, 2, 3][usize::from(configuration % 4)],
+            12..=15 => 1,
+            _ => return false,
+        };
+        let flags = frame.first().copied().unwrap_or(0);
+        let bit = |place: u8| flags << place & 0x80 != 0;
+        bit(silk_frames) || (stereo && bit(2 * silk_frames + 1))
+    }
+
     fn conceal(&mut self, samples: &mut [f32]) -> Result<usize, DecodeError> {
         self.check_gap(samples.len())?;
         self.run(&[], samples, false)

@@ -1,2 +1,15 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod clock;
+mod delay;
+mod jitter;
+mod playout;
+
+pub use clock::SenderClock;
+pub use delay::{DelayConfig, DelayEstimator};
+pub use jitter::{
+    __fuzz_jitter_ops, JitterBuffer, JitterConfig, JitterConfigError, JitterStats, Packet, Pushed,
+    RtpMeta,
+};
+pub use playout::{Decision, PlayoutState, PullClock, decide};

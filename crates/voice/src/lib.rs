@@ -1,2 +1,43 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod frames;
+mod mixer;
+mod receiver;
+mod resample;
+mod sender;
+mod stretch;
+mod vad;
+
+pub use mixer::{Gain, Mixer};
+pub use receiver::{Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceStats};
+pub use resample::{ResampleError, Resampler, resample};
+pub use sender::{Activation, VoiceOut, VoiceSender, VoiceSenderConfig};
+pub use vad::{Gate, Vad, VadConfig};
+
+use roundtable_media_codec::CodecConfigError;
+use roundtable_sync::JitterConfigError;
+
+/// Samples a second of all voice.
+pub const SAMPLE_RATE_HZ: u32 = 48_000;
+
+/// Why a voice was not set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VoiceConfigError {
+    /// The codec's settings.
+    #[error(transparent)]
+    Codec(#[from] CodecConfigError),
+    /// The jitter buffer's settings.
+    #[error(transparent)]
+    Jitter(#[from] JitterConfigError),
+    /// Another format than the one that all voices share.
+    #[error("a voice has one channel at 48 kHz: mix down and resample first")]
+    Format,
+    /// The threshold is not a score.
+    #[error("the threshold of voice activity lies between 0 and 1")]
+    Threshold,
+    /// More than ten frames.
+    #[error("at most 10 frames of preroll are kept")]
+    Preroll,
+}

@@ -1,0 +1,516 @@
+//! The buffer that packets wait in: ordered, bounded, told the time.
+
+use std::{collections::VecDeque, time::Duration};
+
+use roundtable_core::{Timestamp, Unwrapper};
+
+use crate::{DelayConfig, DelayEstimator};
+
+/// More missing packets than this at once are a sender that started anew (RFC 3550 A.1).
+const MAX_DROPOUT: u64 = 3_000;
+
+/// Bounds of a [`JitterBuffer`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct JitterConfig {
+    /// Ticks of the RTP clock a second.
+    pub clock_rate_hz: u32,
+    /// See [`with_delay`](Self::with_delay).
+    pub min_delay: Duration,
+    /// See [`with_delay`](Self::with_delay).
+    pub max_delay: Duration,
+    /// See [`with_start_delay`](Self::with_start_delay).
+    pub start_delay: Duration,
+    /// See [`with_quantile`](Self::with_quantile).
+    pub quantile: f32,
+    /// See [`with_capacity`](Self::with_capacity).
+    pub max_packets: usize,
+    /// See [`with_capacity`](Self::with_capacity).
+    pub max_span: Duration,
+}
+
+impl JitterConfig {
+    /// For speech in Opus: 20 to 120 ms of delay, 40 to begin with.
+    pub const fn voice() -> Self {
+        Self {
+            clock_rate_hz: 48_000,
+            min_delay: Duration::from_millis(20),
+            max_delay: Duration::from_millis(120),
+            start_delay: Duration::from_millis(40),
+            quantile: 0.97,
+            max_packets: 128,
+            max_span: Duration::from_secs(1),
+        }
+    }
+
+    /// Bounds of the target delay beyond the fastest packet. Default 20 to 120 ms; 0 to 1 s. What
+    /// arrives later than the maximum is heard late or not at all.
+    #[must_use]
+    pub fn with_delay(mut self, min: Duration, max: Duration) -> Self {
+        self.min_delay = min;
+        self.max_delay = max;
+        self
+    }
+
+    /// The target before anything was measured. Default 40 ms.
+    #[must_use]
+    pub fn with_start_delay(mut self, start: Duration) -> Self {
+        self.start_delay = start;
+        self
+    }
+
+    /// The share of packets that should arrive in time. Default 0.97; 0.5 to 0.999. Higher means
+    /// more delay.
+    #[must_use]
+    pub fn with_quantile(mut self, quantile: f32) -> Self {
+        self.quantile = quantile;
+        self
+    }
+
+    /// How much is held at most, in packets (1 to 4096) and in media time. Default 128 and 1 s. When full, the
+    /// oldest packets are dropped.
+    #[must_use]
+    pub fn with_capacity(mut self, packets: usize, span: Duration) -> Self {
+        self.max_packets = packets;
+        self.max_span = span;
+        self
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`JitterConfigError`] names the first setting that is out of range.
+    pub fn validate(&self) -> Result<(), JitterConfigError> {
+        if self.clock_rate_hz == 0 {
+            return Err(JitterConfigError::ClockRate);
+        }
+        if self.min_delay > self.max_delay || self.max_delay > Duration::from_secs(1) {
+            return Err(JitterConfigError::Delay);
+        }
+        if !(0.5..=0.999).contains(&self.quantile) {
+            return Err(JitterConfigError::Quantile);
+        }
+        if !(1..=4096).contains(&self.max_packets) || self.max_span < self.max_delay {
+            return Err(JitterConfigError::Capacity);
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JitterConfigError {
+    /// Zero ticks a second.
+    #[error("an RTP clock has at least one tick a second")]
+    ClockRate,
+    /// Minimum above maximum, or maximum above 1 s.
+    #[error("the delay's bounds must be in order, and at most 1 s")]
+    Delay,
+    /// Outside 0.5 to 0.999.
+    #[error("the quantile lies between 0.5 and 0.999")]
+    Quantile,
+    /// No room, too much, or a span that the largest delay does not fit.
+    #[error("the buffer holds 1 to 4096 packets and at least the largest delay")]
+    Capacity,
+}
+
+/// The parts of an RTP header that ordering needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RtpMeta {
+    /// Sequence number, wrapping.
+    pub sequence: u16,
+    /// Timestamp of the first sample, wrapping.
+    pub timestamp: u32,
+    /// Whether this begins a talk spurt. The packets that a sender had held back until it knew
+    /// come with it; their delay says nothing about the network.
+    pub spurt: bool,
+}
+
+/// A packet in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet<T> {
+    /// Sequence number, unwrapped.
+    pub sequence: i64,
+    /// Timestamp of the first sample in ticks, unwrapped.
+    pub timestamp: i64,
+    /// Whether this begins a talk spurt.
+    pub spurt: bool,
+    /// When it arrived.
+    pub arrival: Timestamp,
+    /// What it carries.
+    pub payload: T,
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pushed {
+    /// It waits for its time.
+    Queued,
+    /// It waits for its time, and the oldest packets had to go.
+    Displaced,
+    /// It is here already; dropped.
+    Duplicate,
+    /// Its time has passed; dropped.
+    Late,
+    /// Its number lies far from all others; dropped unless its successor comes next.
+    Stray,
+    /// The sender has started anew: everything else was dropped, and it waits for its time.
+    Restarted,
+}
+
+/// Counters since the buffer was made. They wrap at 2^64.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct JitterStats {
+    /// Packets that came, whatever became of them.
+    pub packets: u64,
+    /// Packets that should have come by now and have not (RFC 3550 §6.4.1: may fall when one
+    /// comes out of order).
+    pub lost: u64,
+    /// Packets that came after their time.
+    pub late: u64,
+    /// Packets that came twice.
+    pub duplicates: u64,
+    /// Packets dropped because the buffer was full.
+    pub displaced: u64,
+    /// Packets far out of sequence.
+    pub strays: u64,
+    /// Interarrival jitter (RFC 3550 §6.4.1) in milliseconds.
+    pub jitter_ms: f32,
+}
+
+/// An adaptive jitter buffer: orders what comes, and says when each packet should be played.
+///
+/// Inserting costs O(log n) comparisons, and no packet moves when they come in order; popping is
+/// O(1).
+#[derive(Debug)]
+pub struct JitterBuffer<T> {
+    config: JitterConfig,
+    packets: VecDeque<Packet<T>>,
+    delay: DelayEstimator,
+    stream: Option<Stream>,
+    restart: Option<u16>,
+    stats: JitterStats,
+    /// Losses of streams before the current one.
+    lost_before: u64,
+}
+
+/// What is known about the stream since the sender last started anew.
+#[derive(Debug, Clone)]
+struct Stream {
+    sequences: Unwrapper,
+    timestamps: Unwrapper,
+    first: i64,
+    highest: i64,
+    received: u64,
+    /// Bit `k`: whether `highest - k` has come.
+    seen: u128,
+    /// Highest sequence number that was popped.
+    popped: i64,
+    /// Timestamps below this have been played.
+    played: i64,
+    arrival: Timestamp,
+    timestamp: i64,
+    held_back: bool,
+    jitter_us: f64,
+}
+
+impl Stream {
+    fn new(now: Timestamp, meta: RtpMeta) -> Self {
+        let sequence = i64::from(meta.sequence);
+        Self {
+            sequences: Unwrapper::new(),
+            timestamps: Unwrapper::new(),
+            first: sequence,
+            highest: sequence - 1,
+            received: 0,
+            seen: 0,
+            popped: i64::MIN,
+            played: i64::MIN,
+            arrival: now,
+            timestamp: i64::from(meta.timestamp),
+            held_back: true,
+            jitter_us: 0.0,
+        }
+    }
+
+    /// Marks `sequence` as received, unless it was already or nobody can tell.
+    fn mark(&mut self, sequence: i64) -> bool {
+        let ahead = sequence - self.highest;
+        if ahead > 0 {
+            let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
+            self.seen = self.seen.checked_shl(shift).unwrap_or(0) | 1;
+            self.highest = sequence;
+        } else {
+            let back = u32::try_from(-ahead).unwrap_or(u32::MAX);
+            let bit = 1_u128.checked_shl(back).unwrap_or(0);
+            if bit == 0 || self.seen & bit != 0 {
+                return false;
+            }
+            self.seen |= bit;
+        }
+        self.first = self.first.min(sequence);
+        self.received += 1;
+        true
+    }
+
+    fn lost(&self) -> u64 {
+        let expected = (self.highest - self.first + 1).unsigned_abs();
+        expected.saturating_sub(self.received)
+    }
+}
+
+impl<T> JitterBuffer<T> {
+    /// An empty buffer.
+    ///
+    /// # Errors
+    /// [`JitterConfigError`] names the setting that is out of range.
+    pub fn new(config: JitterConfig) -> Result<Self, JitterConfigError> {
+        config.validate()?;
+        Ok(Self {
+            config,
+            packets: VecDeque::with_capacity(config.max_packets + 1),
+            delay: Self::estimator(&config),
+            stream: None,
+            restart: None,
+            stats: JitterStats::default(),
+            lost_before: 0,
+        })
+    }
+
+    fn estimator(config: &JitterConfig) -> DelayEstimator {
+        DelayEstimator::new(DelayConfig {
+            min: config.min_delay,
+            max: config.max_delay,
+            start: config.start_delay,
+            quantile: config.quantile,
+            memory: 500.0,
+        })
+    }
+
+    /// Takes a packet that arrived at `now`. When the buffer is full, the oldest make room.
+    pub fn push(&mut self, now: Timestamp, meta: RtpMeta, payload: T) -> Pushed {
+        self.stats.packets += 1;
+        let mut outcome = Pushed::Queued;
+        if self.is_stray(now, meta) {
+            if self.restart != Some(meta.sequence) {
+                self.restart = Some(meta.sequence.wrapping_add(1));
+                self.stats.strays += 1;
+                return Pushed::Stray;
+            }
+            self.start_anew();
+            outcome = Pushed::Restarted;
+        }
+        self.restart = None;
+        let stream = self.stream.get_or_insert_with(|| Stream::new(now, meta));
+        let sequence = stream.sequences.unwrap_u16(meta.sequence);
+        let timestamp = stream.timestamps.unwrap_u32(meta.timestamp);
+        if !stream.mark(sequence) {
+            self.stats.duplicates += 1;
+            return Pushed::Duplicate;
+        }
+        let overtaken = sequence <= stream.popped || timestamp < stream.played;
+        self.observe(now, timestamp, meta.spurt);
+        if overtaken {
+            self.stats.late += 1;
+            return Pushed::Late;
+        }
+        let place = self.packets.partition_point(|p| p.sequence < sequence);
+        let packet = Packet {
+            sequence,
+            timestamp,
+            spurt: meta.spurt,
+            arrival: now,
+            payload,
+        };
+        self.packets.insert(place, packet);
+        if self.make_room() && outcome == Pushed::Queued {
+            outcome = Pushed::Displaced;
+        }
+        outcome
+    }
+
+    /// Whether a packet cannot belong to the stream: far off in sequence, or in time.
+    fn is_stray(&self, now: Timestamp, meta: RtpMeta) -> bool {
+        let Some(stream) = &self.stream else {
+            return false;
+        };
+        let sequence = stream.sequences.clone().unwrap_u16(meta.sequence);
+        let timestamp = stream.timestamps.clone().unwrap_u32(meta.timestamp);
+        sequence.abs_diff(stream.highest) > MAX_DROPOUT
+            || self.delay.is_break(now, self.media_us(timestamp))
+    }
+
+    fn start_anew(&mut self) {
+        self.lost_before += self.stream.take().map_or(0, |stream| stream.lost());
+        self.packets.clear();
+        self.delay = Self::estimator(&self.config);
+    }
+
+    /// Learns from a packet's arrival.
+    fn observe(&mut self, now: Timestamp, timestamp: i64, spurt: bool) {
+        let media_us = self.media_us(timestamp);
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        let ticks_us = media_us - media_time_us(stream.timestamp, self.config.clock_rate_hz);
+        let arrival_us = now.saturating_since(stream.arrival).as_micros();
+        let apart_us = i64::try_from(arrival_us).unwrap_or(i64::MAX);
+        stream.held_back = spurt || (stream.held_back && apart_us < ticks_us / 2);
+        let counts = !stream.held_back;
+        if counts {
+            let difference = apart_us.abs_diff(ticks_us) as f64;
+            stream.jitter_us += (difference - stream.jitter_us) / 16.0;
+        }
+        (stream.arrival, stream.timestamp) = (now, timestamp);
+        self.delay.arrived(now, media_us, counts);
+    }
+
+    fn make_room(&mut self) -> bool {
+        let mut made = false;
+        while self.packets.len() > self.config.max_packets || self.span() > self.config.max_span {
+            self.packets.pop_front();
+            self.stats.displaced += 1;
+            made = true;
+        }
+        made
+    }
+
+    /// The oldest packet that waits.
+    pub fn front(&self) -> Option<&Packet<T>> {
+        self.packets.front()
+    }
+
+    /// The newest packet that waits.
+    pub fn back(&self) -> Option<&Packet<T>> {
+        self.packets.back()
+    }
+
+    /// Takes out the oldest packet; whatever is older is late from now on.
+    pub fn pop(&mut self) -> Option<Packet<T>> {
+        let packet = self.packets.pop_front()?;
+        if let Some(stream) = &mut self.stream {
+            stream.popped = packet.sequence;
+            stream.played = stream.played.max(packet.timestamp);
+        }
+        Some(packet)
+    }
+
+    /// Takes out the oldest packet if its time has come at `now`.
+    pub fn pop_due(&mut self, now: Timestamp) -> Option<Packet<T>> {
+        let timestamp = self.front()?.timestamp;
+        let target = i64::try_from(self.target(now).as_micros()).unwrap_or(i64::MAX);
+        if self.delay_us(now, timestamp)? < target {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// Declares everything before `timestamp` (unwrapped) as played: what waits or comes of it is
+    /// late.
+    pub fn advance(&mut self, timestamp: i64) {
+        if let Some(stream) = &mut self.stream {
+            stream.played = stream.played.max(timestamp);
+        }
+        while self.front().is_some_and(|p| p.timestamp < timestamp) {
+            self.pop();
+            self.stats.late += 1;
+        }
+    }
+
+    /// How long after the fastest packet's time media should be played.
+    pub fn target(&self, now: Timestamp) -> Duration {
+        self.delay.target(now)
+    }
+
+    /// Moves the target's lower bound, for instance to wait for redundancy; at most to its upper.
+    pub fn set_min_delay(&mut self, min: Duration) {
+        self.delay.set_min(min);
+    }
+
+    /// By how much `timestamp` (unwrapped), played at `now`, would be behind the fastest packet,
+    /// in microseconds. `None` before the first packet.
+    pub fn delay_us(&self, now: Timestamp, timestamp: i64) -> Option<i64> {
+        self.delay.delay_of_us(now, self.media_us(timestamp))
+    }
+
+    /// Media time between the oldest and the newest packet that wait.
+    pub fn span(&self) -> Duration {
+        match (self.front(), self.back()) {
+            (Some(front), Some(back)) => {
+                let us = self.media_us(back.timestamp) - self.media_us(front.timestamp);
+                Duration::from_micros(us.max(0).unsigned_abs())
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How many packets wait.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Whether no packet waits.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> JitterStats {
+        let stream = self.stream.as_ref();
+        #[allow(clippy::cast_possible_truncation)] // a figure to look at
+        JitterStats {
+            lost: self.lost_before + stream.map_or(0, Stream::lost),
+            jitter_ms: stream.map_or(0.0, |stream| stream.jitter_us / 1000.0) as f32,
+            ..self.stats
+        }
+    }
+
+    fn media_us(&self, timestamp: i64) -> i64 {
+        media_time_us(timestamp, self.config.clock_rate_hz)
+    }
+}
+
+fn media_time_us(timestamp: i64, rate_hz: u32) -> i64 {
+    let us = i128::from(timestamp) * 1_000_000 / i128::from(rate_hz);
+    i64::try_from(us).unwrap_or(i64::MAX)
+}
+
+/// Body of the fuzz target `jitter_ops`: whatever is pushed, popped and skipped, the bounds and the
+/// order hold.
+#[doc(hidden)]
+pub fn __fuzz_jitter_ops(data: &[u8]) {
+    let config = JitterConfig::voice().with_capacity(16, Duration::from_millis(400));
+    let Ok(mut buffer) = JitterBuffer::new(config) else {
+        return;
+    };
+    let mut now = Timestamp::ZERO;
+    let mut last_sequence = i64::MIN;
+    for op in data.chunks_exact(8) {
+        now = now + Duration::from_millis(u64::from(op[1]));
+        let meta = RtpMeta {
+            sequence: u16::from_be_bytes([op[2], op[3]]),
+            timestamp: u32::from_be_bytes([op[4], op[5], op[6], op[7]]),
+            spurt: op[0] & 0x80 != 0,
+        };
+        match op[0] % 8 {
+            0..=4 => {
+                if buffer.push(now, meta, ()) == Pushed::Restarted {
+                    last_sequence = i64::MIN;
+                }
+            }
+            5 | 6 => {
+                if let Some(packet) = buffer.pop_due(now).or_else(|| buffer.pop()) {
+                    assert!(packet.sequence > last_sequence);
+                    last_sequence = packet.sequence;
+                }
+            }
+            _ => buffer.advance(i64::from(meta.timestamp)),
+        }
+        assert!(buffer.len() <= 16);
+        assert!(buffer.span() <= Duration::from_millis(400));
+        let target = buffer.target(now);
+        assert!(target >= Duration::from_millis(20) && target <= Duration::from_millis(120));
+    }
+}

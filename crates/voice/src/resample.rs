@@ -1,0 +1,156 @@
+//! Conversion between sample rates by a polyphase windowed sinc.
+
+/// Taps on either side of an output sample, at the lower of both rates.
+const HALF_TAPS: usize = 24;
+/// The filter's edge as a share of the lower rate's Nyquist frequency.
+const EDGE: f64 = 0.91;
+/// Kaiser window: the stop band lies 80 dB down.
+const KAISER_BETA: f64 = 8.0;
+/// The largest filter, in taps over all phases: 8 MiB.
+const MAX_TABLE: usize = 2 << 20;
+
+/// Why two rates cannot be converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResampleError {
+    /// Outside 4 to 384 kHz.
+    #[error("sample rates lie between 4000 and 384000 Hz; this one is {0} Hz")]
+    Rate(u32),
+    /// The rates share so few factors that the filter would be huge.
+    #[error("{from} Hz and {to} Hz have too little in common: go by way of 48000 Hz")]
+    Ratio {
+        /// Given rate in Hz.
+        from: u32,
+        /// Wanted rate in Hz.
+        to: u32,
+    },
+}
+
+/// Converts a stream of samples from one rate to another, in pieces of any length. Passes on
+/// frequencies up to 91 % of the lower Nyquist frequency; holds back 24 samples of the lower rate.
+#[derive(Debug, Clone)]
+pub struct Resampler {
+    /// One filter per phase, `taps` long each.
+    table: Vec<f32>,
+    taps: usize,
+    up: usize,
+    down: usize,
+    phase: usize,
+    input: Vec<f32>,
+}
+
+impl Resampler {
+    /// A converter.
+    ///
+    /// # Errors
+    /// [`ResampleError`] for rates out of range, or with too little in common.
+    pub fn new(from_hz: u32, to_hz: u32) -> Result<Self, ResampleError> {
+        for rate in [from_hz, to_hz] {
+            if !(4_000..=384_000).contains(&rate) {
+                return Err(ResampleError::Rate(rate));
+            }
+        }
+        let common = gcd(from_hz, to_hz);
+        let (up, down) = ((to_hz / common) as usize, (from_hz / common) as usize);
+        let taps = 2 * HALF_TAPS * down.div_ceil(up).max(1);
+        if up * taps > MAX_TABLE {
+            let (from, to) = (from_hz, to_hz);
+            return Err(ResampleError::Ratio { from, to });
+        }
+        Ok(Self {
+            table: filter(up, down, taps),
+            taps,
+            up,
+            down,
+            phase: 0,
+            // The first output sample lies on the first input sample.
+            input: vec![0.0; taps / 2 - 1],
+        })
+    }
+
+    /// Takes `samples` and appends what can be given to `out`.
+    pub fn process(&mut self, samples: &[f32], out: &mut Vec<f32>) {
+        if self.up == self.down {
+            out.extend_from_slice(samples);
+            return;
+        }
+        self.input.extend_from_slice(samples);
+        let mut begin = 0;
+        while let Some(window) = self.input.get(begin..begin + self.taps) {
+            let filter = &self.table[self.phase * self.taps..][..self.taps];
+            out.push(window.iter().zip(filter).map(|(x, h)| x * h).sum());
+            self.phase += self.down;
+            begin += self.phase / self.up;
+            self.phase %= self.up;
+        }
+        self.input.drain(..begin);
+    }
+
+    /// Appends the samples that were held back to `out`, as if silence followed.
+    pub fn finish(mut self, out: &mut Vec<f32>) {
+        let silence = vec![0.0; self.taps / 2];
+        if self.up != self.down {
+            self.process(&silence, out);
+        }
+    }
+}
+
+/// Converts a whole recording. The result starts at the same time and lasts as long.
+///
+/// # Errors
+/// [`ResampleError`] for rates out of range, or with too little in common.
+pub fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, ResampleError> {
+    let mut resampler = Resampler::new(from_hz, to_hz)?;
+    let mut out = Vec::new();
+    resampler.process(samples, &mut out);
+    resampler.finish(&mut out);
+    Ok(out)
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The filters of all phases, each with unit gain at 0 Hz.
+fn filter(up: usize, down: usize, taps: usize) -> Vec<f32> {
+    let edge = EDGE * (up as f64 / down as f64).min(1.0);
+    let half = (taps / 2) as f64;
+    let mut table = Vec::with_capacity(up * taps);
+    for phase in 0..up {
+        let centre = half - 1.0 + phase as f64 / up as f64;
+        let tap = |k: usize| {
+            let x = k as f64 - centre;
+            sinc(edge * x) * kaiser(x / half)
+        };
+        let sum: f64 = (0..taps).map(tap).sum();
+        #[allow(clippy::cast_possible_truncation)] // single precision is what audio has
+        table.extend((0..taps).map(|k| (tap(k) / sum) as f32));
+    }
+    table
+}
+
+fn sinc(x: f64) -> f64 {
+    let angle = std::f64::consts::PI * x;
+    if angle.abs() < 1e-9 {
+        1.0
+    } else {
+        angle.sin() / angle
+    }
+}
+
+fn kaiser(x: f64) -> f64 {
+    let inside = (1.0 - x * x).max(0.0);
+    bessel_i0(KAISER_BETA * inside.sqrt()) / bessel_i0(KAISER_BETA)
+}
+
+/// Modified Bessel function of the first kind, order 0, by its power series.
+fn bessel_i0(x: f64) -> f64 {
+    let quarter = x * x / 4.0;
+    let mut term = 1.0;
+    let mut sum = 1.0;
+    for k in 1..40 {
+        term *= quarter / f64::from(k * k);
+        sum += term;
+    }
+    sum
+}
