@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    codegen, docs, fuzz, layers, lint, setup,
+    codegen, demo, docs, fuzz, layers, lint, setup,
     step::{self, Outcome, Step},
     test,
     workspace::{self, Workspace},
@@ -36,7 +36,11 @@ const DENY: Step = Step::own("dependencies", |workspace| {
 
 /// Runs every step and prints the table.
 pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
-    let long: &[Step] = if args.quick { &[] } else { &[fuzz::FUZZ] };
+    let long: &[Step] = if args.quick {
+        &[]
+    } else {
+        &[fuzz::FUZZ, demo::CHECK]
+    };
     let steps: Vec<Step> = [PACKAGES]
         .into_iter()
         .chain(lint::STEPS)

@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod clock;
 mod codegen;
+mod demo;
 mod docs;
 mod fuzz;
 mod layers;
@@ -33,6 +34,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Open a room on this machine with three peers who talk and draw, and a page for browsers.
+    Demo(demo::Args),
     /// Install the system packages that are missing, after saying which and why.
     Setup(setup::Args),
     /// Check formatting and run clippy with warnings denied.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         }
     };
     match Cli::parse().command {
+        Command::Demo(args) => demo::run(&workspace, &args),
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::Lint => step::run_all(&workspace, &lint::STEPS, false),
         Command::Layers => step::run_all(&workspace, &[layers::STEP], false),

@@ -1,0 +1,267 @@
+//! The real page in a real browser: Chromium without a screen, driven by Node.js.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    demo::{
+        room::Native,
+        speech::{self, Sound},
+        state::State,
+        verdict::Report,
+    },
+    setup::{self, Purpose},
+    step,
+    workspace::Workspace,
+};
+
+/// How the browser is called in the room.
+pub(crate) const NAME: &str = "browser";
+/// How long a browser may take to start and to stop.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Least correlation of a recording of the browser with what it was given to say. The browser cleans
+/// and levels what it takes for a microphone, so less is asked than of a native peer.
+const MIN_CORRELATION: f64 = 0.75;
+const FILES: [&str; 3] = ["package.json", "package-lock.json", "drive.mjs"];
+
+/// A browser that can be driven.
+#[derive(Debug, Clone)]
+pub(crate) struct Browser {
+    workspace: Workspace,
+    folder: PathBuf,
+    chromium: PathBuf,
+}
+
+/// The browser could not be driven.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum BrowserError {
+    /// Node.js did not start.
+    #[error("node: {0}")]
+    Start(#[from] std::io::Error),
+    /// The script gave up.
+    #[error("{last_words}")]
+    GaveUp {
+        /// The end of what it wrote to stderr.
+        last_words: String,
+    },
+    /// The script's answer cannot be read.
+    #[error("the script's answer: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// The thread that waited for the script panicked.
+    #[error("the driver panicked")]
+    Panicked,
+}
+
+/// What became of driving it.
+pub(crate) type Drive = Result<Seen, BrowserError>;
+
+/// What the page saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// Every audio stream that came in.
+    inbound: Vec<Inbound>,
+    /// Packets of speech that went out, over all connections.
+    packets_sent: u64,
+    /// Errors that the page reported.
+    errors: Vec<String>,
+}
+
+/// An audio stream that came in, by getStats.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Inbound {
+    packets: u64,
+    lost: i64,
+    /// Total energy of what was played, in the unit of getStats.
+    energy: f64,
+}
+
+/// Makes the browser ready, or says why it cannot be.
+pub(crate) fn prepare(workspace: &Workspace) -> Result<Browser, String> {
+    if let Some(advice) = setup::advice(Purpose::Browser) {
+        return Err(advice);
+    }
+    let chromium = setup::chromium().and_then(located).ok_or("no Chromium")?;
+    let folder = workspace.target_dir().join("xtask").join("browser");
+    install(workspace, &folder).map_err(|error| error.to_string())?;
+    Ok(Browser {
+        workspace: workspace.clone(),
+        folder,
+        chromium,
+    })
+}
+
+/// Why the driver's package could not be installed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+enum InstallError {
+    #[error("{0}")]
+    Copy(#[from] std::io::Error),
+    #[error(transparent)]
+    Npm(#[from] crate::workspace::RunError),
+}
+
+/// Installs the driver's one package beside a copy of the script, unless it is there already.
+fn install(workspace: &Workspace, folder: &Path) -> Result<(), InstallError> {
+    let source = workspace.root().join("xtask/browser");
+    let done = folder.join("node_modules/.package-lock.json");
+    let same_lock = fs::read(folder.join("package-lock.json")).ok()
+        == fs::read(source.join("package-lock.json")).ok();
+    fs::create_dir_all(folder)?;
+    for file in FILES {
+        fs::copy(source.join(file), folder.join(file))?;
+    }
+    if !(same_lock && done.is_file()) {
+        let mut command = workspace.command("npm");
+        command.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        // Its chatter must not mix with a report on stdout.
+        command.current_dir(folder).stdout(Stdio::null());
+        step::run_shown(&mut command)?;
+    }
+    Ok(())
+}
+
+/// Where a program lies, as the driver wants to know it exactly.
+fn located(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+impl Browser {
+    /// Opens the page, speaks and listens for a while, and returns what it saw.
+    pub(crate) fn drive(&self, page: &str, time: Duration) -> Drive {
+        let words = self.words();
+        let output = self
+            .workspace
+            .command("node")
+            .arg("drive.mjs")
+            .arg(page)
+            .arg(&words)
+            .arg(time.as_secs().to_string())
+            .arg(&self.chromium)
+            .current_dir(&self.folder)
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+            let last_words = lines[..lines.len().min(3)].join(" | ");
+            return Err(BrowserError::GaveUp { last_words });
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// The file that the browser takes for a microphone.
+    fn words(&self) -> PathBuf {
+        self.workspace.root().join("xtask/browser/speech.wav")
+    }
+
+    /// Judges whether voice flowed both ways between the browser and every speaker.
+    pub(crate) fn judge(
+        &self,
+        report: &mut Report,
+        drive: Drive,
+        state: &State,
+        speakers: &[Native],
+    ) {
+        let seen = match drive {
+            Ok(seen) => seen,
+            Err(error) => return report.fail(format!("browser: {error}")),
+        };
+        seen.judge(report, speakers.len());
+        let words = match Sound::read(&self.words(), 0) {
+            Ok(words) => words,
+            Err(error) => return report.fail(error.to_string()),
+        };
+        let mut heard = Vec::new();
+        for native in speakers {
+            match recognise(state, native.name, &words) {
+                Ok(correlation) if correlation >= MIN_CORRELATION => heard.push(correlation),
+                Ok(correlation) => report.fail(format!(
+                    "browser as heard by {}: correlation is {correlation:.3}",
+                    native.name
+                )),
+                Err(why) => report.fail(format!("browser as heard by {}: {why}", native.name)),
+            }
+        }
+        report.browser = Some(serde_json::json!({ "page": seen, "correlations": heard }));
+    }
+}
+
+impl Seen {
+    /// Judges what the page heard.
+    fn judge(&self, report: &mut Report, speakers: usize) {
+        let audible = |inbound: &&Inbound| inbound.energy > 0.0;
+        let audible = self.inbound.iter().filter(audible).count();
+        if audible < speakers {
+            report.fail(format!("browser: hears {audible} of {speakers} speakers"));
+        }
+        for error in &self.errors {
+            report.fail(format!("browser: {error}"));
+        }
+    }
+}
+
+/// The correlation of one peer's recording of the browser with its words, or why there is none.
+fn recognise(state: &State, listener: &str, words: &Sound) -> Result<f64, String> {
+    let peer = state.peer(listener);
+    let remote = peer.and_then(|peer| peer.remotes.get(NAME));
+    let (path, since) = remote
+        .and_then(|remote| remote.recording.as_ref())
+        .ok_or("there is no recording")?;
+    let recording = Sound::read(path, *since).map_err(|error| error.to_string())?;
+    speech::compare_undated(&recording, words).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failures(energies: &[f64], errors: &[&str]) -> Vec<String> {
+        let stream = |&energy: &f64| Inbound {
+            packets: 500,
+            lost: 0,
+            energy,
+        };
+        let seen = Seen {
+            inbound: energies.iter().map(stream).collect(),
+            packets_sent: 1500,
+            errors: errors.iter().map(|&error| error.into()).collect(),
+        };
+        let mut report = Report::default();
+        seen.judge(&mut report, 3);
+        report.failures
+    }
+
+    #[test]
+    fn a_page_that_hears_every_speaker_passes_though_a_listener_is_silent() {
+        assert_eq!(failures(&[0.2, 0.1, 0.3, 0.0], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_speaker_who_is_not_heard_and_an_error_on_the_page_fail() {
+        assert_eq!(
+            failures(&[0.2, 0.0, 0.3], &[]),
+            ["browser: hears 2 of 3 speakers"]
+        );
+        assert_eq!(
+            failures(&[0.2, 0.1, 0.3], &["x is undefined"]),
+            ["browser: x is undefined"]
+        );
+    }
+
+    #[test]
+    fn the_scripts_answer_is_understood() {
+        let answer =
+            r#"{"inbound":[{"packets":5,"lost":-1,"energy":0.5}],"packets_sent":7,"errors":[]}"#;
+        let seen: Seen = serde_json::from_str(answer).unwrap();
+        assert_eq!((seen.packets_sent, seen.inbound[0].lost), (7, -1));
+    }
+}
