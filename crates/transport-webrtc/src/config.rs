@@ -1,0 +1,184 @@
+//! How a link is made.
+
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+
+use roundtable_core::Channel;
+
+/// How WebRTC links are made. Cheap to clone; one serves any number of links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebRtcConfig {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) open_timeout: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) lost_after: Duration,
+    pub(crate) socket_buffer: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) receive_buffer: usize,
+    pub(crate) media_queue: usize,
+}
+
+/// The largest frame of any channel and what the queue adds for it.
+const SMALLEST_BUFFER: usize = Channel::Command.max_message_len() + 1024;
+const KEEP_ALIVE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_millis(500);
+const LOST_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+
+impl Default for WebRtcConfig {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            open_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_millis(400),
+            lost_after: Duration::from_secs(5),
+            socket_buffer: 2 << 20,
+            send_buffer: 256 << 10,
+            in_flight: 512 << 10,
+            receive_buffer: 1 << 20,
+            media_queue: 256,
+        }
+    }
+}
+
+/// A value of [`WebRtcConfig`] that is out of range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// See [`WebRtcConfig::with_keep_alive`].
+    #[error("the keep-alive interval is {0:?}; give 100 ms to 500 ms")]
+    KeepAlive(Duration),
+    /// See [`WebRtcConfig::with_lost_after`].
+    #[error("the time after which a silent link is lost is {0:?}; give 1 s to 30 s")]
+    LostAfter(Duration),
+    /// See [`WebRtcConfig::with_open_timeout`].
+    #[error("the open timeout is zero")]
+    OpenTimeout,
+    /// A buffer does not hold the largest frame.
+    #[error("a buffer has {0} bytes; the largest frame needs {SMALLEST_BUFFER}")]
+    Buffer(usize),
+    /// See [`WebRtcConfig::with_media_queue`].
+    #[error("the media queue is empty")]
+    MediaQueue,
+}
+
+impl WebRtcConfig {
+    /// The addresses that are bound and offered as host candidates. Default: none given, which
+    /// means every address of every interface but link-local ones, and `127.0.0.1`. At most 16
+    /// are used. One address of a family is bound itself; of several, the wildcard address is bound
+    /// and packets to other addresses are dropped.
+    #[must_use]
+    pub fn with_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.addresses = addresses.into_iter().collect();
+        self
+    }
+
+    /// From the start of the negotiation until the link must be open. Default 10 s. It includes
+    /// the time that signaling takes.
+    #[must_use]
+    pub fn with_open_timeout(mut self, timeout: Duration) -> Self {
+        self.open_timeout = timeout;
+        self
+    }
+
+    /// How often a STUN check goes out, which also measures the round-trip time. Default 400 ms,
+    /// range 100 ms to 500 ms: an outage is recognised by 1 s without any packet. Costs about
+    /// 200 bytes each way.
+    #[must_use]
+    pub fn with_keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = interval;
+        self
+    }
+
+    /// After how much silence a link is closed as lost. Default 5 s, range 1 s to 30 s; beyond
+    /// that SCTP itself gives up.
+    #[must_use]
+    pub fn with_lost_after(mut self, silence: Duration) -> Self {
+        self.lost_after = silence;
+        self
+    }
+
+    /// The size asked for each socket's send and receive buffer, in bytes. Default 2 MiB: with the
+    /// system's 208 KiB, bursts overflow and throughput falls tenfold. The system may grant less.
+    #[must_use]
+    pub fn with_socket_buffer(mut self, bytes: usize) -> Self {
+        self.socket_buffer = bytes;
+        self
+    }
+
+    /// How many bytes may wait on each channel before `send` waits (or drops, on an unreliable
+    /// channel). Default 256 KiB, at least the largest frame. A frame counts 64 bytes more than its
+    /// payload.
+    #[must_use]
+    pub fn with_send_buffer(mut self, bytes: usize) -> Self {
+        self.send_buffer = bytes;
+        self
+    }
+
+    /// How many bytes each channel may have handed to SCTP without acknowledgement. Default
+    /// 512 KiB, at least the largest frame; throughput is at most this per round trip.
+    #[must_use]
+    pub fn with_in_flight(mut self, bytes: usize) -> Self {
+        self.in_flight = bytes;
+        self
+    }
+
+    /// How many bytes of received messages may wait for `recv` before SCTP's receive window
+    /// closes. Default 1 MiB, at least the largest frame.
+    #[must_use]
+    pub fn with_receive_buffer(mut self, bytes: usize) -> Self {
+        self.receive_buffer = bytes;
+        self
+    }
+
+    /// How many received media packets may wait for `recv` before the oldest is dropped. Default
+    /// 256, at least 1.
+    #[must_use]
+    pub fn with_media_queue(mut self, packets: usize) -> Self {
+        self.media_queue = packets;
+        self
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first value that is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !KEEP_ALIVE.contains(&self.keep_alive) {
+            return Err(ConfigError::KeepAlive(self.keep_alive));
+        }
+        if !LOST_AFTER.contains(&self.lost_after) {
+            return Err(ConfigError::LostAfter(self.lost_after));
+        }
+        if self.open_timeout.is_zero() {
+            return Err(ConfigError::OpenTimeout);
+        }
+        let buffers = [self.send_buffer, self.in_flight, self.receive_buffer];
+        if let Some(small) = buffers.into_iter().find(|size| *size < SMALLEST_BUFFER) {
+            return Err(ConfigError::Buffer(small));
+        }
+        if self.media_queue == 0 {
+            return Err(ConfigError::MediaQueue);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_in_range_and_bad_values_are_named() {
+        let config = WebRtcConfig::default();
+        assert_eq!(config.validate(), Ok(()));
+        let minute = Duration::from_secs(60);
+        assert_eq!(
+            config.clone().with_lost_after(minute).validate(),
+            Err(ConfigError::LostAfter(minute))
+        );
+        assert_eq!(
+            config.with_send_buffer(1000).validate(),
+            Err(ConfigError::Buffer(1000))
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! Round-trip time, loss and jitter of one link.
+
+use std::time::{Duration, Instant};
+
+use roundtable_core::{Channel, LinkStats, MediaCodec};
+
+/// STUN Binding request and success response (RFC 8489 §5).
+const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
+const BINDING_SUCCESS: [u8; 2] = [0x01, 0x01];
+
+/// What a link has measured.
+///
+/// The round-trip time is that of ICE's keep-alive checks, matched by transaction id: so it is known
+/// on every link, with media or without.
+#[derive(Debug, Default)]
+pub(crate) struct Measurements {
+    /// The last check that is under way.
+    check: Option<([u8; 12], Instant)>,
+    rtt: Option<Duration>,
+    /// Share lost as reported by the peer, in 1/256, of voice and video.
+    lost: [u8; 2],
+    jitter: Option<Duration>,
+}
+
+fn transaction(packet: &[u8], kind: [u8; 2]) -> Option<[u8; 12]> {
+    let header = packet.first_chunk::<20>()?;
+    (header[..2] == kind).then(|| std::array::from_fn(|i| header[8 + i]))
+}
+
+impl Measurements {
+    /// A STUN packet goes out.
+    pub(crate) fn stun_out(&mut self, now: Instant, packet: &[u8]) {
+        if let Some(id) = transaction(packet, BINDING_REQUEST) {
+            self.check = Some((id, now));
+        }
+    }
+
+    /// A STUN packet came in.
+    pub(crate) fn stun_in(&mut self, now: Instant, packet: &[u8]) {
+        if let Some((id, sent)) = self.check
+            && transaction(packet, BINDING_SUCCESS) == Some(id)
+        {
+            self.check = None;
+            let sample = now.saturating_duration_since(sent);
+            // Smoothed as in RFC 6298 §2.
+            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        }
+    }
+
+    /// The peer reported how our stream on `channel` arrives.
+    pub(crate) fn loss(&mut self, channel: Channel, fraction: u8) {
+        self.lost[usize::from(channel == Channel::Video)] = fraction;
+    }
+
+    /// We report this jitter, in timestamp units, for the peer's stream on `channel`.
+    pub(crate) fn jitter(&mut self, channel: Channel, units: u32) {
+        let codec = match channel {
+            Channel::Voice => MediaCodec::Opus,
+            _ => MediaCodec::Vp8,
+        };
+        let seconds = f64::from(units) / f64::from(codec.clock_rate_hz());
+        self.jitter = Some(Duration::from_secs_f64(seconds));
+    }
+
+    /// Writes the measurements into `stats`.
+    pub(crate) fn fill(&self, stats: &mut LinkStats) {
+        stats.rtt = self.rtt;
+        stats.loss = f32::from(self.lost[0].max(self.lost[1])) / 256.0;
+        stats.jitter = self.jitter;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roundtable_core::Clock;
+    use roundtable_transport::SystemClock;
+
+    fn stun(kind: [u8; 2], id: u8) -> Vec<u8> {
+        [&kind[..], &[0, 0, 0x21, 0x12, 0xa4, 0x42], &[id; 12]].concat()
+    }
+
+    #[test]
+    fn only_the_answer_to_our_own_check_counts() {
+        let start = SystemClock::instant(SystemClock.now());
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut measured = Measurements::default();
+        measured.stun_out(ms(0), &stun(BINDING_REQUEST, 7));
+        measured.stun_in(ms(5), &stun(BINDING_SUCCESS, 8));
+        measured.stun_in(ms(6), &[0x01, 0x01, 0]);
+        assert_eq!(measured.rtt, None);
+        measured.stun_in(ms(30), &stun(BINDING_SUCCESS, 7));
+        assert_eq!(measured.rtt, Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn reports_become_seconds_and_shares() {
+        let mut measured = Measurements::default();
+        measured.loss(Channel::Voice, 64);
+        measured.jitter(Channel::Voice, 480);
+        let mut stats = LinkStats::default();
+        measured.fill(&mut stats);
+        assert_eq!(stats.jitter, Some(Duration::from_millis(10)));
+        assert!((stats.loss - 0.25).abs() < f32::EPSILON);
+    }
+}

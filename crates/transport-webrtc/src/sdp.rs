@@ -1,0 +1,135 @@
+//! What we look at in a session description ourselves, before the core parses it.
+
+use roundtable_core::{Channel, ChannelBinding};
+
+use crate::error::{ConnectError, MAX_CANDIDATES, MAX_SDP_LEN};
+
+/// Context of the channel binding's hash.
+const BINDING_CONTEXT: &[u8] = b"roundtable/webrtc-binding/v1";
+
+/// A SHA-256 certificate fingerprint (RFC 8122 §5).
+pub(crate) type Fingerprint = [u8; 32];
+
+/// Checks a remote description's size, fingerprint and number of candidates, which it returns.
+pub(crate) fn check(sdp: &str) -> Result<usize, ConnectError> {
+    if sdp.len() > MAX_SDP_LEN {
+        return Err(ConnectError::SdpTooLarge(sdp.len()));
+    }
+    fingerprint(sdp)?;
+    let candidates = attributes(sdp, "candidate:").count();
+    if candidates > MAX_CANDIDATES {
+        return Err(ConnectError::TooManyCandidates);
+    }
+    Ok(candidates)
+}
+
+/// The one fingerprint of a description.
+pub(crate) fn fingerprint(sdp: &str) -> Result<Fingerprint, ConnectError> {
+    let mut all: Vec<_> = attributes(sdp, "fingerprint:")
+        .map(str::to_ascii_lowercase)
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    let [one] = all.as_slice() else {
+        return Err(ConnectError::Fingerprints(all.len()));
+    };
+    parse_fingerprint(one).ok_or(ConnectError::FingerprintFormat)
+}
+
+/// Parses `sha-256 aa:bb:…`.
+fn parse_fingerprint(text: &str) -> Option<Fingerprint> {
+    let pairs = text.strip_prefix("sha-256 ")?.split(':');
+    let bytes: Vec<u8> = pairs
+        .map(|pair| {
+            let hex = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+            hex.then(|| u8::from_str_radix(pair, 16).ok())?
+        })
+        .collect::<Option<_>>()?;
+    bytes.try_into().ok()
+}
+
+/// The SSRCs that a description announces, with the channel they belong to (RFC 5576 §4.1).
+pub(crate) fn ssrcs(sdp: &str) -> Vec<(u32, Channel)> {
+    let mut section = None;
+    let mut found = Vec::new();
+    for line in sdp.lines() {
+        if let Some(media) = line.strip_prefix("m=") {
+            section = match media.split(' ').next() {
+                Some("audio") => Some(Channel::Voice),
+                Some("video") => Some(Channel::Video),
+                _ => None,
+            };
+        } else if let (Some(rest), Some(channel)) = (line.strip_prefix("a=ssrc:"), section)
+            && let Some(Ok(ssrc)) = rest.split(' ').next().map(str::parse)
+            && !found.contains(&(ssrc, channel))
+        {
+            found.push((ssrc, channel));
+        }
+    }
+    found
+}
+
+/// What both ends of a link derive from the two certificates, whoever offered.
+pub(crate) fn binding(a: Fingerprint, b: Fingerprint) -> ChannelBinding {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(BINDING_CONTEXT);
+    hasher.update(&a.min(b));
+    hasher.update(&a.max(b));
+    ChannelBinding::from_bytes(*hasher.finalize().as_bytes())
+}
+
+/// The values of every `a=` line that starts with `name`, at any level.
+fn attributes<'a>(sdp: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    sdp.lines().filter_map(move |line| {
+        let value = line.strip_prefix("a=")?.strip_prefix(name)?;
+        Some(value.trim_end())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(byte: u8) -> String {
+        let hex = vec![format!("{byte:02X}"); 32].join(":");
+        format!("a=fingerprint:sha-256 {hex}\r\n")
+    }
+
+    #[test]
+    fn one_fingerprint_may_be_repeated_but_not_joined_by_another() {
+        let twice = format!("{}{}", line(0xab), line(0xab).to_ascii_lowercase());
+        assert_eq!(fingerprint(&twice), Ok([0xab; 32]));
+        let two = format!("{}{}", line(1), line(2));
+        assert_eq!(fingerprint(&two), Err(ConnectError::Fingerprints(2)));
+        assert_eq!(fingerprint(""), Err(ConnectError::Fingerprints(0)));
+    }
+
+    #[test]
+    fn only_well_formed_sha_256_counts() {
+        for bad in ["sha-1 AA:BB", "sha-256 AA:BB", "sha-256 +1:00", "sha-256"] {
+            let sdp = format!("a=fingerprint:{bad}\r\n");
+            assert_eq!(fingerprint(&sdp), Err(ConnectError::FingerprintFormat));
+        }
+    }
+
+    #[test]
+    fn bombs_are_refused_before_they_are_parsed() {
+        let long = "a".repeat(MAX_SDP_LEN + 1);
+        assert_eq!(check(&long).err(), Some(ConnectError::SdpTooLarge(32_769)));
+        let many = line(1) + &"a=candidate:x\r\n".repeat(65);
+        assert_eq!(check(&many).err(), Some(ConnectError::TooManyCandidates));
+    }
+
+    #[test]
+    fn the_binding_does_not_depend_on_who_offered() {
+        assert_eq!(binding([1; 32], [2; 32]), binding([2; 32], [1; 32]));
+        assert_ne!(binding([1; 32], [2; 32]), binding([1; 32], [3; 32]));
+    }
+
+    #[test]
+    fn announced_ssrcs_know_their_channel() {
+        let sdp =
+            "m=audio 9 x\r\na=ssrc:7 cname:a\r\na=ssrc:7 msid:b\r\nm=video 9 x\r\na=ssrc:9 c\r\n";
+        assert_eq!(ssrcs(sdp), [(7, Channel::Voice), (9, Channel::Video)]);
+    }
+}

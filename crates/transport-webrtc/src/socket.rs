@@ -1,0 +1,221 @@
+//! The UDP sockets of one link: large buffers, segmentation offload, and the local address of every
+//! packet.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use bytes::BytesMut;
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use socket2::{Domain, Protocol, Type};
+use tokio::{io::Interest, net::UdpSocket};
+
+/// Datagrams read from a socket before anything else is looked at.
+const READ_BATCH: usize = 64;
+/// The largest datagram that a link accepts.
+const MAX_DATAGRAM: usize = 2048;
+/// The kernel takes at most this much in one offloaded send.
+const MAX_GSO_BYTES: usize = 65_000;
+
+/// One UDP packet, to or from the network.
+#[derive(Debug, Clone)]
+pub(crate) struct Datagram {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) payload: BytesMut,
+}
+
+/// A socket for the candidates of one address family.
+struct Socket {
+    io: UdpSocket,
+    state: UdpSocketState,
+    port: u16,
+    /// The candidates' addresses; the socket itself is bound to the only one or the wildcard.
+    addresses: Vec<IpAddr>,
+}
+
+/// The sockets of one link: at most one for each address family.
+pub(crate) struct Sockets {
+    sockets: Vec<Socket>,
+    read: Vec<u8>,
+    joined: Vec<u8>,
+}
+
+impl Sockets {
+    /// Binds what serves `addresses`. A family that cannot be bound is left out.
+    pub(crate) fn bind(addresses: &[IpAddr], buffer: usize) -> io::Result<Self> {
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses.iter().partition(|address| address.is_ipv4());
+        let families = [
+            (v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            (v6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        ];
+        let mut failure = io::ErrorKind::AddrNotAvailable.into();
+        let mut sockets = Vec::new();
+        for (addresses, wildcard) in families {
+            if addresses.is_empty() {
+                continue;
+            }
+            match Socket::bind(addresses, wildcard, buffer) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => failure = error,
+            }
+        }
+        if sockets.is_empty() {
+            return Err(failure);
+        }
+        let segments = sockets.iter().map(|s| s.state.gro_segments()).max();
+        Ok(Self {
+            sockets,
+            read: vec![0; MAX_DATAGRAM * segments.unwrap_or(1)],
+            joined: Vec::new(),
+        })
+    }
+
+    /// The addresses that can be offered as host candidates.
+    pub(crate) fn locals(&self) -> impl Iterator<Item = SocketAddr> {
+        self.sockets.iter().flat_map(|socket| {
+            let port = socket.port;
+            socket
+                .addresses
+                .iter()
+                .map(move |address| SocketAddr::new(*address, port))
+        })
+    }
+
+    /// Waits until a socket may have something to read.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self.sockets.as_slice() {
+            [one] => one.io.readable().await,
+            [one, two, ..] => tokio::select! {
+                ready = one.io.readable() => ready,
+                ready = two.io.readable() => ready,
+            },
+            [] => std::future::pending().await,
+        }
+    }
+
+    /// Hands a batch of what has arrived to `take`.
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Datagram)) {
+        for socket in &self.sockets {
+            for _ in 0..READ_BATCH {
+                let mut meta = [RecvMeta::default()];
+                let mut buffer = [IoSliceMut::new(&mut self.read)];
+                let result = socket.io.try_io(Interest::READABLE, || {
+                    socket
+                        .state
+                        .recv((&socket.io).into(), &mut buffer, &mut meta)
+                });
+                match result {
+                    Ok(_) => socket.split(&meta[0], &self.read, &mut take),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // An ICMP error about an earlier packet; candidates that lead nowhere cause many.
+                    Err(error) => tracing::trace!(%error, "receive"),
+                }
+            }
+        }
+    }
+
+    /// Sends everything, joining runs of equal size into one system call. Waits while the kernel's
+    /// buffer is full; a packet that the system refuses counts as lost on the way.
+    pub(crate) async fn send(&mut self, queue: &mut VecDeque<Datagram>) {
+        let Self {
+            sockets, joined, ..
+        } = self;
+        while let Some(first) = queue.pop_front() {
+            let Some(socket) = sockets
+                .iter()
+                .find(|socket| socket.serves(first.local.ip()))
+            else {
+                continue;
+            };
+            let segment = first.payload.len();
+            let limit = socket.state.max_gso_segments();
+            joined.clear();
+            let mut segments = 1;
+            while segments < limit
+                && let Some(next) = queue.pop_front_if(|next| {
+                    next.payload.len() == segment
+                        && (next.local, next.remote) == (first.local, first.remote)
+                        && (segments + 1) * segment <= MAX_GSO_BYTES
+                })
+            {
+                if segments == 1 {
+                    joined.extend_from_slice(&first.payload);
+                }
+                joined.extend_from_slice(&next.payload);
+                segments += 1;
+            }
+            let transmit = Transmit {
+                destination: first.remote,
+                ecn: None,
+                contents: if segments == 1 {
+                    &first.payload
+                } else {
+                    joined
+                },
+                segment_size: (segments > 1).then_some(segment),
+                src_ip: (socket.addresses.len() > 1).then_some(first.local.ip()),
+            };
+            let sent = socket.io.async_io(Interest::WRITABLE, || {
+                socket.state.try_send((&socket.io).into(), &transmit)
+            });
+            if let Err(error) = sent.await {
+                tracing::trace!(%error, remote = %first.remote, "send");
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn bind(addresses: Vec<IpAddr>, wildcard: IpAddr, buffer: usize) -> io::Result<Self> {
+        let address = match addresses.as_slice() {
+            [one] => *one,
+            _ => wildcard,
+        };
+        let address = SocketAddr::new(address, 0);
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        // The system caps these by itself; a smaller buffer is no reason to fail.
+        let _ = socket.set_recv_buffer_size(buffer);
+        let _ = socket.set_send_buffer_size(buffer);
+        socket.bind(&address.into())?;
+        let io = UdpSocket::from_std(socket.into())?;
+        Ok(Self {
+            state: UdpSocketState::new((&io).into())?,
+            port: io.local_addr()?.port(),
+            io,
+            addresses,
+        })
+    }
+
+    fn serves(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Takes a read apart into its datagrams; drops what came to an address that was not offered.
+    fn split(&self, meta: &RecvMeta, read: &[u8], take: &mut impl FnMut(Datagram)) {
+        let address = match (self.addresses.as_slice(), meta.dst_ip) {
+            ([one], _) => *one,
+            (_, Some(address)) if self.serves(address) => address,
+            ([first, ..], None) => *first,
+            _ => return,
+        };
+        for payload in read[..meta.len].chunks(meta.stride.max(1)) {
+            take(Datagram {
+                local: SocketAddr::new(address, self.port),
+                remote: meta.addr,
+                payload: BytesMut::from(payload),
+            });
+        }
+    }
+}
