@@ -1,2 +1,15 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod config;
+mod driver;
+mod endpoint;
+mod incoming;
+mod link;
+mod socket;
+mod tls;
+mod wire;
+
+pub use config::{ConfigError, QuicConfig};
+pub use endpoint::{AcceptError, BindError, ConnectError, QuicEndpoint};
+pub use link::QuicLink;

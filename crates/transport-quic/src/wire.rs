@@ -1,0 +1,246 @@
+//! How frames look on QUIC: stream messages and datagrams, as `docs/protocols/links.md` lays them
+//! out. Pure.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use roundtable_core::{
+    AuthorId, Channel, CloseCode, Delivery, Frame, MediaClock, MediaPacket, Payload,
+};
+use roundtable_wire::rtp::{
+    HEADER_LEN as RTP_HEADER_LEN, PayloadTypes, ReportKind, RtpError, SenderInfo, decode_packet,
+    decode_reports, encode_packet, encode_sender_report, is_rtcp,
+};
+
+const BINARY: u8 = 0;
+const TEXT: u8 = 1;
+
+/// Bytes before each message on a stream: kind, then length as little-endian `u32`.
+pub(crate) const MESSAGE_HEADER_LEN: usize = 5;
+
+/// What a peer did that ends its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("a stream does not name one of the reliable channels")]
+    StreamChannel,
+    #[error("a channel has two streams")]
+    DuplicateStream,
+    #[error("a stream ended inside a message, or was reset or stopped")]
+    BrokenStream,
+    #[error("a message is of an unknown kind, or of one that its channel does not take")]
+    MessageKind,
+    #[error("a text message is not UTF-8")]
+    Utf8,
+    #[error("a datagram does not name one of the unreliable channels")]
+    DatagramChannel,
+    #[error("a media datagram is malformed")]
+    Media,
+    #[error("a message is larger than its channel allows")]
+    TooLarge,
+}
+
+impl Violation {
+    pub(crate) fn code(self) -> CloseCode {
+        match self {
+            Self::TooLarge => CloseCode::TOO_LARGE,
+            _ => CloseCode::PROTOCOL,
+        }
+    }
+}
+
+/// The reliable channel that a stream's first byte names.
+pub(crate) fn stream_channel(byte: u8) -> Result<Channel, Violation> {
+    Channel::from_number(byte)
+        .filter(|channel| channel.delivery() == Delivery::ReliableOrdered)
+        .ok_or(Violation::StreamChannel)
+}
+
+/// A frame of a reliable channel as its stream's next message: header and payload.
+pub(crate) fn encode_message(frame: Frame) -> [Bytes; 2] {
+    let (kind, payload) = match frame.payload {
+        Payload::Binary(bytes) => (BINARY, bytes),
+        Payload::Text(text) => (TEXT, text.into()),
+        // A checked frame of a reliable channel is never media.
+        Payload::Media(_) | Payload::Clock(_) => (BINARY, Bytes::new()),
+    };
+    let mut header = BytesMut::with_capacity(MESSAGE_HEADER_LEN);
+    header.put_u8(kind);
+    #[allow(clippy::cast_possible_truncation)] // a checked frame has at most 72 KiB
+    header.put_u32_le(payload.len() as u32);
+    [header.freeze(), payload]
+}
+
+/// Reads a message's header: whether it is text, and its length, both fit for `channel`.
+pub(crate) fn decode_message_header(
+    channel: Channel,
+    header: [u8; MESSAGE_HEADER_LEN],
+) -> Result<(bool, usize), Violation> {
+    let [kind, length @ ..] = header;
+    let text = decode_kind(channel, kind)?;
+    match usize::try_from(u32::from_le_bytes(length)) {
+        Ok(length) if length <= channel.max_message_len() => Ok((text, length)),
+        _ => Err(Violation::TooLarge),
+    }
+}
+
+fn decode_kind(channel: Channel, kind: u8) -> Result<bool, Violation> {
+    match kind {
+        BINARY => Ok(false),
+        TEXT if matches!(channel, Channel::App | Channel::AppFast) => Ok(true),
+        _ => Err(Violation::MessageKind),
+    }
+}
+
+/// A message's bytes as a frame.
+pub(crate) fn decode_message(
+    channel: Channel,
+    text: bool,
+    payload: Bytes,
+) -> Result<Frame, Violation> {
+    if !text {
+        return Ok(Frame::binary(channel, payload));
+    }
+    match String::from_utf8(payload.into()) {
+        Ok(text) => Ok(Frame::text(channel, text)),
+        Err(_) => Err(Violation::Utf8),
+    }
+}
+
+/// The outgoing media stream of one channel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stream {
+    ssrc: u32,
+    packets: u32,
+    octets: u32,
+}
+
+/// Writes frames of unreliable channels as datagrams, and keeps what sender reports tell.
+#[derive(Debug)]
+pub(crate) struct DatagramEncoder {
+    voice: Stream,
+    video: Stream,
+    cname: String,
+}
+
+impl DatagramEncoder {
+    /// Our own author ties the two streams together.
+    pub(crate) fn new(author: AuthorId, [voice, video]: [u32; 2]) -> Self {
+        let stream = |ssrc| Stream {
+            ssrc,
+            ..Stream::default()
+        };
+        Self {
+            voice: stream(voice),
+            video: stream(video),
+            cname: author.to_string(),
+        }
+    }
+
+    /// The datagram for `frame`, or `None` for a codec that has no payload type.
+    pub(crate) fn encode(&mut self, frame: &Frame) -> Option<Bytes> {
+        let mut out = BytesMut::with_capacity(1 + RTP_HEADER_LEN + frame.payload_len());
+        out.put_u8(frame.channel.number());
+        match &frame.payload {
+            Payload::Binary(bytes) => {
+                if frame.channel == Channel::AppFast {
+                    out.put_u8(BINARY);
+                }
+                out.put_slice(bytes);
+            }
+            Payload::Text(text) => {
+                out.put_u8(TEXT);
+                out.put_slice(text.as_bytes());
+            }
+            Payload::Media(packet) => {
+                let stream = self.stream(frame.channel);
+                if !encode_packet(packet, stream.ssrc, &PayloadTypes::default(), &mut out) {
+                    return None;
+                }
+                stream.packets = stream.packets.wrapping_add(1);
+                #[allow(clippy::cast_possible_truncation)] // a checked packet has at most 1100
+                let octets = packet.payload.len() as u32;
+                stream.octets = stream.octets.wrapping_add(octets);
+            }
+            Payload::Clock(clock) => {
+                let Stream {
+                    ssrc,
+                    packets,
+                    octets,
+                } = *self.stream(frame.channel);
+                let info = SenderInfo {
+                    clock: *clock,
+                    packets,
+                    octets,
+                };
+                encode_sender_report(ssrc, &info, &self.cname, &mut out);
+            }
+        }
+        Some(out.freeze())
+    }
+
+    fn stream(&mut self, channel: Channel) -> &mut Stream {
+        match channel {
+            Channel::Video => &mut self.video,
+            _ => &mut self.voice,
+        }
+    }
+}
+
+/// What a datagram holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Datagram {
+    /// A message of Replication or AppFast.
+    Message(Frame),
+    /// A media packet of the stream with this SSRC.
+    Media(Channel, u32, MediaPacket),
+    /// What a sender report says of the stream with this SSRC.
+    Clock(Channel, u32, MediaClock),
+    /// Well-formed, but of no use here: other reports, payload types of codecs unknown to us.
+    Ignored(Channel),
+}
+
+/// Reads one datagram.
+pub(crate) fn decode_datagram(datagram: &Bytes) -> Result<Datagram, Violation> {
+    let channel = datagram
+        .first()
+        .and_then(|number| Channel::from_number(*number))
+        .filter(|channel| channel.delivery() == Delivery::UnreliableUnordered)
+        .ok_or(Violation::DatagramChannel)?;
+    let body = datagram.slice(1..);
+    let decoded = if channel.is_media() {
+        decode_media(channel, &body)?
+    } else {
+        let (text, payload) = match (channel, body.split_first()) {
+            (Channel::AppFast, None) => return Err(Violation::MessageKind),
+            (Channel::AppFast, Some((kind, _))) => (decode_kind(channel, *kind)?, body.slice(1..)),
+            _ => (false, body),
+        };
+        Datagram::Message(decode_message(channel, text, payload)?)
+    };
+    let len = match &decoded {
+        Datagram::Message(frame) => frame.payload_len(),
+        Datagram::Media(_, _, packet) => packet.payload.len(),
+        Datagram::Clock(..) | Datagram::Ignored(_) => 0,
+    };
+    if len > channel.max_message_len() {
+        return Err(Violation::TooLarge);
+    }
+    Ok(decoded)
+}
+
+fn decode_media(channel: Channel, body: &Bytes) -> Result<Datagram, Violation> {
+    if !is_rtcp(body) {
+        return match decode_packet(body, &PayloadTypes::default()) {
+            Ok((ssrc, packet)) => Ok(Datagram::Media(channel, ssrc, packet)),
+            Err(RtpError::PayloadType(_)) => Ok(Datagram::Ignored(channel)),
+            Err(_) => Err(Violation::Media),
+        };
+    }
+    let reports = decode_reports(body).map_err(|_| Violation::Media)?;
+    let clock = reports.iter().find_map(|report| match report.kind {
+        ReportKind::Sender(info) => Some((report.ssrc, info.clock)),
+        ReportKind::Receiver => None,
+    });
+    Ok(match clock {
+        Some((ssrc, clock)) => Datagram::Clock(channel, ssrc, clock),
+        None => Datagram::Ignored(channel),
+    })
+}
