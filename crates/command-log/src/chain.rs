@@ -1,6 +1,6 @@
 //! One author's log: which frame may come next, and which came too early.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::cmp::Ordering;
 
 use roundtable_core::AuthorId;
 use roundtable_wire::commands::Body;
@@ -9,10 +9,8 @@ use crate::{
     FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey, RuleBreach,
     SharedFrame, SignedFrame, clock,
     rate::{Budget, Shortfall, cost},
+    waiting::Waiting,
 };
-
-/// How many frames of one author wait behind a gap.
-pub(crate) const MAX_WAITING: usize = 256;
 
 /// The end of an author's log and all that the rules for its next frame depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,9 +97,8 @@ pub(crate) enum Place {
 pub(crate) struct Chain {
     pub(crate) key: PublicKey,
     pub(crate) tip: Tip,
+    pub(crate) waiting: Waiting,
     frames: Vec<SharedFrame>,
-    /// Verified frames beyond a gap or ahead of time, by first nonce.
-    waiting: BTreeMap<u64, SharedFrame>,
 }
 
 impl Chain {
@@ -111,7 +108,7 @@ impl Chain {
             key: PublicKey::new(author)?,
             tip: Tip::start(genesis),
             frames: Vec::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
         })
     }
 
@@ -152,53 +149,23 @@ impl Chain {
     pub(crate) fn push(&mut self, frame: SharedFrame, tip: Tip) {
         self.frames.push(frame);
         self.tip = tip;
-        // Whatever waited in its place is settled now.
-        while let Some(entry) = self.waiting.first_entry() {
-            if *entry.key() > tip.nonce {
-                break;
-            }
-            entry.remove();
-        }
-    }
-
-    /// Holds a verified frame until its turn. When 256 wait, those closest to the gap stay.
-    /// Returns whether all that waited before and this one are held.
-    pub(crate) fn hold(&mut self, frame: SharedFrame) -> bool {
-        self.waiting
-            .entry(frame.header().first_nonce)
-            .or_insert(frame);
-        let fits = self.waiting.len() <= MAX_WAITING;
-        if !fits {
-            self.waiting.pop_last();
-        }
-        fits
-    }
-
-    /// Whether this very frame is held.
-    pub(crate) fn holds(&self, frame: &SignedFrame) -> bool {
-        self.waiting
-            .get(&frame.header().first_nonce)
-            .is_some_and(|held| held.id() == frame.id())
+        // Whatever waited for the same place has lost it.
+        self.waiting.drop_through(tip.nonce);
     }
 
     /// The held frame that has the place after the last one.
     pub(crate) fn held_next(&self) -> Option<&SharedFrame> {
-        self.waiting.get(&self.tip.nonce.saturating_add(1))
+        self.waiting.at(self.tip.nonce.saturating_add(1))
     }
 
     /// Lets go of the held frame that has the place after the last one.
     pub(crate) fn drop_held_next(&mut self) {
-        self.waiting.remove(&self.tip.nonce.saturating_add(1));
-    }
-
-    /// How many frames are held.
-    pub(crate) fn held(&self) -> usize {
-        self.waiting.len()
+        self.waiting.drop_through(self.tip.nonce.saturating_add(1));
     }
 
     /// The nonces that are missing before the first held frame, up to `through` if none is held.
     pub(crate) fn gap(&self, through: u64) -> Option<NonceRange> {
-        let before_held = self.waiting.keys().next().map(|first| first - 1);
+        let before_held = self.waiting.first().map(|first| first - 1);
         let range = NonceRange {
             author: self.author(),
             after: self.tip.nonce,

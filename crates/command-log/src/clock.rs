@@ -27,9 +27,10 @@ impl LamportClock {
         self.0
     }
 
-    /// The time of the next own frame, `None` at the very end of time.
-    pub(crate) fn next(self) -> Option<u64> {
-        self.0.checked_add(1)
+    /// The time of the next own frame: one above all seen, unless its bound is lower. An author
+    /// that pushes the clock to its bound thus outranks others for a while and stops nobody.
+    pub(crate) fn next(self, elapsed_ms: u64) -> u64 {
+        self.0.saturating_add(1).min(bound(elapsed_ms))
     }
 }
 
@@ -37,16 +38,25 @@ impl LamportClock {
 mod tests {
     use super::*;
 
-    /// Lamport time never wraps: at its end there is no next, and the bound, which saturates too,
-    /// keeps it from getting there.
+    /// Lamport time never wraps: it saturates, and the bound, which saturates too, keeps it from
+    /// getting there.
     #[test]
     fn lamport_clock_handles_u64_wraparound() {
         let mut clock = LamportClock::default();
         clock.observe(u64::MAX - 1);
-        assert_eq!(clock.next(), Some(u64::MAX));
+        assert_eq!(clock.next(u64::MAX), u64::MAX);
         clock.observe(u64::MAX);
-        assert_eq!(clock.next(), None);
-        assert_eq!(bound(u64::MAX), u64::MAX);
+        assert_eq!(clock.next(u64::MAX), u64::MAX);
         assert!(bound(1 << 40) < 1 << 51);
+    }
+
+    #[test]
+    fn the_next_time_is_above_all_seen_within_the_bound() {
+        let mut clock = LamportClock::default();
+        assert_eq!(clock.next(0), 1);
+        clock.observe(41);
+        assert_eq!(clock.next(0), 42);
+        clock.observe(bound(600_000));
+        assert_eq!(clock.next(7), bound(7));
     }
 }

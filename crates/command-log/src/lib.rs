@@ -18,6 +18,7 @@ mod schema;
 mod state;
 mod sync;
 mod verify;
+mod waiting;
 
 pub use action::{Action, Covered, Key, Role};
 pub use error::{AppendError, FrameError, OpenError, RuleBreach};

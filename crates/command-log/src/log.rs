@@ -25,8 +25,10 @@ use crate::{
 
 /// How far ahead of the local clock a frame's wall time may be before it waits.
 const MAX_AHEAD: Duration = Duration::from_secs(600);
-/// How many authors a log keeps apart.
+/// How many authors a log keeps that no Admin has given a role.
 const MAX_AUTHORS: usize = 1024;
+/// How many bytes of frames wait, of all authors together.
+const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// What became of a frame that was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +147,9 @@ impl CommandLog {
         self.refresh_roles();
         let tip = self.chains[own].tip;
         let author = self.chains[own].author();
-        let lamport = self.clock.next().ok_or(AppendError::ClockExhausted)?;
+        let wall_ms = wall.as_millis().max(tip.wall_ms);
+        let elapsed_ms = self.genesis.elapsed_ms(wall_ms).unwrap_or_default();
+        let lamport = self.clock.next(elapsed_ms);
         for action in actions {
             self.check_action(author, &tip, lamport, action)?;
         }
@@ -160,7 +164,7 @@ impl CommandLog {
             first_nonce,
             count,
             lamport,
-            wall_ms: wall.as_millis().max(tip.wall_ms),
+            wall_ms,
             schema: self.schema.hash(),
         };
         let limits = &self.genesis.params().limits;
@@ -176,7 +180,7 @@ impl CommandLog {
         let body = self.encoder.encode(actions.iter().map(Action::as_wire))?;
         let hash = self.genesis.hash();
         let frame = SignedFrame::sign(&hash, header, body, &key);
-        // Of all rules, only the bound on the clock can still be broken.
+        // Of all rules, only one can still be broken: at its bound, the clock no longer rises.
         let tip = tip
             .extended(&header, frame.id(), price, &self.genesis)
             .map_err(|_| AppendError::ClockExhausted)?;
@@ -203,7 +207,7 @@ impl CommandLog {
     }
 
     /// Takes frames from a store, own and foreign, in any order; a store is trusted no more than a
-    /// peer. Returns how many the log now has of them, beside what it had.
+    /// peer. What it applies is polled like anything else. Returns how many frames joined the log.
     pub fn restore(&mut self, wall: WallTime, frames: impl IntoIterator<Item = Bytes>) -> usize {
         let before = self.counters.accepted_frames;
         for bytes in frames {
@@ -366,6 +370,11 @@ impl CommandLog {
         self.clock.highest()
     }
 
+    /// How many authors' commands the log holds or waits for.
+    pub const fn authors(&self) -> usize {
+        self.chains.len()
+    }
+
     /// The room's genesis.
     pub const fn genesis(&self) -> &Genesis {
         &self.genesis
@@ -432,7 +441,7 @@ impl CommandLog {
         let known = self.index.get(&frame.author()).copied();
         let fresh = match known {
             Some(_) => None,
-            None if self.chains.len() >= MAX_AUTHORS => return Err(FrameError::TooManyAuthors),
+            None if !self.has_room_for(frame.author()) => return Err(FrameError::TooManyAuthors),
             None => Some(Chain::new(frame.author(), &self.genesis)?),
         };
         let chain = match (&fresh, known) {
@@ -442,7 +451,7 @@ impl CommandLog {
         let place = chain.place(&frame);
         let tip = match place {
             Place::Known => return Ok(Received::Duplicate),
-            _ if chain.holds(&frame) => return Ok(Received::Duplicate),
+            _ if chain.waiting.holds(&frame) => return Ok(Received::Duplicate),
             Place::Next => Some(chain.judge(&frame, &self.genesis)?),
             Place::Beyond | Place::Fork => None,
         };
@@ -465,11 +474,18 @@ impl CommandLog {
         }
     }
 
-    /// Has a verified frame wait.
+    /// Strangers may fill the log with authors, but never keep out one that was given a role.
+    fn has_room_for(&self, author: AuthorId) -> bool {
+        self.chains.len() < MAX_AUTHORS || self.roles.names(author)
+    }
+
+    /// Has a verified frame wait, if there is room.
     fn hold(&mut self, index: usize, frame: SharedFrame) -> Received {
+        let waiting: usize = self.chains.iter().map(|chain| chain.waiting.bytes()).sum();
         let chain = &mut self.chains[index];
         let before = frame.header().first_nonce - 1;
-        if !chain.hold(frame) {
+        let fits = waiting + frame.bytes().len() <= MAX_WAITING_BYTES;
+        if !fits || !chain.waiting.hold(frame) {
             bump(&mut self.counters.not_held);
         }
         match chain.gap(before) {
@@ -574,7 +590,7 @@ impl Observe for CommandLog {
     #[allow(clippy::cast_precision_loss)] // gauges are for people
     fn observe(&self, visitor: &mut dyn MetricsVisitor) {
         self.counters.observe(visitor);
-        let waiting: usize = self.chains.iter().map(Chain::held).sum();
+        let waiting: usize = self.chains.iter().map(|chain| chain.waiting.len()).sum();
         visitor.gauge("log_waiting_frames", &[], waiting as f64);
         visitor.gauge("log_authors", &[], self.chains.len() as f64);
         visitor.gauge("log_lamport", &[], self.clock.highest() as f64);

@@ -93,6 +93,11 @@ impl Roles {
         self.at(author, u64::MAX, u64::MAX)
     }
 
+    /// Whether a role command that counts names this author.
+    pub(crate) fn names(&self, author: AuthorId) -> bool {
+        self.rulings.contains_key(&author)
+    }
+
     /// The authors whose role now is not the default, in order.
     pub(crate) fn current(&self) -> impl Iterator<Item = (AuthorId, Role)> {
         let ruled = self.rulings.keys().copied().filter(|a| *a != self.creator);

@@ -110,28 +110,28 @@ impl Entry {
         }
         let counts = |op: &&Op| strategy.accepts(&op.value) && counts(&op.order);
         let shared = |op: &Op| Value::Shared(op.value.clone());
-        let value = match strategy {
+        let new = match strategy {
             Strategy::LastWriteWins => self.ops.iter().rfind(counts).map(shared),
             Strategy::Reject => self.ops.iter().find(counts).map(shared),
             Strategy::Merge(rule) => {
-                let mut value = match self.folded {
-                    0 => Value::None,
-                    _ => std::mem::take(&mut self.value),
-                };
-                let new = &self.ops[self.folded..];
-                let mut changed = self.folded == 0;
-                for op in new.iter().filter(counts) {
-                    value.merge(rule, &op.value);
-                    changed = true;
+                let from = std::mem::replace(&mut self.folded, self.ops.len());
+                let mut new = self.ops[from..].iter().filter(counts).peekable();
+                if from > 0 {
+                    // Everything before is folded already, so any command now changes the value.
+                    let changed = new.peek().is_some();
+                    new.for_each(|op| self.value.merge(rule, &op.value));
+                    return changed;
                 }
-                self.folded = self.ops.len();
-                self.value = value;
-                return changed;
+                let folded = new.fold(Value::None, |mut value, op| {
+                    value.merge(rule, &op.value);
+                    value
+                });
+                (folded != Value::None).then_some(folded)
             }
         };
-        let value = value.unwrap_or_default();
-        let changed = self.value != value;
-        self.value = value;
+        let new = new.unwrap_or_default();
+        let changed = self.value != new;
+        self.value = new;
         changed
     }
 }

@@ -1,0 +1,70 @@
+//! Frames whose turn has not come: verified, bounded, unapplied.
+
+use std::collections::BTreeMap;
+
+use crate::{SharedFrame, SignedFrame};
+
+/// How many frames of one author wait.
+const MAX_FRAMES: usize = 256;
+
+/// One author's frames beyond a gap or ahead of time, by first nonce.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    frames: BTreeMap<u64, SharedFrame>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Holds a frame; the first to claim a nonce keeps it. When 256 wait, those closest to the gap
+    /// stay. Returns whether this one is held, and nothing had to go for it.
+    pub(crate) fn hold(&mut self, frame: SharedFrame) -> bool {
+        let nonce = frame.header().first_nonce;
+        if self.frames.contains_key(&nonce) {
+            return false;
+        }
+        self.bytes += frame.bytes().len();
+        self.frames.insert(nonce, frame);
+        if self.frames.len() <= MAX_FRAMES {
+            return true;
+        }
+        if let Some((_, last)) = self.frames.pop_last() {
+            self.bytes -= last.bytes().len();
+        }
+        false
+    }
+
+    /// Whether this very frame is held.
+    pub(crate) fn holds(&self, frame: &SignedFrame) -> bool {
+        self.at(frame.header().first_nonce)
+            .is_some_and(|held| held.id() == frame.id())
+    }
+
+    /// The frame that begins at `nonce`.
+    pub(crate) fn at(&self, nonce: u64) -> Option<&SharedFrame> {
+        self.frames.get(&nonce)
+    }
+
+    /// The nonce at which the first frame begins.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.frames.keys().next().copied()
+    }
+
+    /// Lets go of all frames that begin at or below `nonce`.
+    pub(crate) fn drop_through(&mut self, nonce: u64) {
+        while let Some(first) = self.frames.first_entry()
+            && *first.key() <= nonce
+        {
+            self.bytes -= first.remove().bytes().len();
+        }
+    }
+
+    /// How many frames are held.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// How many bytes they have.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
