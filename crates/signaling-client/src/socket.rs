@@ -8,7 +8,7 @@ use roundtable_signaling_protocol::{
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    MaybeTlsStream, WebSocketStream,
     tungstenite::{Error, Message, protocol::WebSocketConfig},
 };
 
@@ -42,11 +42,8 @@ impl Socket {
             .write_buffer_size(0)
             .max_message_size(Some(limits::MAX_MESSAGE_LEN))
             .max_frame_size(Some(limits::MAX_MESSAGE_LEN));
-        let url = config.url.as_str();
-        let connecting =
-            connect_async_tls_with_config(url, Some(websocket), true, connector(config));
-        match connecting.await {
-            Ok((socket, _)) => Ok(Self(socket)),
+        match dial(config, websocket).await {
+            Ok(socket) => Ok(Self(socket)),
             Err(Error::Http(response)) if response.status() == 503 => {
                 Err(JoinError::Unavailable { retry_after: None })
             }
@@ -101,27 +98,38 @@ impl Socket {
     }
 }
 
+type Dialed = Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error>;
+
 #[cfg(not(feature = "tls"))]
-fn connector(_: &ClientConfig) -> Option<Connector> {
-    Some(Connector::Plain)
+async fn dial(config: &ClientConfig, websocket: WebSocketConfig) -> Dialed {
+    use tokio_tungstenite::connect_async_with_config;
+
+    let dialed = connect_async_with_config(config.url.as_str(), Some(websocket), true);
+    dialed.await.map(|(socket, _)| socket)
 }
 
 #[cfg(feature = "tls")]
-fn connector(config: &ClientConfig) -> Option<Connector> {
+async fn dial(config: &ClientConfig, websocket: WebSocketConfig) -> Dialed {
     use std::sync::Arc;
 
-    if config.url.scheme() == "ws" {
-        return Some(Connector::Plain);
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .ok()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Some(Connector::Rustls(Arc::new(tls)))
+    use tokio_tungstenite::{Connector, connect_async_tls_with_config};
+
+    let connector = if config.url.scheme() == "wss" {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| Error::Tls(error.into()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Connector::Rustls(Arc::new(tls))
+    } else {
+        Connector::Plain
+    };
+    let url = config.url.as_str();
+    let dialed = connect_async_tls_with_config(url, Some(websocket), true, Some(connector));
+    dialed.await.map(|(socket, _)| socket)
 }
 
 /// Connects and announces, with `resume` to take an earlier place again.
