@@ -15,16 +15,15 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Commands that each writer submits: ten seconds of them.
-const EACH: u64 = 300;
+/// Fewer commands than this, and peers did not really write: a third of what should come together
+/// in the seconds below, so that a busy machine is no failure.
+const LEAST_COMMANDS: u64 = 480;
 /// After this long the late peer joins.
 const UNTIL_LATE: Duration = Duration::from_secs(6);
 /// Then everyone is listened to for this long.
 const LISTENING: Duration = Duration::from_secs(10);
 /// How long the browser listens, in seconds.
 const BROWSING: u32 = 12;
-/// How long the log may take to settle once everything is written.
-const SETTLING: Duration = Duration::from_secs(15);
 
 /// How to check.
 #[derive(Debug, Clone, Copy)]
@@ -130,20 +129,12 @@ impl Scene<'_> {
         let browsed = browsing
             .map(|browsing| wait_browsed(&mut room, browsing))
             .transpose()?;
-        room.wait_until("every command is applied", SETTLING, |room| {
-            let written = EACH * NATIVES.len() as u64;
-            let applied = |native: &Native| room.state.peer(native.name).map(|p| p.commands);
-            everyone
-                .iter()
-                .all(|native| applied(native) >= Some(written))
-        })?;
-        room.listen(Duration::from_secs(1))?;
         report.judge_links(&room.state, &everyone);
         report.cpu_seconds = room.cpu_time().map(|time| time.as_secs_f64());
         report.seconds = clock::now().duration_since(started).as_secs_f64();
         let (state, ended) = room.close();
         self.say("everyone has left");
-        report.judge_log(&state, &everyone, EACH);
+        report.judge_log(&state, &everyone, LEAST_COMMANDS);
         report.judge_ends(&ended);
         judge_voices(report, &state, &everyone, &assets);
         if let Some((browser, browsed)) = self.browser.as_ref().zip(browsed) {
@@ -155,12 +146,7 @@ impl Scene<'_> {
     fn enter(&self, room: &mut Room, native: Native) -> Result<(), RoomError> {
         let records = self.folder.join(native.name);
         let records = records.to_string_lossy();
-        let each = EACH.to_string();
-        let mut more = vec!["--record", &*records];
-        if native.active {
-            more.extend(["--submit-count", &each]);
-        }
-        room.join(native, &more)?;
+        room.join(native, &["--record", &*records])?;
         room.wait_until("a peer has joined", PATIENCE, |room| {
             let peer = room.state.peer(native.name);
             peer.is_some_and(|peer| peer.joined)

@@ -10,10 +10,11 @@ use serde::Deserialize;
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
     /// The peer is in the room.
-    Joined {
+    Joined,
+    /// The room's founding document is known.
+    Room {
         /// A link that lets others in.
-        #[serde(default)]
-        invite: Option<String>,
+        invite: String,
     },
     /// A remote peer can be talked to.
     Connected {
@@ -21,7 +22,7 @@ pub(crate) enum Event {
         peer: String,
         /// `quic` or `webrtc`.
         transport: String,
-        /// From the announce to ready, in milliseconds.
+        /// From the start of the negotiation until the transport was open, in milliseconds.
         ms: f64,
     },
     /// The first sample of the file that is spoken was captured.
@@ -39,16 +40,13 @@ pub(crate) enum Event {
         /// When, in microseconds since the Unix epoch.
         unix_us: u64,
     },
-    /// The first frame of a remote peer's voice was played.
+    /// A remote peer was heard for the first time.
     FirstVoice {
-        /// Since its link was ready, in milliseconds.
-        ms: f64,
+        /// The remote peer.
+        peer: String,
     },
     /// The first command of another author was applied.
-    FirstCommand {
-        /// Since the peer joined, in milliseconds.
-        ms: f64,
-    },
+    FirstCommand,
     /// How far the log is, once a second.
     Applied {
         /// Commands applied so far.
@@ -58,8 +56,8 @@ pub(crate) enum Event {
     Voice {
         /// The remote peer.
         peer: String,
-        /// Whether it speaks.
-        speaking: bool,
+        /// Whether it speaks, or none if it never has.
+        speaking: Option<bool>,
     },
     /// How a link does, once a second.
     Link {
@@ -93,25 +91,23 @@ pub(crate) struct Summary {
     pub(crate) state_hash: String,
     /// Commands applied.
     pub(crate) commands: u64,
-    /// The links it had at the end.
-    #[serde(default)]
-    pub(crate) links: Vec<SummaryLink>,
     /// Tasks that still ran after leaving.
     pub(crate) tasks_left: u64,
-    /// Sockets that were still open after leaving.
-    pub(crate) sockets_left: u64,
+    /// Sockets that were still open after leaving, where the system tells.
+    pub(crate) sockets_left: Option<u64>,
 }
 
-/// A link at the end.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct SummaryLink {
-    /// The remote peer.
-    pub(crate) peer: String,
-    /// `quic` or `webrtc`.
-    pub(crate) transport: String,
+/// A line: an event and when it was said.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Line {
+    /// Milliseconds since the Unix epoch.
+    pub(crate) at_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub(crate) event: Event,
 }
 
-impl Event {
+impl Line {
     /// Reads a line, or `None` if it is no event.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         serde_json::from_str(line).ok()
@@ -122,47 +118,52 @@ impl Event {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Option<Event> {
+        Some(Line::parse(line)?.event)
+    }
+
     #[test]
     fn a_line_is_read_with_the_fields_that_are_of_interest() {
         let line = r#"{"event":"connected","at_ms":17,"peer":"bob","transport":"quic","ms":4.5,"guest":false}"#;
-        assert_eq!(
-            Event::parse(line),
-            Some(Event::Connected {
-                peer: "bob".into(),
-                transport: "quic".into(),
-                ms: 4.5
-            })
-        );
+        let event = Event::Connected {
+            peer: "bob".into(),
+            transport: "quic".into(),
+            ms: 4.5,
+        };
+        assert_eq!(Line::parse(line), Some(Line { at_ms: 17, event }));
     }
 
     #[test]
     fn the_mix_has_no_peer_and_a_young_link_no_round_trip_time() {
-        let mix = r#"{"event":"recording_started","peer":null,"path":"mix.wav","unix_us":5}"#;
+        let mix =
+            r#"{"event":"recording_started","at_ms":1,"peer":null,"path":"mix.wav","unix_us":5}"#;
         assert!(matches!(
-            Event::parse(mix),
+            parse(mix),
             Some(Event::RecordingStarted { peer: None, .. })
         ));
-        let link = r#"{"event":"link","peer":"bob","transport":"quic","rtt_ms":null,"loss":null}"#;
+        let link = r#"{"event":"link","at_ms":1,"peer":"bob","transport":"quic","rtt_ms":null,"loss":null}"#;
         assert!(matches!(
-            Event::parse(link),
+            parse(link),
             Some(Event::Link { rtt_ms: None, .. })
         ));
     }
 
     #[test]
     fn the_summary_says_what_was_left_behind() {
-        let line = r#"{"event":"summary","state_hash":"ab","commands":7,"frames":3,
+        let line = r#"{"event":"summary","at_ms":1,"state_hash":"ab","commands":7,"frames":3,
             "links":[{"peer":"bob","transport":"quic"}],"tasks_left":0,"sockets_left":1}"#;
-        let Some(Event::Summary(summary)) = Event::parse(line) else {
+        let Some(Event::Summary(summary)) = parse(line) else {
             panic!("no summary");
         };
-        assert_eq!((summary.commands, summary.sockets_left), (7, 1));
-        assert_eq!(summary.links[0].peer, "bob");
+        assert_eq!((summary.commands, summary.sockets_left), (7, Some(1)));
     }
 
     #[test]
     fn kinds_that_are_not_known_are_let_pass_and_other_text_is_none() {
-        assert_eq!(Event::parse(r#"{"event":"novelty"}"#), Some(Event::Other));
-        assert_eq!(Event::parse("hello"), None);
+        assert_eq!(
+            parse(r#"{"event":"novelty","at_ms":1}"#),
+            Some(Event::Other)
+        );
+        assert_eq!(parse("listening on http://127.0.0.1:8080/"), None);
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock, demo::event::Event, workspace};
+use crate::{clock, demo::event::Line, workspace};
 
 /// A process could not be started or ended.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub(crate) struct Heard {
     /// Which process.
     pub(crate) name: String,
     /// What, or `None` once its output has ended.
-    pub(crate) event: Option<Event>,
+    pub(crate) line: Option<Line>,
 }
 
 /// A process that runs. Dropping it kills it: nothing outlives the demo, whatever goes wrong.
@@ -80,10 +80,10 @@ impl Process {
             // Ends with the pipe, so with the process.
             thread::spawn(move || {
                 let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-                let events = lines.filter_map(|line| Event::parse(&line)).map(Some);
-                for event in events.chain([None]) {
+                let events = lines.filter_map(|line| Line::parse(&line)).map(Some);
+                for line in events.chain([None]) {
                     let name = name.clone();
-                    if heard.send(Heard { name, event }).is_err() {
+                    if heard.send(Heard { name, line }).is_err() {
                         break;
                     }
                 }
@@ -175,6 +175,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::demo::event::Event;
 
     fn shell(name: &str, script: &str, heard: Sender<Heard>) -> Process {
         let mut command = Command::new("sh");
@@ -185,13 +186,11 @@ mod tests {
     #[test]
     fn what_a_process_says_is_heard_until_its_output_ends() {
         let (sender, heard) = mpsc::channel();
-        let script = r#"echo '{"event":"applied","total":3}'; echo noise >&2"#;
+        let script = r#"echo '{"event":"applied","at_ms":1,"total":3}'; echo noise >&2"#;
         let process = shell("xtask-test-says", script, sender);
-        assert_eq!(
-            heard.recv().unwrap().event,
-            Some(Event::Applied { total: 3 })
-        );
-        assert_eq!(heard.recv().unwrap().event, None);
+        let line = heard.recv().unwrap().line.unwrap();
+        assert_eq!(line.event, Event::Applied { total: 3 });
+        assert_eq!(heard.recv().unwrap().line, None);
         let ended = process.wait(Duration::from_secs(10));
         assert!(ended.status.unwrap().success());
         assert_eq!(ended.log, "noise\n");
@@ -200,8 +199,7 @@ mod tests {
     #[test]
     fn an_interrupted_process_ends_by_the_signal_and_not_by_being_killed() {
         let (sender, heard) = mpsc::channel();
-        let script =
-            r#"trap 'exit 7' INT; echo '{"event":"joined"}'; while :; do sleep 0.05; done"#;
+        let script = r#"trap 'exit 7' INT; echo '{"event":"joined","at_ms":1}'; while :; do sleep 0.05; done"#;
         let mut process = shell("xtask-test-leaves", script, sender);
         heard.recv().unwrap();
         process.interrupt();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use crate::demo::{
-    event::{Event, Summary},
+    event::{Event, Line, Summary},
     process::Heard,
 };
 
@@ -25,10 +25,10 @@ pub(crate) struct Peer {
     pub(crate) remotes: BTreeMap<String, Remote>,
     /// When its file's first sample was captured, in microseconds since the Unix epoch.
     pub(crate) speaking_since_us: Option<u64>,
-    /// From joining to the first command of another author, in milliseconds.
-    pub(crate) first_command_ms: Option<f64>,
-    /// From linked to the first frame of a remote voice, in milliseconds, for each.
-    pub(crate) first_voice_ms: Vec<f64>,
+    /// When it was first linked with anyone, in milliseconds since the Unix epoch.
+    linked_at_ms: Option<u64>,
+    /// From its first link to the first command of another author, in milliseconds.
+    pub(crate) first_command_ms: Option<u64>,
     /// Commands applied.
     pub(crate) commands: u64,
     /// What it said last.
@@ -42,6 +42,10 @@ pub(crate) struct Peer {
 pub(crate) struct Remote {
     /// The transports over which it was connected, in order, and the milliseconds each took.
     pub(crate) connected: Vec<(String, f64)>,
+    /// When it was first connected, in milliseconds since the Unix epoch.
+    connected_at_ms: Option<u64>,
+    /// From the link until its voice was first heard, in milliseconds.
+    pub(crate) first_voice_ms: Option<u64>,
     /// How often it was lost.
     pub(crate) lost: u32,
     /// The transport in use.
@@ -60,8 +64,8 @@ impl State {
     /// Takes note of what a process said.
     pub(crate) fn hear(&mut self, heard: Heard) {
         let peer = self.peers.entry(heard.name).or_default();
-        match heard.event {
-            Some(event) => peer.hear(event),
+        match heard.line {
+            Some(line) => peer.hear(line),
             None => peer.silent = true,
         }
     }
@@ -116,18 +120,19 @@ impl Peer {
             .is_some_and(|remote| !remote.transport.is_empty())
     }
 
-    fn hear(&mut self, event: Event) {
-        match event {
-            Event::Joined { invite } => {
-                self.joined = true;
-                self.invite = invite.or(self.invite.take());
-            }
+    fn hear(&mut self, line: Line) {
+        let at_ms = line.at_ms;
+        match line.event {
+            Event::Joined => self.joined = true,
+            Event::Room { invite } => self.invite = Some(invite),
             Event::Connected {
                 peer,
                 transport,
                 ms,
             } => {
+                self.linked_at_ms.get_or_insert(at_ms);
                 let remote = self.remote(peer);
+                remote.connected_at_ms.get_or_insert(at_ms);
                 remote.transport.clone_from(&transport);
                 remote.connected.push((transport, ms));
             }
@@ -141,12 +146,19 @@ impl Peer {
             } => {
                 self.remote(peer).recording.get_or_insert((path, unix_us));
             }
-            Event::FirstVoice { ms } => self.first_voice_ms.push(ms),
-            Event::FirstCommand { ms } => {
-                self.first_command_ms.get_or_insert(ms);
+            Event::FirstVoice { peer } => {
+                let remote = self.remote(peer);
+                let since = remote.connected_at_ms.unwrap_or(at_ms);
+                remote.first_voice_ms = Some(at_ms.saturating_sub(since));
+            }
+            Event::FirstCommand => {
+                let since = self.linked_at_ms.unwrap_or(at_ms);
+                self.first_command_ms = Some(at_ms.saturating_sub(since));
             }
             Event::Applied { total } => self.commands = total,
-            Event::Voice { peer, speaking } => self.remote(peer).speaking = speaking,
+            Event::Voice { peer, speaking } => {
+                self.remote(peer).speaking = speaking.unwrap_or(false);
+            }
             Event::Link {
                 peer,
                 transport,
@@ -184,14 +196,16 @@ mod tests {
         let mut state = State::default();
         for (name, line) in lines {
             let name = (*name).to_owned();
-            let event = Some(Event::parse(line).unwrap());
-            state.hear(Heard { name, event });
+            let line = Some(Line::parse(line).unwrap());
+            state.hear(Heard { name, line });
         }
         state
     }
 
-    const TO_BOB: &str = r#"{"event":"connected","peer":"bob","transport":"quic","ms":5}"#;
-    const TO_ALICE: &str = r#"{"event":"connected","peer":"alice","transport":"quic","ms":6}"#;
+    const TO_BOB: &str =
+        r#"{"event":"connected","at_ms":1,"peer":"bob","transport":"quic","ms":5}"#;
+    const TO_ALICE: &str =
+        r#"{"event":"connected","at_ms":1,"peer":"alice","transport":"quic","ms":6}"#;
 
     #[test]
     fn a_pair_is_linked_once_both_sides_say_so() {
@@ -201,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_lost_peer_is_not_linked_and_its_loss_is_remembered() {
-        let lost = r#"{"event":"disconnected","peer":"bob","reason":"lost"}"#;
+        let lost = r#"{"event":"disconnected","at_ms":1,"peer":"bob","reason":"lost"}"#;
         let state = told(&[("alice", TO_BOB), ("bob", TO_ALICE), ("alice", lost)]);
         assert!(!state.all_linked(&["alice", "bob"]));
         assert_eq!(state.peers["alice"].remotes["bob"].lost, 1);
@@ -209,9 +223,9 @@ mod tests {
 
     #[test]
     fn the_table_shows_each_link_with_what_is_known() {
-        let link = r#"{"event":"link","peer":"bob","transport":"quic","rtt_ms":0.42,"loss":0.013}"#;
-        let voice = r#"{"event":"voice","peer":"bob","speaking":true}"#;
-        let applied = r#"{"event":"applied","total":123,"rate":30.0}"#;
+        let link = r#"{"event":"link","at_ms":1,"peer":"bob","transport":"quic","rtt_ms":0.42,"loss":0.013}"#;
+        let voice = r#"{"event":"voice","at_ms":1,"peer":"bob","speaking":true}"#;
+        let applied = r#"{"event":"applied","at_ms":1,"total":123,"rate":30.0}"#;
         let lines = [TO_BOB, link, voice, applied].map(|line| ("alice", line));
         let table = told(&lines).table();
         let row = table.lines().nth(1).unwrap();
@@ -225,9 +239,20 @@ mod tests {
     }
 
     #[test]
+    fn first_times_are_counted_from_the_link_and_not_from_the_start_of_the_program() {
+        let linked = r#"{"event":"connected","at_ms":5000,"peer":"bob","transport":"quic","ms":5}"#;
+        let voice = r#"{"event":"first_voice","at_ms":5300,"peer":"bob","ms":9000.0}"#;
+        let command = r#"{"event":"first_command","at_ms":5040,"ms":8000.0}"#;
+        let state = told(&[("alice", linked), ("alice", voice), ("alice", command)]);
+        let alice = &state.peers["alice"];
+        assert_eq!(alice.first_command_ms, Some(40));
+        assert_eq!(alice.remotes["bob"].first_voice_ms, Some(300));
+    }
+
+    #[test]
     fn a_speaker_who_begins_his_file_again_has_begun_once() {
-        let first = r#"{"event":"speaking_started","file":"a.wav","unix_us":10}"#;
-        let again = r#"{"event":"speaking_started","file":"a.wav","unix_us":20}"#;
+        let first = r#"{"event":"speaking_started","at_ms":1,"file":"a.wav","unix_us":10}"#;
+        let again = r#"{"event":"speaking_started","at_ms":1,"file":"a.wav","unix_us":20}"#;
         let state = told(&[("alice", first), ("alice", again)]);
         assert_eq!(state.peers["alice"].speaking_since_us, Some(10));
     }
