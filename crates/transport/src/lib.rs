@@ -2,6 +2,8 @@
 #![doc = include_str!("../README.md")]
 
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod link;
 mod memory;
 mod queue;
