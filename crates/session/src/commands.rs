@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// Has the state move on: at once, or when the tick since the last time is over.
-    fn settle_soon(&mut self, now: Now) {
+    pub(crate) fn settle_soon(&mut self, now: Now) {
         if let Some(room) = &mut self.room {
             let due = room.last_settle + self.config.flush_interval;
             room.settle_due = Some(due.max(now.mono));

@@ -10,6 +10,7 @@ mod handshake;
 mod heartbeat;
 mod links;
 mod outbox;
+mod restore;
 mod room;
 mod session;
 mod submissions;

@@ -1,0 +1,24 @@
+//! A session that goes on where an earlier one of the same author ended.
+
+use bytes::Bytes;
+
+use crate::{Session, event::Now};
+
+impl Session {
+    /// Takes frames that a store has kept, before the first link; returns how many were taken.
+    /// Frames that do not belong to this room are not. Signs nothing until a peer has shown, or an
+    /// empty room has proven, that these are all.
+    pub fn restore(&mut self, now: Now, frames: impl IntoIterator<Item = Bytes>) -> usize {
+        let Some(room) = &mut self.room else { return 0 };
+        let taken = room.log.restore(now.wall, frames);
+        self.settle_soon(now);
+        taken
+    }
+
+    /// Signs and sends at once what waits for the end of the flush interval. For a shell that is
+    /// about to leave.
+    pub fn finish(&mut self, now: Now) {
+        let mono = now.mono + self.config.flush_interval;
+        self.flush(Now { mono, ..now });
+    }
+}

@@ -1,0 +1,160 @@
+//! Which genesis a room without an invite agrees on.
+
+use roundtable_command_log::{Genesis, Role};
+use roundtable_core::{CloseCode, TransportKind::Quic};
+use roundtable_session::{Event, GenesisSource, Input};
+
+use crate::world::{World, author, config, key, params, trail};
+
+fn first_comers(seed: u64, names: &[&str]) -> World {
+    let mut world = World::new(seed);
+    for (n, name) in names.iter().enumerate() {
+        let source = GenesisSource::FirstCome(params(n as u8 + 1));
+        world.add(config(name, source), name);
+    }
+    world
+}
+
+fn alone(world: &mut World, name: &str) {
+    world.input(name, Input::AloneInRoom).unwrap();
+}
+
+fn known(world: &World, name: &str) -> Vec<(bool, bool)> {
+    let known = world
+        .node(name)
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::GenesisKnown {
+                verified, created, ..
+            } => Some((*verified, *created)),
+            _ => None,
+        });
+    known.collect()
+}
+
+#[test]
+fn whoever_is_alone_creates_the_room_and_the_others_take_it_on_trust() {
+    let mut world = first_comers(1, &["alice", "bob"]);
+    alone(&mut world, "alice");
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    assert_eq!(known(&world, "alice"), [(false, true)]);
+    assert_eq!(known(&world, "bob"), [(false, false)]);
+    world.submit("bob", vec![trail("b")]);
+    world.secs(1);
+    world.common_hash();
+    let log = world.node("alice").session.log().unwrap();
+    assert_eq!(log.role_of(author("bob")), Role::Editor);
+}
+
+#[test]
+fn peers_without_a_genesis_are_ready_and_learn_it_later() {
+    let mut world = first_comers(2, &["alice", "bob", "carol"]);
+    world.link("bob", "carol", Quic);
+    world.secs(8);
+    let ready = |e: &Event| matches!(e, Event::PeerReady { .. });
+    assert!(world.node("bob").events.iter().any(ready));
+    let submit = Input::Submit {
+        actions: vec![trail("x")],
+    };
+    assert!(world.input("bob", submit).is_err());
+    alone(&mut world, "alice");
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    world.submit("bob", vec![trail("b")]);
+    world.secs(3);
+    world.common_hash();
+}
+
+#[test]
+fn an_invite_is_true_to_its_hash() {
+    let genesis = Genesis::create(params(1), &key("alice")).unwrap();
+    let mut world = World::new(3);
+    world.add(
+        config("alice", GenesisSource::Known(genesis.clone())),
+        "alice",
+    );
+    world.add(
+        config("mallory", GenesisSource::Create(params(9))),
+        "mallory",
+    );
+    world.add(config("bob", GenesisSource::Invited(genesis.hash())), "bob");
+    alone(&mut world, "alice");
+    // bob meets an impostor first, and no other room will do.
+    world.link("bob", "mallory", Quic);
+    world.secs(1);
+    let codes: Vec<_> = world
+        .node("bob")
+        .closed
+        .iter()
+        .map(|(_, code)| *code)
+        .collect();
+    assert_eq!(codes, [CloseCode::GENESIS_MISMATCH]);
+    assert!(known(&world, "bob").is_empty());
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    assert_eq!(known(&world, "bob"), [(true, false)]);
+}
+
+#[test]
+fn two_founders_who_were_alone_agree_and_lose_no_command() {
+    for seed in 0..4 {
+        let mut world = first_comers(4 + seed, &["alice", "bob"]);
+        world.millis(seed);
+        alone(&mut world, "alice");
+        alone(&mut world, "bob");
+        world.submit("alice", vec![trail("a")]);
+        world.submit("bob", vec![trail("b")]);
+        world.secs(1);
+        world.link("alice", "bob", Quic);
+        world.secs(1);
+        world.common_hash();
+        let mut letters: Vec<_> = world.node("alice").trail().chars().collect();
+        letters.sort_unstable();
+        assert_eq!(letters, ['a', 'b']);
+        let geneses = ["alice", "bob"].map(|name| known(&world, name).len());
+        assert!(geneses == [1, 2] || geneses == [2, 1], "{geneses:?}");
+    }
+}
+
+#[test]
+fn two_rooms_that_both_have_people_in_them_do_not_mix() {
+    let mut world = first_comers(9, &["alice", "bob", "carol", "dave"]);
+    alone(&mut world, "alice");
+    alone(&mut world, "carol");
+    world.link("bob", "alice", Quic);
+    world.link("dave", "carol", Quic);
+    world.secs(1);
+    for name in ["alice", "bob", "carol", "dave"] {
+        world.submit(name, vec![trail(name)]);
+    }
+    world.secs(1);
+    world.link("bob", "carol", Quic);
+    world.secs(1);
+    let codes = ["bob", "carol"].map(|n| world.node(n).closed.first().map(|(_, code)| *code));
+    assert!(
+        codes.contains(&Some(CloseCode::GENESIS_MISMATCH)),
+        "{codes:?}"
+    );
+    let hash = |name| world.node(name).session.state_hash();
+    assert_eq!(hash("alice"), hash("bob"));
+    assert_eq!(hash("carol"), hash("dave"));
+}
+
+#[test]
+fn a_lone_founder_yields_to_a_room_with_people_in_it() {
+    let mut world = first_comers(10, &["alice", "bob", "carol"]);
+    alone(&mut world, "alice");
+    alone(&mut world, "carol");
+    world.submit("carol", vec![trail("c")]);
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    world.submit("bob", vec![trail("b")]);
+    world.secs(1);
+    world.link("carol", "alice", Quic);
+    world.link("carol", "bob", Quic);
+    world.secs(3);
+    world.common_hash();
+    assert_eq!(world.node("alice").trail(), "bc");
+}

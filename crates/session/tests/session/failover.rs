@@ -1,0 +1,101 @@
+//! Several links to one peer, and links that die.
+
+use roundtable_core::{
+    Channel, CloseCode, Frame,
+    TransportKind::{Quic, WebRtc},
+};
+use roundtable_session::{Event, Input, LinkId, Recipient};
+
+use crate::world::{World, peer, trail};
+
+fn gone(world: &World, name: &str) -> usize {
+    let gone = |e: &&Event| matches!(e, Event::PeerGone { .. });
+    world.node(name).events.iter().filter(gone).count()
+}
+
+fn first_link(world: &World, name: &str) -> LinkId {
+    world.node(name).session.peers().next().unwrap().links[0].link
+}
+
+#[test]
+fn quic_is_preferred_and_webrtc_takes_over_without_loss_or_repeat() {
+    let mut world = World::founded_by(1, &["alice", "bob"]);
+    let webrtc = world.link("alice", "bob", WebRtc);
+    let quic = world.link("alice", "bob", Quic);
+    world.secs(1);
+    assert_eq!(first_link(&world, "alice"), quic);
+    for round in 0..40 {
+        for name in ["alice", "bob"] {
+            world.submit(name, vec![trail(&format!("{name}{round} "))]);
+        }
+        if round == 20 {
+            // With frames under way on it.
+            world.unplug(quic);
+        }
+        world.millis(7);
+    }
+    world.millis(200);
+    world.common_hash();
+    assert_eq!(first_link(&world, "alice"), webrtc);
+    assert_eq!(
+        world.node("alice").applied_of("bob"),
+        (1..=40).collect::<Vec<_>>()
+    );
+    // The grant comes first.
+    assert_eq!(
+        world.node("bob").applied_of("alice"),
+        (1..=41).collect::<Vec<_>>()
+    );
+    assert_eq!((gone(&world, "alice"), gone(&world, "bob")), (0, 0));
+    world.unplug(webrtc);
+    assert_eq!((gone(&world, "alice"), gone(&world, "bob")), (1, 1));
+}
+
+#[test]
+fn three_missed_heartbeats_end_a_silent_link() {
+    let mut world = World::founded_by(2, &["alice", "bob"]);
+    let link = world.link("alice", "bob", Quic);
+    world.secs(10);
+    let view = world.node("alice").session.peers().next().unwrap();
+    let rtt = view.links[0].rtt.unwrap().as_millis();
+    assert!((10..=70).contains(&rtt), "{rtt} ms");
+    world.silence(link);
+    world.millis(1900);
+    assert!(world.node("alice").closed.is_empty());
+    world.millis(2200);
+    for name in ["alice", "bob"] {
+        assert_eq!(
+            world.node(name).closed,
+            [(link, CloseCode::HEARTBEAT_TIMEOUT)]
+        );
+        assert_eq!(gone(&world, name), 1);
+    }
+}
+
+#[test]
+fn a_peer_that_left_the_room_loses_its_links() {
+    let mut world = World::founded_by(3, &["alice", "bob"]);
+    let link = world.link("alice", "bob", Quic);
+    world.secs(1);
+    let left = Input::PeerLeft { peer: peer("bob") };
+    world.input("alice", left).unwrap();
+    assert_eq!(world.node("alice").closed, [(link, CloseCode::NORMAL)]);
+    assert_eq!(gone(&world, "alice"), 1);
+    world.secs(1);
+    assert_eq!(gone(&world, "bob"), 1);
+}
+
+#[test]
+fn messages_reach_a_peer_once_however_many_links_it_has() {
+    let mut world = World::founded_by(4, &["alice", "bob", "carol"]);
+    world.mesh(&["alice", "bob", "carol"]);
+    world.link("alice", "bob", WebRtc);
+    world.secs(1);
+    for to in [Recipient::All, Recipient::Peer(peer("bob"))] {
+        let frame = Frame::text(Channel::App, format!("{to:?}"));
+        world.input("alice", Input::Send { to, frame }).unwrap();
+    }
+    world.secs(1);
+    assert_eq!(world.node("bob").texts().len(), 2);
+    assert_eq!(world.node("carol").texts().len(), 1);
+}

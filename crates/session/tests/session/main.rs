@@ -1,0 +1,10 @@
+//! Sessions of several peers over links in memory, in virtual time.
+#![allow(clippy::cast_possible_truncation)] // small numbers of a test
+
+mod agreement;
+mod convergence;
+mod failover;
+mod guests;
+mod handshake;
+mod submitting;
+mod world;

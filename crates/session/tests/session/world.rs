@@ -1,0 +1,426 @@
+//! A few sessions, the cables between them, and a clock that jumps to the next thing to happen.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use ed25519_dalek::SigningKey;
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use roundtable_command_log::{
+    Action, GenesisParams, Key, Limits, MergeRule, Schema, StateHash, Strategy,
+};
+use roundtable_core::{
+    AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, PeerId, RoomId, Timestamp,
+    TransportKind, WallTime,
+};
+use roundtable_session::{
+    Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Now, Output, Session, SessionConfig,
+    Side,
+};
+
+/// Key types of the tests' schema.
+pub(crate) const NOTE: u16 = 1;
+pub(crate) const TRAIL: u16 = 2;
+
+pub(crate) fn schema() -> Schema {
+    Schema::builder(1, 0)
+        .key_type(NOTE, "note", Strategy::LastWriteWins)
+        .key_type(
+            TRAIL,
+            "trail",
+            Strategy::Merge(MergeRule::Append { max_len: 1 << 20 }),
+        )
+        .build()
+        .unwrap()
+}
+
+pub(crate) fn key(name: &str) -> SigningKey {
+    SigningKey::from_bytes(blake3::hash(name.as_bytes()).as_bytes())
+}
+
+pub(crate) fn author(name: &str) -> AuthorId {
+    AuthorId::from_bytes(key(name).verifying_key().to_bytes())
+}
+
+pub(crate) fn peer(name: &str) -> PeerId {
+    PeerId::new(name).unwrap()
+}
+
+pub(crate) fn at(mono: Timestamp) -> Now {
+    Now {
+        mono,
+        wall: WallTime::from_micros(1_700_000_000_000_000 + mono.as_micros()),
+    }
+}
+
+/// A room that is quick to write in and takes guests.
+pub(crate) fn params(room: u8) -> GenesisParams {
+    let wall = at(Timestamp::ZERO).wall;
+    GenesisParams {
+        limits: Limits {
+            burst: 2000,
+            per_second: 1000,
+        },
+        guests_allowed: true,
+        ..GenesisParams::new([room; 32], wall, schema().hash())
+    }
+}
+
+/// A session's settings with a seed of its own.
+pub(crate) fn config(name: &str, genesis: GenesisSource) -> SessionConfig {
+    let room = RoomId::new("demo").unwrap();
+    let seed = *blake3::hash(&[b"seed", name.as_bytes()].concat()).as_bytes();
+    SessionConfig::new(peer(name), room, key(name), schema(), genesis, seed)
+}
+
+/// A command that appends the text to the one trail that all share.
+pub(crate) fn trail(text: &str) -> Action {
+    Action::put(Key::new(TRAIL, "all"), text.to_owned())
+}
+
+/// A command that sets a note.
+pub(crate) fn note(name: &str, text: &str) -> Action {
+    Action::put(Key::new(NOTE, name.to_owned()), text.to_owned())
+}
+
+/// A session and all that it has said.
+pub(crate) struct Node {
+    pub(crate) session: Session,
+    pub(crate) events: Vec<Event>,
+    /// Closes asked for by this session, by link.
+    pub(crate) closed: Vec<(LinkId, CloseCode)>,
+    /// Frames and bytes handed to links, by channel.
+    pub(crate) sent: HashMap<Channel, (usize, usize)>,
+}
+
+impl Node {
+    /// Nonces of commands by this author, in the order in which they were applied here.
+    pub(crate) fn applied_of(&self, name: &str) -> Vec<u64> {
+        let author = author(name);
+        let of_author = self.events.iter().filter_map(|event| match event {
+            Event::Applied(applied) if applied.author == author => Some(applied.nonce),
+            _ => None,
+        });
+        of_author.collect()
+    }
+
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let texts = self.events.iter().filter_map(|event| match event {
+            Event::Message {
+                payload: roundtable_core::Payload::Text(text),
+                ..
+            } => Some(text.clone()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    pub(crate) fn trail(&self) -> String {
+        let log = self.session.log().unwrap();
+        let value = log.get(&Key::new(TRAIL, "all")).unwrap_or_default();
+        String::from_utf8(value.to_vec()).unwrap()
+    }
+}
+
+struct Cable {
+    ends: [String; 2],
+    up: [bool; 2],
+    /// Both ends believe in it, but nothing gets through.
+    silent: bool,
+    /// When the last message of a reliable channel arrives, by receiving end and channel.
+    ordered: HashMap<(usize, Channel), Timestamp>,
+}
+
+enum Arrival {
+    Frame(Frame),
+    Closed,
+}
+
+/// How two peers are linked. The defaults are those of two honest peers.
+#[derive(Clone)]
+pub(crate) struct Plug {
+    pub(crate) kind: TransportKind,
+    /// What each end takes for the link's binding.
+    pub(crate) bindings: [[u8; 32]; 2],
+    /// Whether each end believes that the other promises the session protocol.
+    pub(crate) promises: [bool; 2],
+}
+
+impl Plug {
+    pub(crate) fn new(kind: TransportKind) -> Self {
+        Self {
+            kind,
+            bindings: [[7; 32]; 2],
+            promises: [true; 2],
+        }
+    }
+}
+
+/// All peers of a test.
+pub(crate) struct World {
+    pub(crate) now: Timestamp,
+    nodes: BTreeMap<String, Node>,
+    cables: BTreeMap<u64, Cable>,
+    in_flight: BTreeMap<(Timestamp, u64), (u64, usize, Arrival)>,
+    counter: u64,
+    rng: ChaCha20Rng,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            now: Timestamp::from_millis(1000),
+            nodes: BTreeMap::new(),
+            cables: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            counter: 0,
+            rng: ChaCha20Rng::seed_from_u64(seed),
+        }
+    }
+
+    /// A room of these peers, not linked yet; the first has founded it.
+    pub(crate) fn founded_by(seed: u64, names: &[&str]) -> Self {
+        let mut world = Self::new(seed);
+        world.add(config(names[0], GenesisSource::Create(params(1))), names[0]);
+        let genesis = world.node(names[0]).session.genesis().unwrap().clone();
+        for name in &names[1..] {
+            world.add(config(name, GenesisSource::Known(genesis.clone())), name);
+        }
+        world
+    }
+
+    pub(crate) fn add(&mut self, config: SessionConfig, name: &str) {
+        let session = Session::new(config, at(self.now)).unwrap();
+        let node = Node {
+            session,
+            events: Vec::new(),
+            closed: Vec::new(),
+            sent: HashMap::new(),
+        };
+        self.nodes.insert(name.to_owned(), node);
+        self.drain(name);
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &Node {
+        &self.nodes[name]
+    }
+
+    pub(crate) fn input(&mut self, name: &str, input: Input) -> Result<(), InputError> {
+        let now = at(self.now);
+        let node = self.nodes.get_mut(name).unwrap();
+        let result = node.session.handle_input(now, input);
+        self.drain(name);
+        result
+    }
+
+    pub(crate) fn submit(&mut self, name: &str, actions: Vec<Action>) {
+        self.input(name, Input::Submit { actions }).unwrap();
+    }
+
+    /// Links two peers, the first being the one that offers.
+    pub(crate) fn link(&mut self, a: &str, b: &str, kind: TransportKind) -> LinkId {
+        self.plug(a, b, &Plug::new(kind))
+    }
+
+    pub(crate) fn plug(&mut self, a: &str, b: &str, plug: &Plug) -> LinkId {
+        self.counter += 1;
+        let id = LinkId(self.counter);
+        let ends = [a.to_owned(), b.to_owned()];
+        let cable = Cable {
+            ends: ends.clone(),
+            up: [true; 2],
+            silent: false,
+            ordered: HashMap::new(),
+        };
+        self.cables.insert(id.0, cable);
+        for end in 0..2 {
+            let info = LinkInfo {
+                peer: peer(&ends[1 - end]),
+                side: [Side::Initiator, Side::Responder][end],
+                kind: plug.kind,
+                binding: ChannelBinding::from_bytes(plug.bindings[end]),
+                proven_author: None,
+                promises_session: plug.promises[end],
+            };
+            self.input(&ends[end], Input::LinkUp { link: id, info })
+                .unwrap();
+        }
+        id
+    }
+
+    /// Links every two of these peers over QUIC.
+    pub(crate) fn mesh(&mut self, names: &[&str]) {
+        for (i, a) in names.iter().enumerate() {
+            for b in &names[i + 1..] {
+                self.link(a, b, TransportKind::Quic);
+            }
+        }
+    }
+
+    /// The link breaks, with all that is under way on it, and both ends notice at once.
+    pub(crate) fn unplug(&mut self, id: LinkId) {
+        self.in_flight.retain(|_, (cable, ..)| *cable != id.0);
+        let Some(cable) = self.cables.remove(&id.0) else {
+            return;
+        };
+        for (end, up) in cable.ends.iter().zip(cable.up) {
+            if up {
+                self.input(end, Input::LinkDown { link: id }).unwrap();
+            }
+        }
+    }
+
+    /// The link goes silent, with all that is under way on it, and neither end notices.
+    pub(crate) fn silence(&mut self, id: LinkId) {
+        self.in_flight.retain(|_, (cable, ..)| *cable != id.0);
+        self.cables.get_mut(&id.0).unwrap().silent = true;
+    }
+
+    /// All links between a peer and others.
+    pub(crate) fn links_of(&self, name: &str) -> Vec<LinkId> {
+        let of_peer = self
+            .cables
+            .iter()
+            .filter(|(_, c)| c.ends.iter().any(|e| e == name));
+        of_peer.map(|(id, _)| LinkId(*id)).collect()
+    }
+
+    pub(crate) fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.next_moment().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Runs for seconds.
+    pub(crate) fn secs(&mut self, seconds: u64) {
+        self.run(Duration::from_secs(seconds));
+    }
+
+    /// Runs for milliseconds.
+    pub(crate) fn millis(&mut self, millis: u64) {
+        self.run(Duration::from_millis(millis));
+    }
+
+    /// The state hash of all peers, which must be one and the same.
+    pub(crate) fn common_hash(&self) -> StateHash {
+        let hash = |node: &Node| node.session.state_hash().unwrap();
+        let hashes: Vec<_> = self.nodes.iter().map(|(name, n)| (name, hash(n))).collect();
+        assert!(
+            hashes.iter().all(|(_, hash)| *hash == hashes[0].1),
+            "states differ: {hashes:?}"
+        );
+        hashes[0].1
+    }
+
+    pub(crate) fn random(&mut self, below: u64) -> u64 {
+        self.rng.next_u64() % below
+    }
+
+    fn next_moment(&self) -> Option<Timestamp> {
+        let arrival = self.in_flight.keys().next().map(|(time, _)| *time);
+        let timeouts = self.nodes.values().filter_map(|n| n.session.next_timeout());
+        timeouts.chain(arrival).min()
+    }
+
+    fn step(&mut self) {
+        while let Some(entry) = self.in_flight.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let (cable, end, arrival) = entry.remove();
+            self.arrive(cable, end, arrival);
+        }
+        let names: Vec<String> = self.nodes.keys().cloned().collect();
+        for name in names {
+            let now = at(self.now);
+            let session = &mut self.nodes.get_mut(&name).unwrap().session;
+            if session.next_timeout().is_some_and(|due| due <= self.now) {
+                session.handle_timeout(now);
+                let next = session.next_timeout();
+                assert!(next.is_none_or(|next| next > self.now), "{name} would spin");
+                self.drain(&name);
+            }
+        }
+    }
+
+    fn arrive(&mut self, id: u64, end: usize, arrival: Arrival) {
+        let Some(cable) = self.cables.get_mut(&id).filter(|cable| cable.up[end]) else {
+            return;
+        };
+        let name = cable.ends[end].clone();
+        let link = LinkId(id);
+        let input = match arrival {
+            Arrival::Frame(frame) => Input::Received { link, frame },
+            Arrival::Closed => {
+                cable.up[end] = false;
+                Input::LinkDown { link }
+            }
+        };
+        self.input(&name, input).unwrap();
+    }
+
+    fn drain(&mut self, name: &str) {
+        loop {
+            let node = self.nodes.get_mut(name).unwrap();
+            let Some(output) = node.session.poll_output() else {
+                return;
+            };
+            match output {
+                Output::Event(event) => node.events.push(event),
+                Output::Transmit { link, frame } => {
+                    let (frames, bytes) = node.sent.entry(frame.channel).or_default();
+                    *frames += 1;
+                    *bytes += frame.payload_len();
+                    self.send(name, link, Some(frame));
+                }
+                Output::Close { link, code, .. } => {
+                    node.closed.push((link, code));
+                    self.send(name, link, None);
+                }
+            }
+        }
+    }
+
+    /// Puts a frame, or a link's end, on its way. Reliable channels keep their order, each for
+    /// itself; one may overtake another.
+    fn send(&mut self, from: &str, link: LinkId, frame: Option<Frame>) {
+        let jitter = self.random(30_000);
+        self.counter += 1;
+        let Some(cable) = self.cables.get_mut(&link.0) else {
+            return;
+        };
+        let sender = usize::from(cable.ends[1] == from);
+        assert!(
+            cable.up[sender],
+            "{from} sends on a link that it has closed"
+        );
+        cable.up[sender] = frame.is_some();
+        if cable.silent {
+            return;
+        }
+        let end = 1 - sender;
+        let mut arrival = self.now + Duration::from_micros(5000 + jitter);
+        match &frame {
+            Some(frame) if frame.channel.delivery() == Delivery::ReliableOrdered => {
+                let last = cable.ordered.entry((end, frame.channel)).or_default();
+                arrival = arrival.max(*last);
+                *last = arrival;
+            }
+            Some(_) => {}
+            None => {
+                let last = cable.ordered.iter().filter(|((to, _), _)| *to == end);
+                arrival = last.map(|(_, time)| *time).fold(arrival, Timestamp::max);
+            }
+        }
+        let what = frame.map_or(Arrival::Closed, Arrival::Frame);
+        self.in_flight
+            .insert((arrival, self.counter), (link.0, end, what));
+    }
+}
