@@ -41,6 +41,11 @@ impl CloseCode {
     /// Three heartbeats were missed.
     pub const HEARTBEAT_TIMEOUT: Self = Self(40);
 
+    /// Whether the same two peers may well get a link again: nobody refused anybody.
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::LOST | Self::SLOW_CONSUMER | Self::HEARTBEAT_TIMEOUT)
+    }
+
     /// A short name, `"unknown"` for a code that this version does not know.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,2 +1,35 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
+
+mod actor;
+mod builder;
+mod error;
+mod event;
+mod identity;
+mod invite;
+mod links;
+mod negotiation;
+mod peers;
+mod room;
+mod store;
+mod transport;
+pub mod voice;
+
+pub use builder::RoomBuilder;
+pub use error::{JoinError, MessageError, SubmitError};
+pub use event::Event;
+pub use identity::{Identity, IdentityError};
+pub use invite::{Invite, InviteError};
+pub use room::{PeerStatus, Room, Summary};
+pub use transport::{CommandTransport, TransportPreference};
+
+pub use roundtable_command_log::{
+    Action, Applied, GenesisHash, Key, Limits, MergeRule, Role, Schema, SchemaBuilder, StateHash,
+    Strategy,
+};
+pub use roundtable_core::{
+    AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,
+};
+pub use roundtable_transport::Link;
+pub use roundtable_transport_quic::QuicConfig;
+pub use roundtable_transport_webrtc::WebRtcConfig;

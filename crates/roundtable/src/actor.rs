@@ -1,0 +1,542 @@
+//! The task that owns a room: its session, links, negotiations and disk.
+//!
+//! Everything comes in through channels, is put to the session, and what the session wants done is
+//! done before the next thing is looked at. Nothing else touches this state.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use roundtable_command_log::{Action, GenesisHash, Key};
+use roundtable_core::{AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp};
+use roundtable_session::{
+    Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
+    Side, Standing,
+};
+use roundtable_signaling_client::{Event as SignalingEvent, EventStream, SignalingClient};
+use roundtable_signaling_protocol::{Joined, LeaveReason};
+use roundtable_transport::{Closed, Link, SystemClock};
+use roundtable_transport_quic::QuicEndpoint;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{
+    Event, MessageError, PeerStatus, SubmitError, Summary,
+    identity::Record,
+    links::{FromLink, Gone, Links},
+    peers::{Attempts, Outcome},
+    store::Store,
+    voice::{FromVoice, ToVoice, VoiceTask},
+};
+
+/// What the handle asks of the task.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Submit(Vec<Action>, oneshot::Sender<Result<(), SubmitError>>),
+    Send(Recipient, Frame, oneshot::Sender<Result<(), MessageError>>),
+    Get(Key, oneshot::Sender<Option<Bytes>>),
+    Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
+    Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Summary(oneshot::Sender<Summary>),
+    Leave,
+}
+
+/// Everything the task owns.
+pub(crate) struct Actor {
+    pub(crate) clock: SystemClock,
+    pub(crate) session: Session,
+    pub(crate) signaling: SignalingClient,
+    pub(crate) signals: EventStream,
+    pub(crate) links: Links,
+    pub(crate) inbox: mpsc::Receiver<FromLink>,
+    pub(crate) attempts: Attempts,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) store: Option<Store>,
+    pub(crate) storage_failed: bool,
+    pub(crate) stored_genesis: Option<GenesisHash>,
+    /// Command frames that wait until an own frame is on disk, in order.
+    pub(crate) held: VecDeque<(LinkId, Frame)>,
+    pub(crate) quic: Option<QuicEndpoint>,
+    pub(crate) voice: Option<VoiceTask>,
+}
+
+impl Actor {
+    /// Runs until every handle is gone, then leaves in good order.
+    pub(crate) async fn run(mut self, joined: Joined, announced: Timestamp) {
+        self.roster(&joined, announced);
+        loop {
+            self.carry_out();
+            let timer = tokio::time::sleep_until(self.deadline().into());
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(Request::Leave) | None => break,
+                    Some(request) => self.request(request),
+                },
+                Some(message) = self.inbox.recv() => self.from_link(message),
+                event = self.signals.next(), if !self.attempts.is_closed() => match event {
+                    Some(event) => self.signaling_event(event),
+                    None => self.attempts.close(),
+                },
+                Some(outcome) = self.attempts.finished() => self.negotiated(outcome),
+                Some(voice) = from_voice(&mut self.voice) => self.from_voice(voice),
+                synced = synced(&mut self.store) => self.synced(synced),
+                () = timer => self.timeout(),
+            }
+        }
+        self.leave().await;
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: self.clock.now(),
+            wall: self.clock.wall(),
+        }
+    }
+
+    fn deadline(&self) -> std::time::Instant {
+        let hour = self.clock.now() + Duration::from_secs(3600);
+        let timers = [self.session.next_timeout(), self.attempts.next_retry()];
+        SystemClock::instant(timers.into_iter().flatten().min().unwrap_or(hour))
+    }
+
+    fn timeout(&mut self) {
+        let now = self.now();
+        self.session.handle_timeout(now);
+        for peer in self.attempts.due(now.mono) {
+            if !self.links.reaches(&peer) {
+                self.attempts.offer(&peer, now.mono);
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Result<(), InputError> {
+        self.session.handle_input(self.now(), input)
+    }
+
+    /// For inputs that only the room makes, and makes rightly.
+    fn must(&mut self, input: Input) {
+        if let Err(error) = self.input(input) {
+            tracing::error!(%error, "the session refused an input of its own room");
+        }
+    }
+
+    // --- what the session wants done -----------------------------------------------------------
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Transmit { link, frame } => self.transmit(link, frame),
+                Output::Close { link, code, reason } => self.close(link, code, reason),
+                Output::Event(event) => self.session_event(event),
+            }
+        }
+    }
+
+    fn transmit(&mut self, link: LinkId, frame: Frame) {
+        let waits = self.store.as_ref().is_some_and(|store| !store.is_synced());
+        if frame.channel == Channel::Command && (waits || !self.held.is_empty()) {
+            self.held.push_back((link, frame));
+        } else {
+            self.put(link, frame);
+        }
+    }
+
+    fn put(&mut self, link: LinkId, frame: Frame) {
+        if self.links.send(link, frame).is_err() {
+            self.must(Input::LinkDown { link });
+            self.close(link, CloseCode::SLOW_CONSUMER, "too far behind on reading");
+        }
+    }
+
+    fn synced(&mut self, result: Result<(), crate::IdentityError>) {
+        if let Err(error) = result {
+            tracing::error!(%error, "own commands can no longer be stored");
+            self.storage_failed = true;
+            self.held.clear();
+        }
+        if !self.storage_failed && self.store.as_ref().is_some_and(Store::is_synced) {
+            for (link, frame) in std::mem::take(&mut self.held) {
+                self.put(link, frame);
+            }
+        }
+    }
+
+    fn persist(&mut self, kind: Record, content: Bytes) {
+        if let Some(store) = &mut self.store
+            && !store.append(kind, content)
+        {
+            self.storage_failed = true;
+        }
+    }
+
+    fn session_event(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::OwnFrame(frame) => self.persist(Record::Frame, frame.bytes().clone()),
+            SessionEvent::GenesisKnown {
+                hash,
+                verified,
+                created,
+            } => {
+                let encoded = self.session.genesis().map(|genesis| genesis.encode());
+                if let Some(encoded) = encoded.filter(|_| self.stored_genesis != Some(hash)) {
+                    self.stored_genesis = Some(hash);
+                    self.persist(Record::Genesis, encoded.into());
+                }
+                self.tell(Event::RoomKnown {
+                    genesis: hash,
+                    verified,
+                    created,
+                });
+            }
+            SessionEvent::PeerReady {
+                peer, author, link, ..
+            } => {
+                self.connected(peer, link, Some(author));
+            }
+            SessionEvent::GuestAdmitted { peer, link } => self.connected(peer, link, None),
+            SessionEvent::PeerGone { peer } => {
+                if let Some(voice) = &self.voice {
+                    voice.send(ToVoice::Gone { peer });
+                }
+            }
+            SessionEvent::Refused {
+                peer, code, reason, ..
+            } => {
+                self.attempts.give_up(&peer);
+                self.tell(Event::Refused { peer, code, reason });
+            }
+            SessionEvent::Applied(applied) => self.tell(Event::Applied(applied)),
+            SessionEvent::Message {
+                peer,
+                channel,
+                payload,
+            } => {
+                self.tell(Event::Message {
+                    peer,
+                    channel,
+                    payload,
+                });
+            }
+            SessionEvent::Media {
+                peer,
+                channel: Channel::Voice,
+                packet,
+            } => {
+                let arrived = self.clock.now();
+                if let Some(voice) = &self.voice {
+                    voice.send(ToVoice::Packet {
+                        peer,
+                        arrived,
+                        packet,
+                    });
+                }
+            }
+            SessionEvent::MediaClock {
+                peer,
+                channel: Channel::Voice,
+                clock,
+            } => {
+                let arrived = self.clock.now();
+                if let Some(voice) = &self.voice {
+                    voice.send(ToVoice::Clock {
+                        peer,
+                        arrived,
+                        clock,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, peer: PeerId, link: LinkId, author: Option<AuthorId>) {
+        let Some(active) = self.links.get_mut(link) else {
+            return;
+        };
+        active.admitted = true;
+        let event = Event::Connected {
+            peer,
+            transport: active.transport.kind(),
+            author,
+            opened_after: active.opened.saturating_since(active.started),
+            ready_after: self.clock.now().saturating_since(active.started),
+        };
+        self.tell(event);
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+
+    // --- links ---------------------------------------------------------------------------------
+
+    fn from_link(&mut self, message: FromLink) {
+        match message {
+            FromLink::Frame { link, frame } => self.must(Input::Received { link, frame }),
+            FromLink::Closed { link, closed } => self.link_closed(link, &closed),
+        }
+    }
+
+    fn link_closed(&mut self, link: LinkId, closed: &Closed) {
+        let Some(active) = self.links.remove(link) else {
+            return;
+        };
+        tracing::debug!(peer = %active.peer, %closed, "link closed");
+        self.must(Input::LinkDown { link });
+        self.link_gone(active, closed.code);
+    }
+
+    fn close(&mut self, link: LinkId, code: CloseCode, reason: &'static str) {
+        if let Some(closing) = self.links.close(link, code, reason) {
+            self.link_gone(closing, code);
+        }
+    }
+
+    fn link_gone(&mut self, link: Gone, code: CloseCode) {
+        if self.links.reaches(&link.peer) {
+            return;
+        }
+        if link.offered_here && code.is_transient() {
+            self.attempts.retry_later(&link.peer, self.clock.now());
+        }
+        if link.admitted {
+            self.tell(Event::Disconnected {
+                peer: link.peer,
+                code,
+            });
+        }
+    }
+
+    fn negotiated(&mut self, outcome: Outcome) {
+        let now = self.clock.now();
+        let (peer, started, side) = (outcome.peer, outcome.started, outcome.side);
+        match outcome.result {
+            Ok(transport) => {
+                let info = LinkInfo {
+                    peer: peer.clone(),
+                    side,
+                    kind: transport.kind(),
+                    binding: transport.binding(),
+                    proven_author: transport.remote_author(),
+                    promises_session: self.attempts.promises_session(&peer),
+                };
+                let offered_here = side == Side::Initiator;
+                let link = self.links.add(peer, transport, offered_here, started, now);
+                self.must(Input::LinkUp { link, info });
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "negotiation failed");
+                let reason = error.to_string();
+                self.tell(Event::LinkFailed {
+                    peer: peer.clone(),
+                    transport: outcome.kind,
+                    reason,
+                });
+                if side == Side::Initiator && !self.links.reaches(&peer) {
+                    self.attempts.fall_back(&peer, outcome.kind, now);
+                }
+            }
+        }
+    }
+
+    // --- signaling -----------------------------------------------------------------------------
+
+    /// Takes the roster of a (new) announcement: the newcomer offers to everyone.
+    fn roster(&mut self, joined: &Joined, announced: Timestamp) {
+        self.attempts.forget_all();
+        for info in &joined.peers {
+            self.attempts.present(info);
+            if !self.links.reaches(&info.peer_id) {
+                self.attempts.offer(&info.peer_id, announced);
+            }
+        }
+        self.alone_if_nobody_knows_the_room();
+    }
+
+    fn alone_if_nobody_knows_the_room(&mut self) {
+        if !self.attempts.anyone_promises_session() {
+            self.must(Input::AloneInRoom);
+        }
+    }
+
+    fn signaling_event(&mut self, event: SignalingEvent) {
+        let now = self.clock.now();
+        match event {
+            SignalingEvent::PeerAnnounced(info) => self.attempts.present(&info),
+            SignalingEvent::PeerLeft { peer_id, reason } => {
+                self.attempts.forget(&peer_id);
+                // A peer that only lost its signaling is still linked; its links will tell.
+                if reason != LeaveReason::Lost {
+                    self.peer_left(&peer_id);
+                }
+                self.alone_if_nobody_knows_the_room();
+            }
+            SignalingEvent::Offer {
+                from,
+                request_id,
+                body,
+            } => {
+                self.attempts.offered(&from, request_id, body, now);
+            }
+            SignalingEvent::Rejoined(joined) => {
+                self.roster(&joined, now);
+                self.tell(Event::SignalingResumed);
+            }
+            SignalingEvent::Reconnecting { attempt: 1, .. } => self.tell(Event::SignalingLost),
+            SignalingEvent::Resumed => self.tell(Event::SignalingResumed),
+            SignalingEvent::Ended(reason) => {
+                tracing::warn!(?reason, "signaling has ended");
+                self.tell(Event::SignalingEnded);
+            }
+            other => self.attempts.signal(other),
+        }
+    }
+
+    fn peer_left(&mut self, peer: &PeerId) {
+        self.must(Input::PeerLeft { peer: peer.clone() });
+        let open: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer == *peer)
+            .map(|(id, _)| id)
+            .collect();
+        for link in open {
+            self.close(link, CloseCode::NORMAL, "left the room");
+        }
+    }
+
+    // --- voice ---------------------------------------------------------------------------------
+
+    fn from_voice(&mut self, message: FromVoice) {
+        match message {
+            FromVoice::Frame(frame) => {
+                // Before anyone is linked there is nobody to hear.
+                let _ = self.input(Input::Send {
+                    to: Recipient::All,
+                    frame,
+                });
+            }
+            FromVoice::Event(event) => self.tell(event),
+        }
+    }
+
+    // --- the user ------------------------------------------------------------------------------
+
+    fn request(&mut self, request: Request) {
+        // A user who no longer waits for an answer needs none.
+        match request {
+            Request::Submit(actions, reply) => {
+                let _ = reply.send(self.submit(actions));
+            }
+            Request::Send(to, frame, reply) => {
+                let result = self.input(Input::Send { to, frame }).map_err(|e| match e {
+                    InputError::TooLarge { channel, len } => MessageError::TooLarge {
+                        channel,
+                        len,
+                        max: channel.max_message_len(),
+                    },
+                    InputError::Unreachable(peer) => MessageError::NotConnected(peer),
+                    _ => MessageError::Left,
+                });
+                let _ = reply.send(result);
+            }
+            Request::Get(key, reply) => {
+                let value = self
+                    .session
+                    .log()
+                    .and_then(|log| log.get(&key).map(Bytes::copy_from_slice));
+                let _ = reply.send(value);
+            }
+            Request::Entries(key_type, reply) => {
+                let entries = self.session.log().map(|log| {
+                    let entries = log.entries(key_type);
+                    entries
+                        .map(|(key, value)| (key.clone(), Bytes::copy_from_slice(value)))
+                        .collect()
+                });
+                let _ = reply.send(entries.unwrap_or_default());
+            }
+            Request::Peers(reply) => {
+                let _ = reply.send(self.peers());
+            }
+            Request::Summary(reply) => {
+                let _ = reply.send(self.summary());
+            }
+            Request::Leave => {}
+        }
+    }
+
+    fn submit(&mut self, actions: Vec<Action>) -> Result<(), SubmitError> {
+        if self.storage_failed {
+            return Err(SubmitError::Storage);
+        }
+        Ok(self.input(Input::Submit { actions })?)
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        let status = |view: roundtable_session::PeerView| PeerStatus {
+            author: match view.standing {
+                Standing::Member(author) => Some(author),
+                Standing::Handshaking | Standing::Guest => None,
+            },
+            guest: view.standing == Standing::Guest,
+            links: view
+                .links
+                .iter()
+                .filter_map(|link| {
+                    let transport = &self.links.get(link.link)?.transport;
+                    let mut stats = transport.stats();
+                    stats.rtt = link.rtt.or(stats.rtt);
+                    Some((transport.kind(), stats))
+                })
+                .collect(),
+            peer: view.peer,
+        };
+        self.session.peers().map(status).collect()
+    }
+
+    fn summary(&self) -> Summary {
+        let log = self.session.log();
+        Summary {
+            genesis: self.session.genesis().map(|genesis| genesis.hash()),
+            state_hash: self.session.state_hash(),
+            commands: log.map_or(0, |log| log.heads().iter().map(|head| head.nonce).sum()),
+            frames: log.map_or(0, |log| log.frames().count()),
+            peers: self.peers(),
+        }
+    }
+
+    async fn leave(mut self) {
+        if let Some(voice) = self.voice.take() {
+            voice.stop().await;
+        }
+        self.session.finish(self.now());
+        self.carry_out();
+        while self.store.as_ref().is_some_and(|store| !store.is_synced()) && !self.storage_failed {
+            let result = synced(&mut self.store).await;
+            self.synced(result);
+        }
+        self.attempts.shut_down().await;
+        self.links
+            .close_all(CloseCode::NORMAL, "left the room")
+            .await;
+        if let Some(quic) = self.quic {
+            quic.close().await;
+        }
+        self.signaling.leave().await;
+    }
+}
+
+async fn synced(store: &mut Option<Store>) -> Result<(), crate::IdentityError> {
+    match store {
+        Some(store) => store.synced().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn from_voice(voice: &mut Option<VoiceTask>) -> Option<FromVoice> {
+    match voice {
+        Some(voice) => voice.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,297 @@
+//! How a room is joined.
+
+use std::{collections::VecDeque, time::Duration};
+
+use roundtable_command_log::{Genesis, GenesisParams, Limits, Schema, Strategy};
+use roundtable_core::{Clock, PeerId, RoomId};
+use roundtable_session::{GenesisSource, Now, Session, SessionConfig};
+use roundtable_signaling_client::{ClientConfig, SignalingClient};
+use roundtable_signaling_protocol::{Capabilities, Capability};
+use roundtable_transport::SystemClock;
+use roundtable_transport_quic::{QuicConfig, QuicEndpoint};
+use roundtable_transport_webrtc::WebRtcConfig;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::{
+    Identity, Invite, JoinError, Room, TransportPreference,
+    actor::Actor,
+    identity::Recovered,
+    links::Links,
+    negotiation::Negotiator,
+    peers::Attempts,
+    room::Shared,
+    store::Store,
+    voice::{Voice, VoiceTask},
+};
+
+/// Events that a reader may be behind before it misses some.
+const EVENT_QUEUE: usize = 4096;
+/// Requests and frames that may wait for the room's task; senders wait beyond that.
+const INBOX: usize = 1024;
+
+/// Settings of a room, each with a default. See [`Room::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens before `join`"]
+pub struct RoomBuilder {
+    server: String,
+    room: String,
+    peer: String,
+    invite: Option<Invite>,
+    schema: Option<Schema>,
+    identity: Option<Identity>,
+    transport: TransportPreference,
+    guests: bool,
+    limits: Limits,
+    flush_interval: Option<Duration>,
+    voice: Option<Voice>,
+    webrtc: WebRtcConfig,
+    quic: QuicConfig,
+    display_name: Option<String>,
+}
+
+impl RoomBuilder {
+    pub(crate) fn new(server: &str, room: &str, peer: &str) -> Self {
+        Self {
+            server: server.to_owned(),
+            room: room.to_owned(),
+            peer: peer.to_owned(),
+            invite: None,
+            schema: None,
+            identity: None,
+            transport: TransportPreference::default(),
+            guests: false,
+            limits: Limits::default(),
+            flush_interval: None,
+            voice: None,
+            webrtc: WebRtcConfig::default(),
+            quic: QuicConfig::default(),
+            display_name: None,
+        }
+    }
+
+    /// Joins the room that an invite leads to, and no other that the server may show instead.
+    pub fn invite(mut self, invite: Invite) -> Self {
+        self.server = invite.signaling_url();
+        self.room = invite.room().to_string();
+        self.invite = Some(invite);
+        self
+    }
+
+    /// The kinds of shared state. Every peer of a room needs the same. Default: one type of key,
+    /// number 0, whose last writer wins.
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.schema = Some(schema);
+        self
+    }
+
+    /// Who signs. Default: a new key that lasts as long as the room.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Which transports are used. Default [`TransportPreference::Auto`].
+    pub fn transport(mut self, transport: TransportPreference) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// If this peer creates the room: whether peers without a session handshake, browsers for now,
+    /// are let in with voice and messages. Default no.
+    pub fn guests(mut self, allowed: bool) -> Self {
+        self.guests = allowed;
+        self
+    }
+
+    /// If this peer creates the room: how many commands an author may sign. Default a burst of 100
+    /// and 10 a second.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long a command may wait for others to share its signature. Default 11 ms, 0 to 1 s.
+    pub fn flush_interval(mut self, interval: Duration) -> Self {
+        self.flush_interval = Some(interval);
+        self
+    }
+
+    /// Speaks and listens. Default: neither.
+    pub fn voice(mut self, voice: Voice) -> Self {
+        self.voice = Some(voice);
+        self
+    }
+
+    /// How WebRTC links are made.
+    pub fn webrtc(mut self, config: WebRtcConfig) -> Self {
+        self.webrtc = config;
+        self
+    }
+
+    /// How QUIC links are made.
+    pub fn quic(mut self, config: QuicConfig) -> Self {
+        self.quic = config;
+        self
+    }
+
+    /// What people are shown in place of the peer's id. Default: the id.
+    pub fn display_name(mut self, name: impl Into<String>) -> Self {
+        self.display_name = Some(name.into());
+        self
+    }
+
+    /// Joins. Returns when the server has admitted this peer; links to the others come up
+    /// meanwhile and afterwards, as [`Event::Connected`]. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`JoinError`] says what to do. Nothing is left behind.
+    pub async fn join(self) -> Result<Room, JoinError> {
+        let room: RoomId = self.room.parse()?;
+        let peer: PeerId = self.peer.parse()?;
+        let identity = match &self.identity {
+            Some(identity) => identity.clone(),
+            None => Identity::ephemeral()?,
+        };
+        self.webrtc.validate()?;
+        let (log, recovered) = match identity.room_log(&room)? {
+            Some((log, recovered)) => (Some(log), recovered),
+            None => (None, Recovered::default()),
+        };
+        let clock = SystemClock;
+        let now = Now {
+            mono: clock.now(),
+            wall: clock.wall(),
+        };
+        let session = self.session(&room, &peer, &identity, recovered, now)?;
+        let stored_genesis = session.genesis().map(Genesis::hash);
+        let quic = match self.transport.allows_quic() {
+            true => Some(QuicEndpoint::bind(self.quic.clone(), identity.key())?),
+            false => None,
+        };
+        let voice = match self.voice.clone() {
+            Some(voice) => Some(VoiceTask::start(voice, clock)?),
+            None => None,
+        };
+        let config = self.signaling(&room, &peer)?;
+        let invite = Invite::new(config.url(), room, None);
+        let announced = clock.now();
+        let (signaling, joined, signals) = SignalingClient::join(config).await?;
+
+        let (events, first_events) = broadcast::channel(EVENT_QUEUE);
+        let (requests, request_queue) = mpsc::channel(INBOX);
+        let (from_links, inbox) = mpsc::channel(INBOX);
+        let negotiator = Negotiator {
+            signaling: signaling.clone(),
+            webrtc: self.webrtc,
+            quic: quic.clone(),
+        };
+        let shared = Shared {
+            author: identity.author(),
+            peer: peer.clone(),
+            invite: invite,
+            events: events.clone(),
+            first_events: Some(first_events).into(),
+            voice: voice.as_ref().map(VoiceTask::handle),
+            task: None.into(),
+        };
+        let actor = Actor {
+            clock,
+            session,
+            signaling,
+            signals,
+            links: Links::new(from_links),
+            inbox,
+            attempts: Attempts::new(peer, self.transport, negotiator),
+            requests: request_queue,
+            events,
+            store: log.map(Store::start),
+            storage_failed: false,
+            stored_genesis,
+            held: VecDeque::new(),
+            quic,
+            voice,
+        };
+        let task = tokio::spawn(actor.run(joined, announced));
+        let shared = Shared {
+            task: Some(task).into(),
+            ..shared
+        };
+        Ok(Room {
+            requests,
+            shared: shared.into(),
+        })
+    }
+
+    fn session(
+        &self,
+        room: &RoomId,
+        peer: &PeerId,
+        identity: &Identity,
+        recovered: Recovered,
+        now: Now,
+    ) -> Result<Session, JoinError> {
+        let (mut seed, mut room_id) = ([0; 32], [0; 32]);
+        getrandom::fill(&mut seed).map_err(JoinError::Random)?;
+        getrandom::fill(&mut room_id).map_err(JoinError::Random)?;
+        let schema = self.schema.clone().unwrap_or_else(default_schema);
+        let source = match (
+            recovered.genesis,
+            self.invite.as_ref().and_then(Invite::genesis),
+        ) {
+            (Some(stored), invited) => {
+                let genesis = Genesis::decode(&stored).map_err(|_| JoinError::Restore)?;
+                if invited.is_some_and(|hash| hash != genesis.hash()) {
+                    return Err(JoinError::OtherRoom);
+                }
+                GenesisSource::Known(genesis)
+            }
+            (None, Some(hash)) => GenesisSource::Invited(hash),
+            (None, None) => GenesisSource::FirstCome(GenesisParams {
+                limits: self.limits,
+                guests_allowed: self.guests,
+                ..GenesisParams::new(room_id, now.wall, schema.hash())
+            }),
+        };
+        let capabilities = self.capabilities();
+        let key = identity.key().clone();
+        let mut config = SessionConfig::new(peer.clone(), room.clone(), key, schema, source, seed)
+            .with_capabilities(capabilities.iter().map(Capability::name));
+        if let Some(interval) = self.flush_interval {
+            config = config.with_flush_interval(interval);
+        }
+        let mut session = Session::new(config, now)?;
+        let stored = recovered.frames.len();
+        if session.restore(now, recovered.frames) != stored {
+            return Err(JoinError::Restore);
+        }
+        Ok(session)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let has = [
+            (Capability::Session, true),
+            (Capability::Data, self.transport.allows_webrtc()),
+            (Capability::Audio, self.voice.is_some()),
+            (Capability::Quic, self.transport.allows_quic()),
+        ];
+        has.into_iter()
+            .filter(|(_, has)| *has)
+            .map(|(capability, _)| capability)
+            .collect()
+    }
+
+    fn signaling(&self, room: &RoomId, peer: &PeerId) -> Result<ClientConfig, JoinError> {
+        let name = self.display_name.as_deref().unwrap_or(&self.peer);
+        Ok(ClientConfig::new(&self.server, room.clone(), peer.clone())?
+            .with_capabilities(self.capabilities())
+            .with_user_data(serde_json::json!({ "name": name })))
+    }
+}
+
+/// One type of key for everything: the last writer wins.
+fn default_schema() -> Schema {
+    Schema::builder(1, 0)
+        .key_type(0, "value", Strategy::LastWriteWins)
+        .build()
+        .expect("one type with a short name")
+}

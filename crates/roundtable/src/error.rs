@@ -1,0 +1,112 @@
+//! What can go wrong for the user of a room.
+
+use std::time::Duration;
+
+use roundtable_core::{Channel, IdError, PeerId};
+use roundtable_session::InputError;
+
+use crate::{IdentityError, InviteError, voice::VoiceError};
+
+/// Why a room could not be joined. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The room or the peer has an illegal name.
+    #[error("illegal name: {0}")]
+    Name(#[from] IdError),
+    /// The server's URL is not usable.
+    #[error(transparent)]
+    Server(#[from] roundtable_signaling_client::ConfigError),
+    /// The invite is damaged.
+    #[error(transparent)]
+    Invite(#[from] InviteError),
+    /// Signaling refused, or is not there.
+    #[error(transparent)]
+    Signaling(#[from] roundtable_signaling_client::JoinError),
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A session setting is out of range.
+    #[error(transparent)]
+    Session(#[from] roundtable_session::ConfigError),
+    /// A WebRTC setting is out of range.
+    #[error(transparent)]
+    WebRtc(#[from] roundtable_transport_webrtc::ConfigError),
+    /// What the identity has stored of this room does not fit together.
+    #[error(
+        "the stored log of this room cannot be used: restore the identity from a backup, or start with a new one"
+    )]
+    Restore,
+    /// The identity knows a room of this name, and it is not the one of the invite.
+    #[error(
+        "this identity has been in another room of this name: use another identity, or the right invite"
+    )]
+    OtherRoom,
+    /// No QUIC endpoint could be opened.
+    #[error(transparent)]
+    Quic(#[from] roundtable_transport_quic::BindError),
+    /// Voice could not be set up.
+    #[error(transparent)]
+    Voice(#[from] VoiceError),
+    /// The system gave no random numbers.
+    #[error("the system's random number generator failed: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Why commands were not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The room is not ready for commands yet: no peer has shown its log, and the room was not
+    /// found empty either. Wait for [`Event::RoomKnown`](crate::Event::RoomKnown) and try again.
+    #[error("not ready yet: wait for Event::RoomKnown, then submit again")]
+    NotReady,
+    /// More commands than the room's limits allow. None of these was taken.
+    #[error("more commands than the room allows: try again in {} ms", retry_after.as_millis())]
+    RateLimited {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The log would not take such a command: the own role is too low, the schema has no such key
+    /// type, a limit is passed.
+    #[error(transparent)]
+    Refused(#[from] roundtable_command_log::AppendError),
+    /// The identity's disk failed, and nothing may be sent that is not on disk.
+    #[error("own commands can no longer be stored: see the log, and join again")]
+    Storage,
+    /// The room has been left.
+    #[error("the room has been left")]
+    Left,
+}
+
+impl From<InputError> for SubmitError {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::RateLimited { retry_after } => Self::RateLimited { retry_after },
+            InputError::Refused(error) => Self::Refused(error),
+            _ => Self::NotReady,
+        }
+    }
+}
+
+/// Why a message was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The peer is not linked.
+    #[error("{0} is not connected")]
+    NotConnected(PeerId),
+    /// The message is too large for one frame.
+    #[error("a message on {} has at most {max} bytes; this one has {len}: split it", channel.name())]
+    TooLarge {
+        /// The channel.
+        channel: Channel,
+        /// The message's length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The room has been left.
+    #[error("the room has been left")]
+    Left,
+}

@@ -1,0 +1,101 @@
+//! What a room tells its user.
+
+use std::{path::PathBuf, time::Duration};
+
+use roundtable_command_log::{Applied, GenesisHash};
+use roundtable_core::{AuthorId, Channel, CloseCode, Payload, PeerId, TransportKind, WallTime};
+
+/// Something that happened in a room.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The room's founding document is known: from here on commands can be submitted as soon as a
+    /// peer is linked or nobody else is there.
+    RoomKnown {
+        /// What an invite link carries in its fragment.
+        genesis: GenesisHash,
+        /// Whether an invite vouches for it; otherwise it is trusted on first use.
+        verified: bool,
+        /// Whether this peer created it.
+        created: bool,
+    },
+    /// A peer can be talked to over this transport. Comes once for each link.
+    Connected {
+        /// Who.
+        peer: PeerId,
+        /// Over what.
+        transport: TransportKind,
+        /// The key that it has proven to hold; `None` for a guest.
+        author: Option<AuthorId>,
+        /// From the start of the negotiation until the transport was open.
+        opened_after: Duration,
+        /// From the start of the negotiation until the peer was admitted.
+        ready_after: Duration,
+    },
+    /// The last link to a peer is gone.
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+        /// Why, as the link tells it.
+        code: CloseCode,
+    },
+    /// One way to reach a peer failed. Another is tried, or the same again later.
+    LinkFailed {
+        /// Who.
+        peer: PeerId,
+        /// Over what.
+        transport: TransportKind,
+        /// What happened, for people.
+        reason: String,
+    },
+    /// A peer was refused, or gave itself up.
+    Refused {
+        /// Who.
+        peer: PeerId,
+        /// What it was told.
+        code: CloseCode,
+        /// Why, for people.
+        reason: &'static str,
+    },
+    /// A command was applied to the shared state, or found not to count.
+    Applied(Applied),
+    /// A message from a peer.
+    Message {
+        /// From whom.
+        peer: PeerId,
+        /// [`Channel::App`] or [`Channel::AppFast`].
+        channel: Channel,
+        /// [`Payload::Text`] or [`Payload::Binary`].
+        payload: Payload,
+    },
+    /// A peer began or ceased to speak.
+    Speaking {
+        /// Who.
+        peer: PeerId,
+        /// Whether it speaks now.
+        speaking: bool,
+    },
+    /// The first sample of this peer's own voice was captured.
+    CaptureStarted {
+        /// When, on this machine's wall clock.
+        at: WallTime,
+    },
+    /// A recording began.
+    RecordingStarted {
+        /// Of whom; `None` is the mix of everyone.
+        peer: Option<PeerId>,
+        /// When the recording's first sample was played, on this machine's wall clock.
+        at: WallTime,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Signaling is away. Links to peers stay up; newcomers cannot be reached until it is back.
+    SignalingLost,
+    /// Signaling is back.
+    SignalingResumed,
+    /// Signaling has ended for good: the session expired, or another process took the name.
+    SignalingEnded,
+    /// The reader of these events was too slow and missed this many. Commands are not lost: the
+    /// state has them.
+    Lagged(u64),
+}

@@ -1,0 +1,213 @@
+//! The handle on a room.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use roundtable_command_log::{Action, GenesisHash, Key, StateHash};
+use roundtable_core::{AuthorId, Channel, Frame, LinkStats, Payload, PeerId, TransportKind};
+use roundtable_session::Recipient;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_stream::{StreamExt, wrappers::BroadcastStream};
+
+use crate::{
+    Event, Invite, MessageError, RoomBuilder, SubmitError, actor::Request, voice::VoiceHandle,
+};
+
+/// A peer that is linked.
+#[derive(Debug, Clone)]
+pub struct PeerStatus {
+    /// Who.
+    pub peer: PeerId,
+    /// The key that it has proven to hold; `None` for a guest and during the handshake.
+    pub author: Option<AuthorId>,
+    /// Whether it was admitted as a guest.
+    pub guest: bool,
+    /// Its links, the one that is sent on first.
+    pub links: Vec<(TransportKind, LinkStats)>,
+}
+
+/// The room in numbers.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// The genesis, once known.
+    pub genesis: Option<GenesisHash>,
+    /// Equal on two peers exactly when their states are; `None` before the genesis is known.
+    pub state_hash: Option<StateHash>,
+    /// Commands in the log.
+    pub commands: u64,
+    /// Signed frames in the log.
+    pub frames: usize,
+    /// Who is linked.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A room that was joined. Cheap to clone; the room is left when the last clone is dropped, or in
+/// good order with [`leave`](Self::leave).
+#[derive(Debug, Clone)]
+pub struct Room {
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) author: AuthorId,
+    pub(crate) peer: PeerId,
+    pub(crate) invite: Invite,
+    pub(crate) events: broadcast::Sender<Event>,
+    /// Holds what happened before the first call of [`Room::events`].
+    pub(crate) first_events: Mutex<Option<broadcast::Receiver<Event>>>,
+    pub(crate) voice: Option<VoiceHandle>,
+    pub(crate) task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Room {
+    /// Prepares to join `room` on the signaling server at `server` (`ws://…`, `wss://…`) under
+    /// the name `peer`. Nothing happens before [`RoomBuilder::join`].
+    pub fn builder(server: &str, room: &str, peer: &str) -> RoomBuilder {
+        RoomBuilder::new(server, room, peer)
+    }
+
+    /// Signs commands and sends them to everyone, in this order and as a whole: all are taken, or
+    /// none. Returns when they are queued; they are applied here and elsewhere a few milliseconds
+    /// later, and come back as [`Event::Applied`].
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn submit(
+        &self,
+        actions: impl IntoIterator<Item = Action>,
+    ) -> Result<(), SubmitError> {
+        let actions = actions.into_iter().collect();
+        self.ask(|reply| Request::Submit(actions, reply))
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+    }
+
+    /// What happens in the room. The first call gets everything since the room was joined; later
+    /// calls get what happens from then on. A reader more than 4096 events behind gets
+    /// [`Event::Lagged`] and goes on with the newer ones.
+    pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
+        let first = self
+            .shared
+            .first_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let receiver = first.unwrap_or_else(|| self.shared.events.subscribe());
+        BroadcastStream::new(receiver).map(|event| match event {
+            Ok(event) => event,
+            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
+                Event::Lagged(missed)
+            }
+        })
+    }
+
+    /// Sends a message to one peer, reliably and in order, at most 60 KiB.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub async fn send(&self, peer: &PeerId, message: Payload) -> Result<(), MessageError> {
+        self.send_frame(Recipient::Peer(peer.clone()), Channel::App, message)
+            .await
+    }
+
+    /// Sends a message to everyone, reliably and in order, at most 60 KiB.
+    ///
+    /// # Errors
+    /// [`MessageError`]; that nobody is there is none.
+    pub async fn broadcast(&self, message: Payload) -> Result<(), MessageError> {
+        self.send_frame(Recipient::All, Channel::App, message).await
+    }
+
+    /// Sends a message to everyone at once or never: no order, no repetition after a loss, at most
+    /// 1100 bytes. For what the next message makes obsolete, such as pointers.
+    ///
+    /// # Errors
+    /// [`MessageError`]; that nobody is there is none.
+    pub async fn broadcast_fast(&self, message: Payload) -> Result<(), MessageError> {
+        self.send_frame(Recipient::All, Channel::AppFast, message)
+            .await
+    }
+
+    async fn send_frame(
+        &self,
+        to: Recipient,
+        channel: Channel,
+        payload: Payload,
+    ) -> Result<(), MessageError> {
+        let frame = Frame { channel, payload };
+        self.ask(|reply| Request::Send(to, frame, reply))
+            .await
+            .unwrap_or(Err(MessageError::Left))
+    }
+
+    /// The value of `key` in the shared state; `None` if it has none, or the room was left.
+    pub async fn get(&self, key: Key) -> Option<Bytes> {
+        self.ask(|reply| Request::Get(key, reply)).await.flatten()
+    }
+
+    /// All keys of a type with their values, sorted by key; empty if the room was left.
+    pub async fn entries(&self, key_type: u16) -> Vec<(Key, Bytes)> {
+        self.ask(|reply| Request::Entries(key_type, reply))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Who is linked, and how well; empty if the room was left.
+    pub async fn peers(&self) -> Vec<PeerStatus> {
+        self.ask(Request::Peers).await.unwrap_or_default()
+    }
+
+    /// The room in numbers; `None` if it was left.
+    pub async fn summary(&self) -> Option<Summary> {
+        self.ask(Request::Summary).await
+    }
+
+    /// This peer's author key.
+    pub fn author(&self) -> AuthorId {
+        self.shared.author
+    }
+
+    /// This peer's name.
+    pub fn peer(&self) -> &PeerId {
+        &self.shared.peer
+    }
+
+    /// The controls of voice; `None` if the room was joined without.
+    pub fn voice(&self) -> Option<&VoiceHandle> {
+        self.shared.voice.as_ref()
+    }
+
+    /// A link that brings others here. Carries the genesis hash once that is known.
+    pub async fn invite(&self) -> Invite {
+        let genesis = self.summary().await.and_then(|summary| summary.genesis);
+        self.shared.invite.clone().with_genesis(genesis)
+    }
+
+    /// Leaves, for all clones of this handle: what was submitted is sent, recordings are closed,
+    /// peers are told. Returns when nothing of the room is left, neither task nor socket.
+    pub async fn leave(self) {
+        // A room that was left already needs no telling.
+        let _ = self.requests.send(Request::Leave).await;
+        let task = self
+            .shared
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
