@@ -35,6 +35,8 @@ pub(crate) struct AntiEntropy {
 struct Gap {
     since: Timestamp,
     fetch: Option<Fetch>,
+    /// Whether the linked author itself still has time to close it.
+    patient: bool,
 }
 
 #[derive(Debug)]
@@ -134,8 +136,8 @@ impl AntiEntropy {
             if gap.fetch.is_some() {
                 continue;
             }
-            let patient = now < gap.since + GRACE && world.linked(author);
-            let usable = |link| !patient || world.leads_to(link, author);
+            gap.patient = now < gap.since + GRACE && world.linked(author);
+            let usable = |link| !gap.patient || world.leads_to(link, author);
             let candidates = self.claims.iter().filter_map(|(link, claims)| {
                 let nonce = claims.get(author)?;
                 let busy = load.get(link).copied().unwrap_or(0);
@@ -170,6 +172,7 @@ impl AntiEntropy {
                 self.gaps.entry(*author).or_insert(Gap {
                     since: now,
                     fetch: None,
+                    patient: false,
                 });
             }
         }
@@ -181,10 +184,11 @@ impl AntiEntropy {
     /// When [`plan`](Self::plan) has to be called again at the latest.
     pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
         let due = |gap: &Gap| match &gap.fetch {
-            Some(fetch) => fetch.deadline,
-            None => gap.since + GRACE,
+            Some(fetch) => Some(fetch.deadline),
+            // One that found nobody to ask is looked at again when another fetch ends.
+            None => gap.patient.then_some(gap.since + GRACE),
         };
-        self.gaps.values().map(due).min()
+        self.gaps.values().filter_map(due).min()
     }
 }
 
@@ -218,5 +222,141 @@ fn drop_claim(
 ) {
     if let Some(claims) = claims.get_mut(&link) {
         claims.remove(author);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHOR: AuthorId = AuthorId::from_bytes([1; 32]);
+    const A: LinkId = LinkId(1);
+    const B: LinkId = LinkId(2);
+
+    /// How far we have the author, and which link leads to it.
+    struct Facts(u64, Option<LinkId>);
+
+    impl Holdings for Facts {
+        fn held(&self, _: &AuthorId) -> u64 {
+            self.0
+        }
+        fn leads_to(&self, link: LinkId, _: &AuthorId) -> bool {
+            self.1 == Some(link)
+        }
+        fn linked(&self, _: &AuthorId) -> bool {
+            self.1.is_some()
+        }
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn range(first: u64, last: u64) -> Range {
+        Range {
+            author: AUTHOR,
+            first,
+            last,
+        }
+    }
+
+    /// What is asked of whom, where at most one thing is asked.
+    fn asked(sync: &mut AntiEntropy, millis: u64, facts: &Facts) -> Option<(LinkId, Range)> {
+        let wants = sync.plan(at(millis), facts);
+        assert!(wants.len() <= 1);
+        wants.into_iter().next().map(|(id, ranges)| (id, ranges[0]))
+    }
+
+    #[test]
+    fn a_gap_is_asked_for_once_and_window_by_window() {
+        let mut sync = AntiEntropy::default();
+        sync.claim(A, AUTHOR, 100);
+        sync.claim(B, AUTHOR, 100);
+        assert_eq!(
+            asked(&mut sync, 0, &Facts(10, None)),
+            Some((A, range(11, 100)))
+        );
+        assert_eq!(asked(&mut sync, 1, &Facts(10, None)), None);
+        // The answer overtakes the frames that it speaks of.
+        sync.on_served(A, &[range(11, 50)]);
+        assert_eq!(asked(&mut sync, 2, &Facts(30, None)), None);
+        assert_eq!(
+            asked(&mut sync, 3, &Facts(50, None)),
+            Some((A, range(51, 100)))
+        );
+        assert_eq!(asked(&mut sync, 4, &Facts(100, None)), None);
+        assert_eq!(sync.next_timeout(), None);
+    }
+
+    #[test]
+    fn a_peer_that_claims_and_does_not_deliver_is_passed_over() {
+        let mut sync = AntiEntropy::default();
+        sync.claim(A, AUTHOR, u64::MAX);
+        sync.claim(B, AUTHOR, 20);
+        let facts = Facts(10, None);
+        assert_eq!(asked(&mut sync, 0, &facts), Some((A, range(11, u64::MAX))));
+        assert_eq!(sync.next_timeout(), Some(at(1000)));
+        assert_eq!(asked(&mut sync, 1000, &facts), Some((B, range(11, 20))));
+        // One that says at once that it has nothing is passed over at once.
+        sync.claim(A, AUTHOR, 20);
+        sync.on_served(B, &[range(11, 10)]);
+        assert_eq!(asked(&mut sync, 1001, &facts), Some((A, range(11, 20))));
+    }
+
+    #[test]
+    fn a_range_left_over_by_a_full_answer_is_asked_for_again() {
+        let mut sync = AntiEntropy::default();
+        sync.claim(A, AUTHOR, 20);
+        let facts = Facts(10, None);
+        assert!(asked(&mut sync, 0, &facts).is_some());
+        let other = Range {
+            author: AuthorId::from_bytes([2; 32]),
+            first: 1,
+            last: 9,
+        };
+        sync.on_served(A, &[other, range(11, 10)]);
+        assert_eq!(asked(&mut sync, 1, &facts), Some((A, range(11, 20))));
+    }
+
+    #[test]
+    fn a_linked_author_is_asked_first_and_others_when_it_stays_silent() {
+        let mut sync = AntiEntropy::default();
+        sync.claim(A, AUTHOR, 20);
+        let facts = Facts(10, Some(B));
+        assert_eq!(asked(&mut sync, 0, &facts), None);
+        assert_eq!(sync.next_timeout(), Some(at(300)));
+        assert_eq!(asked(&mut sync, 300, &facts), Some((A, range(11, 20))));
+
+        let mut sync = AntiEntropy::default();
+        sync.claim(A, AUTHOR, 20);
+        sync.claim(B, AUTHOR, 20);
+        assert_eq!(asked(&mut sync, 0, &facts), Some((B, range(11, 20))));
+    }
+
+    #[test]
+    fn what_was_asked_of_a_lost_link_is_asked_of_another() {
+        let mut sync = AntiEntropy::default();
+        sync.claim(A, AUTHOR, 20);
+        sync.claim(B, AUTHOR, 20);
+        let facts = Facts(10, None);
+        assert!(asked(&mut sync, 0, &facts).is_some());
+        sync.forget(A);
+        assert_eq!(asked(&mut sync, 1, &facts), Some((B, range(11, 20))));
+    }
+
+    #[test]
+    fn invented_authors_fill_no_more_than_their_share() {
+        let mut sync = AntiEntropy::default();
+        for n in 0..10_000_u32 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_le_bytes());
+            sync.claim(A, AuthorId::from_bytes(key), 1);
+        }
+        sync.claim(B, AUTHOR, 20);
+        let wants = sync.plan(at(0), &Facts(0, None));
+        assert_eq!(sync.gaps.len(), MAX_CLAIMS + 1);
+        assert_eq!(wants[&A].len(), MAX_LIST);
+        assert_eq!(wants[&B], [range(1, 20)]);
+        assert_eq!(sync.next_timeout(), Some(at(1000)));
     }
 }

@@ -186,13 +186,16 @@ impl Session {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
-        tracing::warn!(peer = %link.info.peer, link = id.0, %error, "frame refused");
-        let peer = link.info.peer.clone();
-        let code = error.code();
+        let (peer, code) = (link.info.peer.clone(), error.code());
         let Some(member) = link.member_mut() else {
             return;
         };
-        member.offences += u32::from(is_offence(error));
+        if is_offence(error) {
+            tracing::warn!(%peer, link = id.0, %error, "bad frame");
+            member.offences += 1;
+        } else {
+            tracing::debug!(%peer, link = id.0, %error, "frame refused");
+        }
         let offences = member.offences;
         self.outbox.event(Event::Misbehaved { peer, code });
         if offences >= MAX_OFFENCES {
@@ -252,6 +255,7 @@ impl Session {
             }
         }
         self.plan(now);
+        self.flush(now);
     }
 
     /// Asks for what is missing.

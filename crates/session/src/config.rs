@@ -19,12 +19,13 @@ pub enum GenesisSource {
     /// This peer founds the room, for others to be invited to.
     Create(GenesisParams),
     /// Whoever finds the room empty creates it with these parameters; the others take it from
-    /// their first handshake, on trust. The room's wall time is that of its creation.
+    /// their first handshake, on trust. If its creator leaves before anyone has seen it, those who
+    /// have waited together for 10 s have one among them create it. The room's wall time is that of its creation.
     FirstCome(GenesisParams),
 }
 
 /// Everything a [`Session`](crate::Session) needs to know from the start.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SessionConfig {
     pub(crate) peer_id: PeerId,
     pub(crate) room: RoomId,

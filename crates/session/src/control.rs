@@ -1,5 +1,7 @@
 //! Control messages: handshakes, agreement on the genesis, guests.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use roundtable_command_log::{CommandLog, Genesis, OpenError};
 use roundtable_core::{AuthorId, CloseCode, Timestamp};
@@ -17,6 +19,8 @@ use crate::{
 
 /// How often a peer may announce another genesis on one link.
 const MAX_GENESIS_UPDATES: u32 = 16;
+/// How long linked peers wait for somebody to bring the genesis.
+const ORPHANED: Duration = Duration::from_secs(10);
 
 impl Session {
     pub(crate) fn on_control(&mut self, now: Now, id: LinkId, message: &[u8]) {
@@ -220,6 +224,7 @@ impl Session {
             return;
         }
         let author = member.author;
+        self.orphaned_since.get_or_insert(now.mono);
         tracing::debug!(%peer, link = id.0, ?author, "ready");
         self.outbox.event(Event::PeerReady {
             peer,
@@ -306,21 +311,54 @@ impl Session {
 
     /// Nobody else is in the room: its state is what we have, and if it has not begun, we begin it.
     pub(crate) fn alone(&mut self, now: Now) {
-        if self.room.is_none()
-            && let GenesisSource::FirstCome(params) = &self.config.genesis
-        {
-            let mut params = params.clone();
-            params.wall = now.wall;
-            // `SessionConfig::validate` has tried the same parameters.
-            if let Ok(genesis) = Genesis::create(params, &self.config.signing_key) {
-                let begun = self.begin(genesis, false);
-                debug_assert_eq!(begun, Ok(()));
-            }
-            self.review_guests(now);
+        if self.room.is_none() {
+            self.found(now);
         }
         if self.room.is_some() {
             self.own_head = OwnHead::Certain;
         }
+    }
+
+    /// Creates the room, if that is for us to do, and tells everyone who is linked.
+    fn found(&mut self, now: Now) {
+        let GenesisSource::FirstCome(params) = &self.config.genesis else {
+            return;
+        };
+        let mut params = params.clone();
+        params.wall = now.wall;
+        // `SessionConfig::validate` has tried the same parameters.
+        let genesis = Genesis::create(params, &self.config.signing_key);
+        let begun = genesis.is_ok_and(|genesis| self.begin(genesis, false).is_ok());
+        debug_assert!(begun);
+        self.own_head = OwnHead::Certain;
+        for id in self.links.ids(|link| link.member().is_some()) {
+            self.announce_genesis(id);
+        }
+        self.review_guests(now);
+    }
+
+    /// Founds a room that everyone has entered too late: who created it left before showing it.
+    ///
+    /// When linked peers have waited together for [`ORPHANED`], the one with the lowest key
+    /// creates the room anew. Should two do so, the lower hash wins as ever.
+    pub(crate) fn found_if_orphaned(&mut self, now: Now) {
+        if self.orphaned_due().is_none_or(|due| due > now.mono) {
+            return;
+        }
+        self.orphaned_since = Some(now.mono);
+        let members = self.links.iter().filter_map(|(_, link)| link.member());
+        if members.map(|m| m.author).all(|author| self.author < author) {
+            self.found(now);
+        }
+    }
+
+    /// When to look whether the room is orphaned.
+    pub(crate) fn orphaned_due(&self) -> Option<Timestamp> {
+        let founder = matches!(self.config.genesis, GenesisSource::FirstCome(_));
+        let waits = founder && self.room.is_none();
+        self.orphaned_since
+            .filter(|_| waits)
+            .map(|since| since + ORPHANED)
     }
 
     /// Whether we would give up our genesis: nobody vouches for it, nobody else has used it, and

@@ -15,10 +15,10 @@ impl Session {
         taken
     }
 
-    /// Signs and sends at once what waits for the end of the flush interval. For a shell that is
-    /// about to leave.
+    /// Signs and sends at once what waits for the end of the flush interval, as far as the budget
+    /// allows. For a shell that is about to leave.
     pub fn finish(&mut self, now: Now) {
-        let mono = now.mono + self.config.flush_interval;
-        self.flush(Now { mono, ..now });
+        self.submissions.hasten(now.mono);
+        self.flush(now);
     }
 }

@@ -43,6 +43,8 @@ pub struct Session {
     pub(crate) grants: BTreeSet<AuthorId>,
     pub(crate) own_head: OwnHead,
     pub(crate) next_heads: Timestamp,
+    /// Since when peers are linked, or have been found to know no genesis either.
+    pub(crate) orphaned_since: Option<Timestamp>,
     rng: ChaCha20Rng,
 }
 
@@ -63,6 +65,7 @@ impl Session {
             grants: BTreeSet::new(),
             own_head: OwnHead::Unknown,
             next_heads: now.mono,
+            orphaned_since: None,
             rng: ChaCha20Rng::from_seed(config.seed),
             config,
         };
@@ -113,6 +116,7 @@ impl Session {
             self.anti_entropy.next_timeout(),
             self.submissions.due().filter(|_| self.may_sign()),
             self.settle_due(),
+            self.orphaned_due(),
         ]
         .into_iter()
         .flatten()
@@ -146,6 +150,7 @@ impl Session {
             };
             self.refuse(now, id, refusal);
         }
+        self.found_if_orphaned(now);
         self.beat(now);
         self.exchange(now);
         self.flush(now);
@@ -242,6 +247,9 @@ impl Session {
         };
         tracing::debug!(peer = %link.info.peer, link = id.0, dropped = link.dropped, "link down");
         self.anti_entropy.forget(id);
+        if let Some(member) = link.member() {
+            self.grants.remove(&member.author);
+        }
         let peer = link.info.peer.clone();
         if link.is_ready() && self.links.best_to(&peer, Link::is_ready).is_none() {
             self.outbox.event(Event::PeerGone { peer: peer.clone() });

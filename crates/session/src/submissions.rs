@@ -75,6 +75,11 @@ impl Submissions {
         self.due
     }
 
+    /// Lets the flush interval be over.
+    pub(crate) fn hasten(&mut self, now: Timestamp) {
+        self.due = self.due.map(|due| due.min(now));
+    }
+
     /// Signs nothing before `until`.
     pub(crate) fn postpone(&mut self, until: Timestamp) {
         self.due = self.due.map(|_| until);

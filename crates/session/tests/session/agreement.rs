@@ -158,3 +158,26 @@ fn a_lone_founder_yields_to_a_room_with_people_in_it() {
     world.common_hash();
     assert_eq!(world.node("alice").trail(), "bc");
 }
+
+#[test]
+fn a_room_whose_creator_left_too_early_is_founded_by_one_of_those_who_wait() {
+    let mut world = first_comers(11, &["alice", "bob", "carol"]);
+    world.mesh(&["alice", "bob", "carol"]);
+    world.secs(9);
+    assert!(world.node("alice").session.genesis().is_none());
+    world.secs(3);
+    let founders = ["alice", "bob", "carol"].map(|name| known(&world, name));
+    assert_eq!(
+        founders.iter().filter(|k| **k == [(false, true)]).count(),
+        1
+    );
+    assert_eq!(
+        founders.iter().filter(|k| **k == [(false, false)]).count(),
+        2
+    );
+    for name in ["alice", "bob", "carol"] {
+        world.submit(name, vec![trail(name)]);
+    }
+    world.secs(3);
+    world.common_hash();
+}

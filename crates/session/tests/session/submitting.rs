@@ -66,37 +66,6 @@ fn a_tick_with_more_than_a_frame_holds_makes_several() {
 }
 
 #[test]
-fn an_own_frame_is_shown_before_it_is_sent() {
-    let mut world = World::founded_by(3, &["alice", "bob"]);
-    world.mesh(&["alice", "bob"]);
-    world.secs(1);
-    let now = crate::world::at(world.now);
-    let mut session =
-        roundtable_session::Session::new(config("carol", GenesisSource::Create(params(1))), now)
-            .unwrap();
-    session
-        .handle_input(
-            now,
-            Input::Submit {
-                actions: vec![trail("c")],
-            },
-        )
-        .unwrap();
-    assert_eq!(
-        session.next_timeout(),
-        Some(now.mono + std::time::Duration::from_millis(11))
-    );
-
-    let alice = world.node("alice");
-    let shown = alice
-        .events
-        .iter()
-        .filter(|e| matches!(e, Event::OwnFrame(_)))
-        .count();
-    assert_eq!(alice.sent[&Channel::Command].0, shown);
-}
-
-#[test]
 fn a_burst_over_the_budget_is_refused_with_a_time_and_then_taken() {
     let mut world = room(Limits {
         burst: 100,

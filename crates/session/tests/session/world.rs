@@ -1,10 +1,11 @@
 //! A few sessions, the cables between them, and a clock that jumps to the next thing to happen.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
+use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rand_chacha::{
     ChaCha20Rng,
@@ -14,8 +15,8 @@ use roundtable_command_log::{
     Action, GenesisParams, Key, Limits, MergeRule, Schema, StateHash, Strategy,
 };
 use roundtable_core::{
-    AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, PeerId, RoomId, Timestamp,
-    TransportKind, WallTime,
+    AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, Payload, PeerId, RoomId,
+    Timestamp, TransportKind, WallTime,
 };
 use roundtable_session::{
     Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Now, Output, Session, SessionConfig,
@@ -95,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) closed: Vec<(LinkId, CloseCode)>,
     /// Frames and bytes handed to links, by channel.
     pub(crate) sent: HashMap<Channel, (usize, usize)>,
+    /// Command frames that a shell would have made durable by now.
+    durable: HashSet<Bytes>,
 }
 
 impl Node {
@@ -111,7 +114,7 @@ impl Node {
     pub(crate) fn texts(&self) -> Vec<String> {
         let texts = self.events.iter().filter_map(|event| match event {
             Event::Message {
-                payload: roundtable_core::Payload::Text(text),
+                payload: Payload::Text(text),
                 ..
             } => Some(text.clone()),
             _ => None,
@@ -200,6 +203,7 @@ impl World {
             events: Vec::new(),
             closed: Vec::new(),
             sent: HashMap::new(),
+            durable: HashSet::new(),
         };
         self.nodes.insert(name.to_owned(), node);
         self.drain(name);
@@ -212,6 +216,11 @@ impl World {
     pub(crate) fn input(&mut self, name: &str, input: Input) -> Result<(), InputError> {
         let now = at(self.now);
         let node = self.nodes.get_mut(name).unwrap();
+        if let Input::Received { frame, .. } = &input
+            && let (Channel::Command, Payload::Binary(bytes)) = (frame.channel, &frame.payload)
+        {
+            node.durable.insert(bytes.clone());
+        }
         let result = node.session.handle_input(now, input);
         self.drain(name);
         result
@@ -373,8 +382,21 @@ impl World {
                 return;
             };
             match output {
-                Output::Event(event) => node.events.push(event),
+                Output::Event(event) => {
+                    if let Event::OwnFrame(frame) = &event {
+                        node.durable.insert(frame.bytes().clone());
+                    }
+                    node.events.push(event);
+                }
                 Output::Transmit { link, frame } => {
+                    if let (Channel::Command, Payload::Binary(bytes)) =
+                        (frame.channel, &frame.payload)
+                    {
+                        assert!(
+                            node.durable.contains(bytes),
+                            "{name} sent a frame too early"
+                        );
+                    }
                     let (frames, bytes) = node.sent.entry(frame.channel).or_default();
                     *frames += 1;
                     *bytes += frame.payload_len();
