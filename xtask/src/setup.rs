@@ -73,7 +73,7 @@ const TOOLS: [Tool; 8] = [
     },
     Tool {
         name: "ALSA headers",
-        why: "let voice use sound devices",
+        why: "let the program use microphone and speakers",
         present: || {
             cfg!(not(target_os = "linux"))
                 || workspace::succeeds("pkg-config", &["--exists", "alsa"])
@@ -81,7 +81,7 @@ const TOOLS: [Tool; 8] = [
         apt: &["pkg-config", "libasound2-dev"],
         brew: &[],
         crates: &[],
-        purposes: &[Purpose::Ci],
+        purposes: &[Purpose::Demo, Purpose::Ci],
     },
     Tool {
         name: "Chromium",
