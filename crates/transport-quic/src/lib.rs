@@ -4,6 +4,8 @@
 mod config;
 mod driver;
 mod endpoint;
+#[cfg(test)]
+mod hostile;
 mod incoming;
 mod link;
 mod socket;
@@ -13,3 +15,6 @@ mod wire;
 pub use config::{ConfigError, QuicConfig};
 pub use endpoint::{AcceptError, BindError, ConnectError, QuicEndpoint};
 pub use link::QuicLink;
+
+#[cfg(any(test, feature = "__fuzz"))]
+pub use wire::__fuzz_quic;

@@ -57,6 +57,10 @@ impl Identity {
 
     /// Accepts any author; who is welcome is decided once the key is proven.
     pub(crate) fn server(&self) -> Result<QuicServerConfig, Error> {
+        QuicServerConfig::try_from(self.tls_server()?).map_err(|_| no_initial_suite())
+    }
+
+    fn tls_server(&self) -> Result<rustls::ServerConfig, Error> {
         let verifier = Arc::new(AnyAuthor(self.provider.clone()));
         let resolver = Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone()));
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
@@ -67,16 +71,22 @@ impl Identity {
         // No resumption and no early data: what is replayable never gets in.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        QuicServerConfig::try_from(config).map_err(|_| no_initial_suite())
+        Ok(config)
     }
 
     /// Accepts the author `expected` alone, before our own key has been shown.
     pub(crate) fn client(&self, expected: AuthorId) -> Result<(QuicClientConfig, Seen), Error> {
         let seen = Seen::default();
+        let tls = self.tls_client(expected, seen.clone())?;
+        let config = QuicClientConfig::try_from(tls).map_err(|_| no_initial_suite())?;
+        Ok((config, seen))
+    }
+
+    fn tls_client(&self, expected: AuthorId, seen: Seen) -> Result<rustls::ClientConfig, Error> {
         let verifier = Arc::new(OneAuthor {
             provider: self.provider.clone(),
             expected,
-            seen: seen.clone(),
+            seen,
         });
         let resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.key.clone()));
         let mut config = rustls::ClientConfig::builder_with_provider(self.provider.clone())
@@ -87,8 +97,7 @@ impl Identity {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
-        let config = QuicClientConfig::try_from(config).map_err(|_| no_initial_suite())?;
-        Ok((config, seen))
+        Ok(config)
     }
 }
 
@@ -240,8 +249,26 @@ impl ServerCertVerifier for OneAuthor {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    impl Identity {
+        /// The keyholder of `self` showing the public key of `victim`.
+        pub(crate) fn pretending_to_be(&self, victim: &Self) -> Self {
+            let stolen = CertifiedKey::new(victim.key.cert.clone(), self.key.key.clone());
+            Self {
+                key: Arc::new(stolen),
+                ..self.clone()
+            }
+        }
+
+        /// A server of a link protocol that does not exist yet.
+        pub(crate) fn server_of_the_future(&self) -> QuicServerConfig {
+            let mut tls = self.tls_server().unwrap();
+            tls.alpn_protocols = vec![b"roundtable/2".to_vec()];
+            QuicServerConfig::try_from(tls).unwrap()
+        }
+    }
 
     #[test]
     fn our_own_public_key_is_read_back() {

@@ -244,3 +244,108 @@ fn decode_media(channel: Channel, body: &Bytes) -> Result<Datagram, Violation> {
         None => Datagram::Ignored(channel),
     })
 }
+
+/// Feeds arbitrary bytes through everything that parses what a peer sends; for the fuzzer.
+///
+/// # Panics
+/// When a datagram that was read does not survive being written and read again.
+#[cfg(any(test, feature = "__fuzz"))]
+#[doc(hidden)]
+pub fn __fuzz_quic(data: &[u8]) {
+    let Some((channel, rest)) = data.split_first() else {
+        return;
+    };
+    if let (Ok(channel), Some((header, payload))) = (
+        stream_channel(*channel),
+        rest.split_first_chunk::<MESSAGE_HEADER_LEN>(),
+    ) && let Ok((text, length)) = decode_message_header(channel, *header)
+        && let Some(payload) = payload.get(..length)
+        && let Ok(frame) = decode_message(channel, text, Bytes::copy_from_slice(payload))
+    {
+        let [again, body] = encode_message(frame);
+        assert_eq!((&again[..], &body[..]), (&header[..], payload));
+    }
+    let frame = match decode_datagram(&Bytes::copy_from_slice(data)) {
+        Ok(Datagram::Message(frame)) => frame,
+        Ok(Datagram::Media(channel, _, packet)) => Frame::media(channel, packet),
+        Ok(Datagram::Clock(channel, _, clock)) => Frame::clock(channel, clock),
+        Ok(Datagram::Ignored(_)) | Err(_) => return,
+    };
+    let mut encoder = DatagramEncoder::new(AuthorId::from_bytes([0; 32]), [1, 2]);
+    let datagram = encoder.encode(&frame).map(|bytes| decode_datagram(&bytes));
+    let again = match datagram {
+        Some(Ok(Datagram::Message(frame))) => frame,
+        Some(Ok(Datagram::Media(channel, _, packet))) => Frame::media(channel, packet),
+        Some(Ok(Datagram::Clock(channel, _, clock))) => Frame::clock(channel, clock),
+        other => panic!("{frame:?} became {other:?}"),
+    };
+    assert_eq!(again, frame);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use roundtable_core::MediaCodec;
+
+    use super::*;
+
+    fn encoder() -> DatagramEncoder {
+        DatagramEncoder::new(AuthorId::from_bytes([7; 32]), [11, 22])
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_peer_make_us_panic(
+            channel in 0_u8..9, kind in 0_u8..3, data in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            __fuzz_quic(&[&[channel, kind], &data[..]].concat());
+            __fuzz_quic(&[&[channel, kind, 2, 0, 0, 0], &data[..]].concat());
+            __fuzz_quic(&[&[channel, 0x80, 111], &data[..]].concat());
+            __fuzz_quic(&[&[channel, 0x80, 200, 0, 6], &data[..]].concat());
+        }
+
+        #[test]
+        fn app_messages_look_as_documented(text in ".{0,40}", bytes in any::<Vec<u8>>()) {
+            let [header, payload] = encode_message(Frame::text(Channel::App, text.clone()));
+            let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+            prop_assert_eq!(&header[..], [&[1], &length[..]].concat());
+            prop_assert_eq!(&payload[..], text.as_bytes());
+
+            let datagram = encoder().encode(&Frame::binary(Channel::AppFast, bytes.clone()));
+            prop_assert_eq!(&datagram.unwrap()[..], [&[5, 0], &bytes[..]].concat());
+            let datagram = encoder().encode(&Frame::binary(Channel::Replication, bytes.clone()));
+            prop_assert_eq!(&datagram.unwrap()[..], [&[3], &bytes[..]].concat());
+        }
+    }
+
+    #[test]
+    fn sender_reports_count_what_was_sent_on_their_own_channel() {
+        let mut encoder = encoder();
+        let packet = MediaPacket {
+            sequence: 1,
+            timestamp: 2,
+            marker: false,
+            codec: MediaCodec::Opus,
+            payload: Bytes::from_static(&[1, 2, 3]),
+        };
+        for channel in [Channel::Voice, Channel::Voice, Channel::Video] {
+            encoder.encode(&Frame::media(channel, packet.clone()));
+        }
+        let clock = MediaClock {
+            ntp: roundtable_core::NtpTime(5),
+            timestamp: 6,
+        };
+        for (channel, ssrc, packets) in [(Channel::Voice, 11, 2), (Channel::Video, 22, 1)] {
+            let datagram = encoder.encode(&Frame::clock(channel, clock)).unwrap();
+            assert_eq!(datagram[0], channel.number());
+            let reports = decode_reports(&datagram[1..]).unwrap();
+            assert_eq!(reports[0].ssrc, ssrc);
+            let expected = SenderInfo {
+                clock,
+                packets,
+                octets: 3 * packets,
+            };
+            assert_eq!(reports[0].kind, ReportKind::Sender(expected));
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! QUIC links are held against what every link must do.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use ed25519_dalek::SigningKey;
 use roundtable_transport::conformance_tests;
 use roundtable_transport_quic::{QuicConfig, QuicEndpoint, QuicLink};

@@ -1,5 +1,7 @@
 //! QUIC links between real endpoints over loopback.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;

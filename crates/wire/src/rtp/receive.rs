@@ -149,7 +149,7 @@ mod tests {
 
     fn packet(index: u32) -> MediaPacket {
         MediaPacket {
-            sequence: 65_530_u16.wrapping_add(index as u16),
+            sequence: 65_530_u16.wrapping_add(u16::try_from(index).unwrap()),
             timestamp: (u32::MAX - 5000).wrapping_add(index * FRAME_TICKS),
             marker: false,
             codec: MediaCodec::Opus,
