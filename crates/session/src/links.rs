@@ -6,7 +6,7 @@ use std::{
 };
 
 use roundtable_command_log::Genesis;
-use roundtable_core::{AuthorId, Channel, Delivery, Frame, PeerId, Timestamp};
+use roundtable_core::{AuthorId, Channel, Delivery, Frame, PeerId, Timestamp, TransportKind};
 use roundtable_wire::session::Range;
 
 use crate::{
@@ -114,6 +114,12 @@ impl Link {
         }
     }
 
+    /// Which of a peer's links is sent on: the least. Memory before QUIC, QUIC before WebRTC, an
+    /// older link before a newer one.
+    pub(crate) fn rank(&self, id: LinkId) -> (TransportKind, LinkId) {
+        (self.info.kind, id)
+    }
+
     /// Whether anything may flow to the user.
     pub(crate) fn is_ready(&self) -> bool {
         match &self.phase {
@@ -219,17 +225,14 @@ impl Links {
     }
 
     /// For each peer, the best of its links that satisfy a condition.
-    ///
-    /// Memory is better than QUIC, QUIC better than WebRTC, an older link better than a newer one.
     pub(crate) fn best(&self, wanted: impl Fn(&Link) -> bool) -> Vec<LinkId> {
-        let mut best: BTreeMap<&PeerId, (LinkId, &Link)> = BTreeMap::new();
+        let mut best: BTreeMap<&PeerId, (TransportKind, LinkId)> = BTreeMap::new();
         for (id, link) in self.iter().filter(|(_, link)| wanted(link)) {
-            let chosen = best.entry(&link.info.peer).or_insert((id, link));
-            if link.info.kind < chosen.1.info.kind {
-                *chosen = (id, link);
-            }
+            let rank = link.rank(id);
+            let chosen = best.entry(&link.info.peer).or_insert(rank);
+            *chosen = rank.min(*chosen);
         }
-        best.into_values().map(|(id, _)| id).collect()
+        best.into_values().map(|(_, id)| id).collect()
     }
 
     /// The best link to one peer that satisfies a condition.

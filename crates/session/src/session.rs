@@ -190,7 +190,7 @@ impl Session {
     fn view(&self, peer: &PeerId) -> PeerView {
         let of_peer = self.links.iter().filter(|(_, l)| l.info.peer == *peer);
         let mut of_peer: Vec<_> = of_peer.collect();
-        of_peer.sort_by_key(|(id, link)| (!link.is_ready(), link.info.kind, *id));
+        of_peer.sort_by_key(|(id, link)| (!link.is_ready(), link.rank(*id)));
         let view = |(id, link): &(LinkId, &Link)| LinkView {
             link: *id,
             kind: link.info.kind,

@@ -24,6 +24,10 @@ fn quic_is_preferred_and_webrtc_takes_over_without_loss_or_repeat() {
     let quic = world.link("alice", "bob", Quic);
     world.secs(1);
     assert_eq!(first_link(&world, "alice"), quic);
+    let on = |world: &World, link| world.node("bob").sent_on.get(&link).copied().unwrap_or(0);
+    world.submit("bob", vec![trail("q")]);
+    world.millis(100);
+    assert_eq!((on(&world, webrtc), on(&world, quic)), (0, 1));
     for round in 0..40 {
         for name in ["alice", "bob"] {
             world.submit(name, vec![trail(&format!("{name}{round} "))]);
@@ -39,7 +43,7 @@ fn quic_is_preferred_and_webrtc_takes_over_without_loss_or_repeat() {
     assert_eq!(first_link(&world, "alice"), webrtc);
     assert_eq!(
         world.node("alice").applied_of("bob"),
-        (1..=40).collect::<Vec<_>>()
+        (1..=41).collect::<Vec<_>>()
     );
     // The grant comes first.
     assert_eq!(
@@ -49,6 +53,21 @@ fn quic_is_preferred_and_webrtc_takes_over_without_loss_or_repeat() {
     assert_eq!((gone(&world, "alice"), gone(&world, "bob")), (0, 0));
     world.unplug(webrtc);
     assert_eq!((gone(&world, "alice"), gone(&world, "bob")), (1, 1));
+}
+
+#[test]
+fn the_last_words_on_a_lost_link_are_asked_for_on_the_next() {
+    let mut world = World::founded_by(5, &["alice", "bob"]);
+    world.link("alice", "bob", WebRtc);
+    let quic = world.link("alice", "bob", Quic);
+    world.secs(1);
+    world.submit("bob", vec![trail("last")]);
+    world.millis(12);
+    assert_eq!(world.node("bob").sent_on[&quic], 1);
+    world.unplug(quic);
+    // Well before heads are compared for the sake of it.
+    world.millis(150);
+    assert_eq!(world.node("alice").trail(), "last");
 }
 
 #[test]

@@ -277,6 +277,12 @@ fn our_own_hello_sent_back_is_refused() {
 }
 
 #[test]
+fn our_own_key_in_the_hello_of_another_is_refused() {
+    let refused = Duel::refusal_of(|hello| hello.author = author("alice"));
+    assert_eq!(refused, Some(CloseCode::HANDSHAKE_REFLECTED));
+}
+
+#[test]
 fn our_own_proof_sent_back_is_refused() {
     let mut duel = Duel::new();
     let hello = duel.honest_hello();

@@ -96,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) closed: Vec<(LinkId, CloseCode)>,
     /// Frames and bytes handed to links, by channel.
     pub(crate) sent: HashMap<Channel, (usize, usize)>,
+    /// Frames other than Control's, by link.
+    pub(crate) sent_on: HashMap<LinkId, usize>,
     /// Command frames that a shell would have made durable by now.
     durable: HashSet<Bytes>,
 }
@@ -203,6 +205,7 @@ impl World {
             events: Vec::new(),
             closed: Vec::new(),
             sent: HashMap::new(),
+            sent_on: HashMap::new(),
             durable: HashSet::new(),
         };
         self.nodes.insert(name.to_owned(), node);
@@ -397,6 +400,8 @@ impl World {
                             "{name} sent a frame too early"
                         );
                     }
+                    let useful = usize::from(frame.channel != Channel::Control);
+                    *node.sent_on.entry(link).or_default() += useful;
                     let (frames, bytes) = node.sent.entry(frame.channel).or_default();
                     *frames += 1;
                     *bytes += frame.payload_len();
