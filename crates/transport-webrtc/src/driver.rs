@@ -30,7 +30,7 @@ const COMMAND_BATCH: usize = 256;
 pub(crate) enum Command {
     Send(Outbound),
     Candidate(RTCIceCandidateInit),
-    Close(CloseCode, String),
+    Close(Closed),
 }
 
 /// How far a negotiation has come.
@@ -48,8 +48,7 @@ enum Phase {
     /// Closing here: reliable channels are being delivered.
     Flushing {
         until: Instant,
-        code: CloseCode,
-        reason: String,
+        closed: Closed,
     },
     /// Closing here: the peer has been told, and tears the connection down when it has read so.
     Farewell {
@@ -161,9 +160,9 @@ impl Driver {
             }
             (Event::Frame(frame), Phase::Opening | Phase::Open) => self.shared.deliver(frame),
             (Event::Dropped(channel), _) => self.shared.count_dropped(channel),
-            (Event::Closed(code, reason), Phase::Open) => {
+            (Event::Closed(closed), Phase::Open) => {
                 self.read_the_rest();
-                self.end(code, reason, true);
+                self.end(closed);
             }
             (Event::Closed(..) | Event::Failed, Phase::Opening) => {
                 self.fail(ConnectError::Handshake);
@@ -171,9 +170,9 @@ impl Driver {
             (Event::Closed(..), _) => self.phase = Phase::Done,
             (Event::Violation(code), Phase::Open) => {
                 tracing::warn!(%code, "the peer broke the link protocol");
-                self.start_closing(code, String::new());
+                self.start_closing(Closed::new(code, "", false));
             }
-            (Event::Failed, Phase::Open) => self.end(CloseCode::LOST, String::new(), false),
+            (Event::Failed, Phase::Open) => self.lose(),
             (Event::Failed, _) => self.phase = Phase::Done,
             _ => {}
         }
@@ -196,15 +195,11 @@ impl Driver {
             Phase::Opening if now >= self.limits.open_by => {
                 self.fail(ConnectError::Timeout(self.limits.open_timeout));
             }
-            Phase::Open if now >= self.peer.last_heard() + self.limits.lost_after => {
-                self.end(CloseCode::LOST, String::new(), false);
-            }
-            Phase::Flushing {
-                until,
-                code,
-                reason,
-            } if now >= *until || self.outbox.is_flushed(&mut self.peer) => {
-                self.peer.say_goodbye(now, *code, reason);
+            Phase::Open if now >= self.peer.last_heard() + self.limits.lost_after => self.lose(),
+            Phase::Flushing { until, closed }
+                if now >= *until || self.outbox.is_flushed(&mut self.peer) =>
+            {
+                self.peer.say_goodbye(now, closed);
                 self.phase = Phase::Farewell {
                     until: now + FAREWELL,
                 };
@@ -219,26 +214,23 @@ impl Driver {
         self.phase = Phase::Done;
     }
 
-    fn end(&mut self, code: CloseCode, reason: String, by_remote: bool) {
-        self.shared.close(Closed {
-            code,
-            reason,
-            by_remote,
-        });
+    fn lose(&mut self) {
+        self.end(Closed::new(CloseCode::LOST, "", false));
+    }
+
+    fn end(&mut self, closed: Closed) {
+        self.shared.close(closed);
         self.phase = Phase::Done;
     }
 
     /// Closes from this side: no more frames are taken or handed up.
-    fn start_closing(&mut self, code: CloseCode, reason: String) {
+    fn start_closing(&mut self, closed: Closed) {
         match self.phase {
             Phase::Opening => self.fail(ConnectError::Abandoned),
             Phase::Open => {
-                self.end(code, reason.clone(), false);
-                self.phase = Phase::Flushing {
-                    until: now() + FLUSH,
-                    code,
-                    reason,
-                };
+                self.shared.close(closed.clone());
+                let until = now() + FLUSH;
+                self.phase = Phase::Flushing { until, closed };
             }
             _ => {}
         }
@@ -254,7 +246,7 @@ impl Driver {
                 Ok(()) => self.sockets.receive(|packet| self.peer.handle_datagram(now(), packet)),
                 Err(error) => {
                     tracing::warn!(%error, "socket");
-                    self.end(CloseCode::LOST, String::new(), false);
+                    self.lose();
                 }
             },
             command = self.commands.recv(), if !is_closing => self.on_commands(command),
@@ -275,8 +267,8 @@ impl Driver {
 
     /// Takes a command and those that wait behind it. `None` means that every handle is gone.
     fn on_commands(&mut self, first: Option<Command>) {
-        let all_gone = Command::Close(CloseCode::NORMAL, String::new());
-        self.on_command(first.unwrap_or(all_gone));
+        let all_gone = || Command::Close(Closed::new(CloseCode::NORMAL, "", false));
+        self.on_command(first.unwrap_or_else(all_gone));
         for _ in 1..COMMAND_BATCH {
             let Ok(next) = self.commands.try_recv() else {
                 return;
@@ -289,7 +281,7 @@ impl Driver {
         match command {
             Command::Send(outbound) => self.outbox.push(outbound),
             Command::Candidate(candidate) => self.peer.add_remote_candidate(candidate),
-            Command::Close(code, reason) => self.start_closing(code, reason),
+            Command::Close(closed) => self.start_closing(closed),
         }
     }
 }
@@ -308,10 +300,6 @@ fn account(shared: &Shared, fate: Fate) {
 impl Drop for Driver {
     /// Also when the runtime goes away: nobody may wait for ever.
     fn drop(&mut self) {
-        self.shared.close(Closed {
-            code: CloseCode::LOST,
-            reason: String::new(),
-            by_remote: false,
-        });
+        self.shared.close(Closed::new(CloseCode::LOST, "", false));
     }
 }

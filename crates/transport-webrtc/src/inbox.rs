@@ -162,11 +162,7 @@ mod tests {
     async fn what_came_before_the_close_is_handed_out() {
         let inbox = Inbox::new(100, 2);
         inbox.push(voice(1));
-        let closed = |code| Closed {
-            code,
-            reason: String::new(),
-            by_remote: false,
-        };
+        let closed = |code| Closed::new(code, "", false);
         inbox.close(closed(CloseCode::REPLACED));
         inbox.close(closed(CloseCode::LOST));
         inbox.push(voice(2));

@@ -8,7 +8,12 @@ use roundtable_core::{
 use roundtable_transport::{Closed, Link, SendError, check_frame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use crate::{driver::Command, media::Codecs, outbox::Outbound, shared::Shared};
+use crate::{
+    driver::Command,
+    media::{Codecs, channel_of},
+    outbox::Outbound,
+    shared::Shared,
+};
 
 /// What a queued frame takes beyond its payload, in bytes.
 const FRAME_OVERHEAD: usize = 64;
@@ -41,6 +46,9 @@ impl WebRtcLink {
     fn check(&self, frame: &Frame) -> Result<u32, SendError> {
         check_frame(frame)?;
         let negotiated = match &frame.payload {
+            Payload::Media(packet) if channel_of(packet.codec) != frame.channel => {
+                return Err(SendError::WrongChannel(frame.channel));
+            }
             Payload::Media(packet) => self.inner.codecs.has(packet.codec),
             Payload::Clock(_) => self.inner.codecs.serves(frame.channel),
             _ => true,
@@ -61,11 +69,8 @@ impl WebRtcLink {
     }
 
     fn closed(&self) -> Closed {
-        self.inner.shared.inbox.closed().unwrap_or(Closed {
-            code: CloseCode::LOST,
-            reason: String::new(),
-            by_remote: false,
-        })
+        let closed = self.inner.shared.inbox.closed();
+        closed.unwrap_or_else(|| Closed::new(CloseCode::LOST, "", false))
     }
 }
 
@@ -129,7 +134,7 @@ impl Link for WebRtcLink {
     }
 
     async fn close(&self, code: CloseCode, reason: &str) {
-        let command = Command::Close(code, reason.to_owned());
+        let command = Command::Close(Closed::new(code, reason, false));
         // An error means that the task has ended already.
         let _ = self.inner.commands.send(command);
         let mut finished = self.inner.finished.clone();

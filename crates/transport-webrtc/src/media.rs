@@ -192,9 +192,18 @@ impl Media {
                 octets: 0,
             })
         };
+        let voice = add(ssrcs[0], &OFFERED[0])?;
+        let video = add(ssrcs[1], &OFFERED[1])?;
+        // Else only the codec that a track was added with is offered.
+        let transceivers: Vec<_> = pc.get_transceivers().collect();
+        for id in transceivers {
+            if let Some(mut transceiver) = pc.rtp_transceiver(id) {
+                transceiver.set_codec_preferences(vec![])?;
+            }
+        }
         Ok(Self {
-            voice: add(ssrcs[0], &OFFERED[0])?,
-            video: add(ssrcs[1], &OFFERED[1])?,
+            voice,
+            video,
             remote: Vec::new(),
             codecs: Codecs::default(),
         })

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use roundtable_core::{Channel, ChannelBinding, CloseCode, Delivery, Frame, Payload};
+use roundtable_transport::Closed;
 use rtc::{
     data_channel::{RTCDataChannelId, RTCDataChannelInit},
     peer_connection::{
@@ -27,8 +28,7 @@ use rtc::{
 };
 
 use crate::{
-    ConnectError, WebRtcConfig,
-    close::CloseMessage,
+    ConnectError, WebRtcConfig, close,
     flight::{Early, Flight, Kind},
     measure::Measurements,
     media::{Codecs, Media},
@@ -57,8 +57,8 @@ pub(crate) enum Event {
     Opened,
     /// A frame arrived.
     Frame(Frame),
-    /// The peer closed the link with this code and reason.
-    Closed(CloseCode, String),
+    /// The peer closed the link.
+    Closed(Closed),
     /// The peer broke the link protocol.
     Violation(CloseCode),
     /// A message was malformed; nothing was handed up.
@@ -451,8 +451,8 @@ impl Peer {
             }
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(_)) => {
                 // Without a word on Control: a browser that called `close()`.
-                let closed = Event::Closed(CloseCode::NORMAL, String::new());
-                self.events.push_back(closed);
+                let closed = Closed::new(CloseCode::NORMAL, "", true);
+                self.events.push_back(Event::Closed(closed));
             }
             _ => {}
         }
@@ -555,9 +555,8 @@ impl Peer {
     }
 
     /// Says why the link closes, behind everything else on Control.
-    pub(crate) fn say_goodbye(&mut self, now: Instant, code: CloseCode, reason: &str) {
-        let text = CloseMessage::new(code, reason).to_json();
-        let frame = Frame::text(Channel::Control, text);
+    pub(crate) fn say_goodbye(&mut self, now: Instant, closed: &Closed) {
+        let frame = Frame::text(Channel::Control, close::to_json(closed));
         if let Err(error) = self.send(now, frame) {
             tracing::trace!(%error, "goodbye");
         }
@@ -591,9 +590,7 @@ fn data_event(channel: Channel, is_text: bool, data: BytesMut) -> Event {
     };
     match channel {
         Channel::App | Channel::AppFast => Event::Frame(Frame::text(channel, text)),
-        Channel::Control => {
-            CloseMessage::parse(&text).map_or(violation, |message| message.into_event())
-        }
+        Channel::Control => close::parse(&text).map_or(violation, Event::Closed),
         _ => violation,
     }
 }
