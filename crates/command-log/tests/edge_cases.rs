@@ -1,5 +1,7 @@
 //! What hostile, late, damaged and unlucky frames do to a log: nothing that lasts.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test may fail loudly
+
 mod common;
 
 use std::{sync::Mutex, time::Duration};
