@@ -52,6 +52,7 @@ pub(crate) struct Actor {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) store: Option<Store>,
     pub(crate) storage_failed: bool,
+    pub(crate) may_edit: bool,
     pub(crate) stored_genesis: Option<GenesisHash>,
     /// Command frames that wait until an own frame is on disk, in order.
     pub(crate) held: VecDeque<(LinkId, Frame)>,
@@ -128,6 +129,11 @@ impl Actor {
                 Output::Close { link, code, reason } => self.close(link, code, reason),
                 Output::Event(event) => self.session_event(event),
             }
+        }
+        let may_edit = self.session.may_sign();
+        if may_edit != self.may_edit {
+            self.may_edit = may_edit;
+            self.tell(Event::MayEdit(may_edit));
         }
     }
 

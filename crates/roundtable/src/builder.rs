@@ -206,6 +206,7 @@ impl RoomBuilder {
             events,
             store: log.map(Store::start),
             storage_failed: false,
+            may_edit: false,
             stored_genesis,
             held: VecDeque::new(),
             quic,

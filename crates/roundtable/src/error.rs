@@ -58,8 +58,8 @@ pub enum JoinError {
 #[non_exhaustive]
 pub enum SubmitError {
     /// The room is not ready for commands yet: no peer has shown its log, and the room was not
-    /// found empty either. Wait for [`Event::RoomKnown`](crate::Event::RoomKnown) and try again.
-    #[error("not ready yet: wait for Event::RoomKnown, then submit again")]
+    /// found empty either.
+    #[error("not ready yet: wait for Event::MayEdit(true), then submit again")]
     NotReady,
     /// More commands than the room's limits allow. None of these was taken.
     #[error("more commands than the room allows: try again in {} ms", retry_after.as_millis())]

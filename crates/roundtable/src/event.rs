@@ -9,8 +9,10 @@ use roundtable_core::{AuthorId, Channel, CloseCode, Payload, PeerId, TransportKi
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// The room's founding document is known: from here on commands can be submitted as soon as a
-    /// peer is linked or nobody else is there.
+    /// Whether commands of this peer are taken has changed. They are not before the room is known
+    /// and this peer is an Editor in it, which in an open room an Admin's client sees to.
+    MayEdit(bool),
+    /// The room's founding document is known.
     RoomKnown {
         /// What an invite link carries in its fragment.
         genesis: GenesisHash,

@@ -33,3 +33,7 @@ pub use roundtable_core::{
 pub use roundtable_transport::Link;
 pub use roundtable_transport_quic::QuicConfig;
 pub use roundtable_transport_webrtc::WebRtcConfig;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ProjectReadme;
