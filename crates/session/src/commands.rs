@@ -62,7 +62,6 @@ impl Session {
         let log = self.log().into_iter();
         log.flat_map(|log| log.frames_after(self.author, 0, usize::MAX))
             .flat_map(|frame| frame.actions())
-            .filter(|action| matches!(action, Action::Put { .. }))
             .collect()
     }
 

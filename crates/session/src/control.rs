@@ -1,26 +1,20 @@
-//! Control messages: handshakes, agreement on the genesis, guests.
-
-use std::time::Duration;
+//! Control messages: handshakes and what follows them, and guests, who send none.
 
 use bytes::Bytes;
-use roundtable_command_log::{CommandLog, Genesis, OpenError};
-use roundtable_core::{AuthorId, CloseCode, Timestamp};
+use roundtable_command_log::Genesis;
+use roundtable_core::CloseCode;
 use roundtable_wire::session::{Control, Hello};
 
 use crate::{
     Session,
-    commands::OwnHead,
-    config::GenesisSource,
     event::{Event, LinkId, Now},
     handshake::Refusal,
     links::{Link, Member, Phase},
-    room::{Position, Room, Verdict, compare},
+    room::Room,
 };
 
 /// How often a peer may announce another genesis on one link.
 const MAX_GENESIS_UPDATES: u32 = 16;
-/// How long linked peers wait for somebody to bring the genesis.
-const ORPHANED: Duration = Duration::from_secs(10);
 
 impl Session {
     pub(crate) fn on_control(&mut self, now: Now, id: LinkId, message: &[u8]) {
@@ -162,56 +156,12 @@ impl Session {
         }
         member.genesis = Some(genesis);
         member.may_adopt = may_adopt;
+        // Frames of its new log may have overtaken this news.
+        member.offences = 0;
         self.settle(now, id)
     }
 
-    /// Compares the two sides' geneses and does what follows.
-    fn settle(&mut self, now: Now, id: LinkId) -> Result<(), Refusal> {
-        let Some(member) = self.links.member_mut(id) else {
-            return Ok(());
-        };
-        let was_aligned = std::mem::replace(&mut member.aligned, false);
-        let genesis = member.genesis.clone();
-        let theirs = genesis.as_ref().map(|genesis| Position {
-            hash: genesis.hash(),
-            may_adopt: member.may_adopt,
-        });
-        let ours = self.room.as_ref().map(|room| Position {
-            hash: room.hash,
-            may_adopt: self.may_adopt(),
-        });
-        let invited = match self.config.genesis {
-            GenesisSource::Invited(hash) => Some(hash),
-            _ => None,
-        };
-        match (compare(ours, theirs, invited), genesis) {
-            (Verdict::Open, _) => self.make_ready(now, id),
-            (Verdict::Same, _) => {
-                if let Some(member) = self.links.member_mut(id) {
-                    member.aligned = true;
-                }
-                self.make_ready(now, id);
-                if !was_aligned {
-                    self.aligned(now, id);
-                }
-            }
-            (Verdict::Adopt, Some(genesis)) => return self.adopt(now, id, genesis),
-            (Verdict::Await, _) => {
-                let deadline = now.mono + self.config.handshake_deadline;
-                if let Some(link) = self.links.get_mut(id) {
-                    link.deadline.get_or_insert(deadline);
-                }
-                self.anti_entropy.forget(id);
-            }
-            (Verdict::Clash | Verdict::Adopt, _) => {
-                let reason = "another genesis";
-                return Err(Refusal::new(CloseCode::GENESIS_MISMATCH, reason));
-            }
-        }
-        Ok(())
-    }
-
-    fn make_ready(&mut self, now: Now, id: LinkId) {
+    pub(crate) fn make_ready(&mut self, now: Now, id: LinkId) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
@@ -236,7 +186,7 @@ impl Session {
     }
 
     /// Both sides of a link have the same genesis: commands may flow.
-    fn aligned(&mut self, now: Now, id: LinkId) {
+    pub(crate) fn aligned(&mut self, now: Now, id: LinkId) {
         if let Some(author) = self.links.get(id).and_then(Link::member).map(|m| m.author)
             && self.config.open_room
         {
@@ -244,150 +194,10 @@ impl Session {
         }
         self.send_heads(id);
         self.release(now, id);
-        // We are no longer alone with our genesis: whoever waits for us to give it up should know.
-        for waiting in self
-            .links
-            .ids(|link| link.member().is_some_and(|m| !m.ready))
-        {
-            self.announce_genesis(waiting);
-        }
         self.flush(now);
     }
 
-    /// Takes the genesis of the peer on `source` for our own.
-    fn adopt(&mut self, now: Now, source: LinkId, genesis: Genesis) -> Result<(), Refusal> {
-        let verified = matches!(self.config.genesis, GenesisSource::Invited(_));
-        let abandoned = self.own_actions();
-        self.begin(genesis, verified).map_err(|error| {
-            let code = match error {
-                OpenError::SchemaMismatch => CloseCode::SCHEMA_MISMATCH,
-                _ => CloseCode::GENESIS_MISMATCH,
-            };
-            Refusal::new(code, "the room needs another version of this program")
-        })?;
-        self.submissions.push(now.mono, abandoned);
-        let members = self.links.ids(|link| link.member().is_some());
-        for id in &members {
-            if let Some(member) = self.links.member_mut(*id) {
-                member.aligned = false;
-            }
-            self.announce_genesis(*id);
-        }
-        self.settle(now, source)?;
-        for id in members.into_iter().filter(|id| *id != source) {
-            if let Err(refusal) = self.settle(now, id) {
-                self.refuse(now, id, refusal);
-            }
-        }
-        self.review_guests(now);
-        Ok(())
-    }
-
-    /// Starts the log of a genesis, in place of any other.
-    pub(crate) fn begin(&mut self, genesis: Genesis, verified: bool) -> Result<(), OpenError> {
-        let (hash, encoded) = (genesis.hash(), genesis.encode().into());
-        let created = genesis.creator() == self.author;
-        let key = self.config.signing_key.clone();
-        let log = CommandLog::new(genesis, self.config.schema.clone(), Some(key))?;
-        self.room = Some(Room {
-            log,
-            hash,
-            encoded,
-            verified,
-            last_settle: Timestamp::ZERO,
-            settle_due: None,
-        });
-        self.anti_entropy.clear();
-        self.grants.clear();
-        self.own_head = OwnHead::Unknown;
-        tracing::debug!(genesis = %hash, verified, created, "genesis known");
-        self.outbox.event(Event::GenesisKnown {
-            hash,
-            verified,
-            created,
-        });
-        Ok(())
-    }
-
-    /// Nobody else is in the room: its state is what we have, and if it has not begun, we begin it.
-    pub(crate) fn alone(&mut self, now: Now) {
-        if self.room.is_none() {
-            self.found(now);
-        }
-        if self.room.is_some() {
-            self.own_head = OwnHead::Certain;
-        }
-    }
-
-    /// Creates the room, if that is for us to do, and tells everyone who is linked.
-    fn found(&mut self, now: Now) {
-        let GenesisSource::FirstCome(params) = &self.config.genesis else {
-            return;
-        };
-        let mut params = params.clone();
-        params.wall = now.wall;
-        // `SessionConfig::validate` has tried the same parameters.
-        let genesis = Genesis::create(params, &self.config.signing_key);
-        let begun = genesis.is_ok_and(|genesis| self.begin(genesis, false).is_ok());
-        debug_assert!(begun);
-        self.own_head = OwnHead::Certain;
-        for id in self.links.ids(|link| link.member().is_some()) {
-            self.announce_genesis(id);
-        }
-        self.review_guests(now);
-    }
-
-    /// Founds a room that everyone has entered too late: who created it left before showing it.
-    ///
-    /// When linked peers have waited together for [`ORPHANED`], the one with the lowest key
-    /// creates the room anew. Should two do so, the lower hash wins as ever.
-    pub(crate) fn found_if_orphaned(&mut self, now: Now) {
-        if self.orphaned_due().is_none_or(|due| due > now.mono) {
-            return;
-        }
-        self.orphaned_since = Some(now.mono);
-        let members = self.links.iter().filter_map(|(_, link)| link.member());
-        if members.map(|m| m.author).all(|author| self.author < author) {
-            self.found(now);
-        }
-    }
-
-    /// When to look whether the room is orphaned.
-    pub(crate) fn orphaned_due(&self) -> Option<Timestamp> {
-        let founder = matches!(self.config.genesis, GenesisSource::FirstCome(_));
-        let waits = founder && self.room.is_none();
-        self.orphaned_since
-            .filter(|_| waits)
-            .map(|since| since + ORPHANED)
-    }
-
-    /// Whether we would give up our genesis: nobody vouches for it, nobody else has used it, and
-    /// nobody is linked who has it.
-    pub(crate) fn may_adopt(&self) -> bool {
-        self.room.as_ref().is_some_and(|room| {
-            let own = |author: AuthorId| author == self.author;
-            !room.verified
-                && room.log.heads().iter().all(|head| own(head.author))
-                && self.links.ids(Link::is_aligned).is_empty()
-        })
-    }
-
-    /// What a hello would say of our genesis now.
-    fn shown_position(&self) -> (Option<Bytes>, bool) {
-        let encoded = self.room.as_ref().map(|room| room.encoded.clone());
-        (encoded, self.may_adopt())
-    }
-
-    fn announce_genesis(&mut self, id: LinkId) {
-        let may_adopt = self.may_adopt();
-        if let Some(room) = &self.room {
-            let genesis = room.encoded.clone();
-            let update = Control::GenesisUpdate { genesis, may_adopt };
-            self.outbox.control(id, &update);
-        }
-    }
-
-    fn review_guests(&mut self, now: Now) {
+    pub(crate) fn review_guests(&mut self, now: Now) {
         for id in self
             .links
             .ids(|link| matches!(link.phase, Phase::Guest { .. }))

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+mod agreement;
 mod anti_entropy;
 mod commands;
 mod config;

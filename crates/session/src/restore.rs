@@ -1,6 +1,7 @@
 //! A session that goes on where an earlier one of the same author ended.
 
 use bytes::Bytes;
+use roundtable_command_log::Head;
 
 use crate::{Session, event::Now};
 
@@ -11,6 +12,8 @@ impl Session {
     pub fn restore(&mut self, now: Now, frames: impl IntoIterator<Item = Bytes>) -> usize {
         let Some(room) = &mut self.room else { return 0 };
         let taken = room.log.restore(now.wall, frames);
+        let foreign = |head: &Head| head.author != self.author;
+        room.firm |= room.log.heads().iter().any(foreign);
         self.settle_soon(now);
         taken
     }

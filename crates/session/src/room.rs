@@ -12,6 +12,10 @@ pub(crate) struct Room {
     pub(crate) encoded: Bytes,
     /// Whether an invite vouches for it, or it was founded here for others to be invited to.
     pub(crate) verified: bool,
+    /// Whether we stand by it. Otherwise another genesis may take its place.
+    pub(crate) firm: bool,
+    /// Since when we have shared it with anyone.
+    pub(crate) shared_since: Option<Timestamp>,
     /// When the state last moved on, and when it has to again.
     pub(crate) last_settle: Timestamp,
     pub(crate) settle_due: Option<Timestamp>,

@@ -117,6 +117,7 @@ impl Session {
             self.submissions.due().filter(|_| self.may_sign()),
             self.settle_due(),
             self.orphaned_due(),
+            self.firm_due(),
         ]
         .into_iter()
         .flatten()
@@ -151,6 +152,9 @@ impl Session {
             self.refuse(now, id, refusal);
         }
         self.found_if_orphaned(now);
+        if self.firm_due().is_some_and(|due| due <= now.mono) {
+            self.make_firm();
+        }
         self.beat(now);
         self.exchange(now);
         self.flush(now);
@@ -254,6 +258,7 @@ impl Session {
         if link.is_ready() && self.links.best_to(&peer, Link::is_ready).is_none() {
             self.outbox.event(Event::PeerGone { peer: peer.clone() });
         }
+        self.review_firmness();
         // What was in flight on the lost link is asked for on the next.
         if let Some(next) = self.links.best_to(&peer, Link::is_aligned) {
             self.send_heads(next);

@@ -70,6 +70,14 @@ impl Submissions {
         }
     }
 
+    /// Starts over for another log: what the last one held comes first, then what still waits. Role
+    /// commands go, for they speak of the last log.
+    pub(crate) fn begin_again(&mut self, now: Timestamp, held: Vec<Action>) {
+        let waiting = std::mem::take(self).queue;
+        let of_any_log = |action: &Action| matches!(action, Action::Put { .. });
+        self.push(now, held.into_iter().chain(waiting).filter(of_any_log));
+    }
+
     /// When to sign; `None` while nothing waits.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         self.due

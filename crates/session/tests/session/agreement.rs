@@ -125,7 +125,7 @@ fn two_rooms_that_both_have_people_in_them_do_not_mix() {
     alone(&mut world, "carol");
     world.link("bob", "alice", Quic);
     world.link("dave", "carol", Quic);
-    world.secs(1);
+    world.secs(3);
     for name in ["alice", "bob", "carol", "dave"] {
         world.submit(name, vec![trail(name)]);
     }
@@ -149,7 +149,7 @@ fn a_lone_founder_yields_to_a_room_with_people_in_it() {
     alone(&mut world, "carol");
     world.submit("carol", vec![trail("c")]);
     world.link("bob", "alice", Quic);
-    world.secs(1);
+    world.secs(3);
     world.submit("bob", vec![trail("b")]);
     world.secs(1);
     world.link("carol", "alice", Quic);
@@ -180,4 +180,32 @@ fn a_room_whose_creator_left_too_early_is_founded_by_one_of_those_who_wait() {
     }
     world.secs(3);
     world.common_hash();
+}
+
+#[test]
+fn lone_founders_agree_and_lose_no_command_however_their_handshakes_cross() {
+    let names = ["alice", "bob", "carol", "dave"];
+    for seed in 0..40 {
+        let mut world = first_comers(100 + seed, &names);
+        for name in names {
+            alone(&mut world, name);
+            world.submit(
+                name,
+                vec![trail(&format!("1{name} ")), trail(&format!("2{name} "))],
+            );
+        }
+        world.secs(1);
+        world.mesh(&names);
+        world.secs(1);
+        for name in names {
+            assert_eq!(world.node(name).closed, [], "{name}, seed {seed}");
+        }
+        world.common_hash();
+        let trail = world.node("dave").trail();
+        assert_eq!(trail.split_whitespace().count(), 8, "{trail}, seed {seed}");
+        for name in names {
+            let [first, second] = [1, 2].map(|n| trail.find(&format!("{n}{name}")));
+            assert!(first < second, "{trail}, seed {seed}");
+        }
+    }
 }
