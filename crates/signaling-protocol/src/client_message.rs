@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use roundtable_core::{PeerId, RoomId};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use serde_json::{Value, error::Category, json, value::RawValue};
 
 use crate::{
@@ -180,6 +180,20 @@ fn check_len(text: &str) -> Result<(), RpcError> {
     Ok(())
 }
 
+/// Batches and bare values are JSON, but no requests. (Serde would read an array as a struct.)
+fn check_object(text: &str) -> Result<(), RpcError> {
+    if text.trim_start().starts_with('{') {
+        return Ok(());
+    }
+    Err(match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => invalid(
+            ErrorCode::InvalidRequest,
+            "not a JSON-RPC 2.0 request object",
+        ),
+        Err(_) => invalid(ErrorCode::ParseError, "not JSON"),
+    })
+}
+
 fn describe(raw: RawDescription, code: ErrorCode) -> Result<Description, RpcError> {
     raw.try_into().map_err(|error: DescriptionError| {
         let code = match error {
@@ -313,6 +327,7 @@ impl ClientMessage {
             error,
         };
         check_len(text).map_err(unreadable)?;
+        check_object(text).map_err(unreadable)?;
         let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| {
             unreadable(match error.classify() {
                 Category::Data => invalid(

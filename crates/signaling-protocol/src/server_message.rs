@@ -352,6 +352,10 @@ impl ServerMessage {
         if text.len() > limits::MAX_MESSAGE_LEN {
             return Err(Malformed::TooLarge);
         }
+        // Serde would read an array as a struct.
+        if !text.trim_start().starts_with('{') {
+            return Err(Malformed::Envelope);
+        }
         let envelope: Envelope<'_> = serde_json::from_str(text)?;
         if envelope.jsonrpc != "2.0" {
             return Err(Malformed::Envelope);

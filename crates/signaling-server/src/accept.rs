@@ -1,0 +1,85 @@
+//! The accept loop: bounds in number and time what a stranger can hold open.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
+use tower_service::Service;
+
+use crate::{Shared, http};
+
+/// Pause after the operating system refused to accept (no file descriptors left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long an HTTP exchange may go on once the server is to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// One of the server's `max_connections` places; travels with an upgraded connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Accepts connections for ever.
+pub(crate) async fn run(listener: &TcpListener, shared: &Arc<Shared>) {
+    let router = http::router(Arc::clone(shared));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&shared.slots).try_acquire_owned() else {
+            shared.metrics.refused_connections.add(1);
+            continue;
+        };
+        let slot = Slot {
+            _permit: Arc::new(permit),
+        };
+        let serving = serve(stream, slot, router.clone(), Arc::clone(shared));
+        shared.tasks.spawn(serving);
+    }
+}
+
+async fn serve(stream: TcpStream, slot: Slot, router: axum::Router, shared: Arc<Shared>) {
+    // Signaling messages are small and somebody waits for each; failure costs only time.
+    let _ = stream.set_nodelay(true);
+    let mut byte = [0];
+    let first_byte = timeout(shared.config.first_byte_timeout, stream.peek(&mut byte));
+    tokio::select! {
+        peeked = first_byte => if !matches!(peeked, Ok(Ok(1..))) {
+            return;
+        },
+        () = shared.stop.cancelled() => return,
+    }
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(slot.clone());
+        let response = router.clone().call(request);
+        async move { response.await.map_err(|never: Infallible| never) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.config.header_timeout)
+        .max_buf_size(http::MAX_HEADER_LEN)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = shared.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,106 @@
+//! The HTTP side: the upgrade, the probes, the metrics and the page.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::{State, WebSocketUpgrade},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use roundtable_signaling_protocol::limits;
+
+use crate::{Shared, accept::Slot, connection, page};
+
+/// Largest request header in bytes (hyper takes no less).
+pub(crate) const MAX_HEADER_LEN: usize = 8192;
+
+/// A WebSocket's buffer in bytes. With the library's default of 128 KiB an idle connection costs
+/// seventeen times as much.
+const BUFFER_LEN: usize = 4096;
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route(limits::WEBSOCKET_PATH, get(upgrade))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .merge(page::router())
+        .with_state(shared)
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
+    if shared.stop.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+    }
+    (StatusCode::OK, "ready\n")
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
+    ([content_type], shared.metrics.render()).into_response()
+}
+
+async fn upgrade(
+    State(shared): State<Arc<Shared>>,
+    Extension(slot): Extension<Slot>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if !origin_is_allowed(&headers, &shared.config.allowed_origins) {
+        return (StatusCode::FORBIDDEN, "this origin may not connect\n").into_response();
+    }
+    let running = shared.tasks.token();
+    upgrade
+        .read_buffer_size(BUFFER_LEN)
+        .write_buffer_size(0)
+        .max_message_size(limits::MAX_MESSAGE_LEN)
+        .max_frame_size(limits::MAX_MESSAGE_LEN)
+        .on_upgrade(move |socket| async move {
+            connection::run(socket, slot, shared).await;
+            drop(running);
+        })
+}
+
+/// Whether a page of this origin (RFC 6454) may connect: none at all, the server's own, or one on
+/// the list. Browsers let any page open a WebSocket to anywhere; only this check stops it.
+fn origin_is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return true;
+    };
+    let Ok(origin) = origin.to_str() else {
+        return false;
+    };
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let own = authority.is_some_and(|a| host.is_some_and(|host| a.eq_ignore_ascii_case(host)));
+    own || allowed.iter().any(|a| a.eq_ignore_ascii_case(origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(origin: Option<&str>, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        origin_is_allowed(&headers, &["https://friend.example".into()])
+    }
+
+    #[test]
+    fn only_no_origin_our_own_and_friends_may_connect() {
+        assert!(allowed(None, "here:8080"));
+        assert!(allowed(Some("http://here:8080"), "here:8080"));
+        assert!(allowed(Some("https://friend.example"), "here:8080"));
+        assert!(!allowed(Some("http://here"), "here:8080"));
+        assert!(!allowed(Some("https://here.evil.example"), "here"));
+        assert!(!allowed(Some("https://evil.example"), "here:8080"));
+        assert!(!allowed(Some("null"), "here:8080"));
+    }
+}

@@ -1,0 +1,147 @@
+//! The queue between a room and one of its connections, bounded in messages and in bytes.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use roundtable_signaling_protocol::CloseReason;
+use tokio::sync::{mpsc, oneshot};
+
+/// The client does not keep up with what it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The room's end. Dropping it lets the connection send what is queued and then close.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    queue: mpsc::Sender<String>,
+    close: oneshot::Sender<CloseReason>,
+    queued_bytes: Arc<AtomicUsize>,
+    max_bytes: usize,
+}
+
+/// The connection's end.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: mpsc::Receiver<String>,
+    close: Option<oneshot::Receiver<CloseReason>>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+/// A queue of at most `max_messages` and `max_bytes`.
+pub(crate) fn channel(max_messages: usize, max_bytes: usize) -> (Outbox, Inbox) {
+    let (sender, receiver) = mpsc::channel(max_messages);
+    let (close, closed) = oneshot::channel();
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let outbox = Outbox {
+        queue: sender,
+        close,
+        queued_bytes: Arc::clone(&queued_bytes),
+        max_bytes,
+    };
+    let inbox = Inbox {
+        queue: receiver,
+        close: Some(closed),
+        queued_bytes,
+    };
+    (outbox, inbox)
+}
+
+impl Outbox {
+    /// Queues a message without waiting. To a connection that is gone it goes nowhere: the room
+    /// hears of that by itself.
+    pub(crate) fn send(&self, text: String) -> Result<(), Full> {
+        let len = text.len();
+        if self.queued_bytes.load(Relaxed) + len > self.max_bytes {
+            return Err(Full);
+        }
+        self.queued_bytes.fetch_add(len, Relaxed);
+        match self.queue.try_send(text) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Full),
+        }
+    }
+
+    /// Closes the connection at once, whatever is queued.
+    pub(crate) fn close(self, reason: CloseReason) {
+        // The connection may be gone already.
+        let _ = self.close.send(reason);
+    }
+}
+
+/// What an [`Inbox`] brings.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Send this to the client.
+    Text(String),
+    /// Nothing more will come: close in good order.
+    Finished,
+    /// Close at once.
+    Close(CloseReason),
+}
+
+impl Inbox {
+    /// The next delivery. Cancel safe.
+    pub(crate) async fn recv(&mut self) -> Delivery {
+        tokio::select! {
+            biased;
+            reason = closed(&mut self.close) => Delivery::Close(reason),
+            text = self.queue.recv() => match text {
+                Some(text) => {
+                    self.queued_bytes.fetch_sub(text.len(), Relaxed);
+                    Delivery::Text(text)
+                }
+                None => Delivery::Finished,
+            }
+        }
+    }
+
+    /// Completes when the connection is to close at once, else never. Cancel safe.
+    pub(crate) async fn closed(&mut self) -> CloseReason {
+        closed(&mut self.close).await
+    }
+}
+
+async fn closed(close: &mut Option<oneshot::Receiver<CloseReason>>) -> CloseReason {
+    if let Some(receiver) = close {
+        let reason = receiver.await;
+        *close = None;
+        if let Ok(reason) = reason {
+            return reason;
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_bounds_hold_and_reading_makes_room() {
+        let (outbox, mut inbox) = channel(2, 10);
+        assert_eq!(outbox.send("12345678901".into()), Err(Full));
+        assert_eq!(outbox.send("1234567890".into()), Ok(()));
+        assert_eq!(outbox.send("1".into()), Err(Full));
+        assert!(matches!(inbox.recv().await, Delivery::Text(_)));
+        assert_eq!(outbox.send("1".into()), Ok(()));
+        assert_eq!(outbox.send("2".into()), Ok(()));
+        assert_eq!(outbox.send("3".into()), Err(Full));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_outbox_is_drained_first_and_a_closed_one_is_not() {
+        let (outbox, mut inbox) = channel(2, 10);
+        outbox.send("last".into()).unwrap();
+        drop(outbox);
+        assert_eq!(inbox.recv().await, Delivery::Text("last".into()));
+        assert_eq!(inbox.recv().await, Delivery::Finished);
+
+        let (outbox, mut inbox) = channel(2, 10);
+        outbox.send("skipped".into()).unwrap();
+        outbox.close(CloseReason::Replaced);
+        let close = Delivery::Close(CloseReason::Replaced);
+        assert_eq!(inbox.recv().await, close);
+    }
+}

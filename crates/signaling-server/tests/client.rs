@@ -1,0 +1,249 @@
+//! The client against the real server: joining, losing the connection, coming back.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+mod common;
+
+use std::time::Duration;
+
+use common::{TestServer, any_port, next, soon};
+use roundtable_core::{PeerId, RoomId};
+use roundtable_signaling_client::{
+    Backoff, ClientConfig, ClientState, EndReason, ErrorCode, Event, JoinError, OfferBody,
+    RequestError, SignalingClient,
+};
+use roundtable_signaling_server::ServerConfig;
+use serde_json::json;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+fn body() -> OfferBody {
+    OfferBody::WebRtc { sdp: "v=0".into() }
+}
+
+/// A wire to the server that can be cut.
+struct Wire {
+    address: std::net::SocketAddr,
+    cut: watch::Sender<u32>,
+    _accepting: JoinSet<()>,
+}
+
+impl Wire {
+    async fn to(server: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (cut, cuts) = watch::channel(0);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut cuts = cuts.clone();
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            cut,
+            _accepting: accepting,
+        }
+    }
+
+    fn cut(&self) {
+        self.cut.send_modify(|cuts| *cuts += 1);
+    }
+}
+
+#[tokio::test]
+async fn joining_fails_with_what_to_do() {
+    let server = TestServer::start(any_port().with_max_peers(2));
+    let join = |name| SignalingClient::join(server.config("room", name));
+    let _alice = join("alice").await.unwrap();
+    assert!(matches!(join("alice").await, Err(JoinError::PeerIdTaken)));
+    let _bob = join("bob").await.unwrap();
+    assert!(matches!(
+        join("carol").await,
+        Err(JoinError::RoomFull { max: 2 })
+    ));
+    let big = server
+        .config("other", "carol")
+        .with_user_data(json!("x".repeat(2000)));
+    let refused = SignalingClient::join(big).await;
+    let code = ErrorCode::MessageTooLarge;
+    assert!(matches!(refused, Err(JoinError::Rejected { code: c, .. }) if c == code));
+
+    let at = |url: &str| {
+        let (room, name) = (RoomId::new("room").unwrap(), PeerId::new("carol").unwrap());
+        ClientConfig::new(url, room, name).unwrap()
+    };
+    let page = at(&format!("ws://{}/healthz", server.address));
+    let refused = SignalingClient::join(page).await;
+    assert!(matches!(
+        refused,
+        Err(JoinError::NotASignalingServer { .. })
+    ));
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_url = format!("ws://{}", silent.local_addr().unwrap());
+    let config = at(&silent_url).with_join_timeout(Duration::from_millis(100));
+    assert!(matches!(
+        SignalingClient::join(config).await,
+        Err(JoinError::Timeout)
+    ));
+    drop(silent);
+    let refused = SignalingClient::join(at(&silent_url)).await;
+    assert!(matches!(refused, Err(JoinError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn a_cut_wire_is_resumed_and_the_others_notice_nothing() {
+    let server = TestServer::open();
+    let wire = Wire::to(server.address).await;
+    let (alice, _, mut alice_hears) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    let mut config = server.config("room", "bob");
+    config = ClientConfig::new(
+        &format!("ws://{}", wire.address),
+        RoomId::new("room").unwrap(),
+        PeerId::new("bob").unwrap(),
+    )
+    .unwrap()
+    .with_backoff(Backoff {
+        base: Duration::from_millis(50),
+        max: Duration::from_millis(100),
+    })
+    .with_user_data(json!({"was": config.url().as_str()}));
+    let (bob, joined, mut bob_hears) = SignalingClient::join(config).await.unwrap();
+    assert!(!joined.resumed);
+    assert!(matches!(
+        next(&mut alice_hears).await,
+        Event::PeerAnnounced(_)
+    ));
+
+    let alice_id = PeerId::new("alice").unwrap();
+    for _ in 0..3 {
+        wire.cut();
+        assert!(matches!(
+            next(&mut bob_hears).await,
+            Event::Reconnecting { attempt: 1, .. }
+        ));
+        // Made while there is no connection, it waits for it.
+        bob.offer(&alice_id, body()).await.unwrap();
+        assert!(matches!(next(&mut alice_hears).await, Event::Offer { .. }));
+        loop {
+            match next(&mut bob_hears).await {
+                Event::Resumed => break,
+                Event::Reconnecting { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(*bob.state().borrow(), ClientState::Connected);
+    }
+    alice.leave().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_comes_back_after_the_server_restarted() {
+    let server = TestServer::open();
+    let address = server.address;
+    let (client, _, mut events) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    server.stop().await;
+    assert_eq!(next(&mut events).await, Event::Draining);
+    assert!(matches!(
+        next(&mut events).await,
+        Event::Reconnecting { attempt: 1, .. }
+    ));
+    let server = TestServer::start(ServerConfig::new(address).with_open(true));
+    let (_bob, _) = server.member("room", "bob").await;
+    let joined = loop {
+        match next(&mut events).await {
+            Event::Reconnecting { .. } => client.hint_reconnect_now(),
+            Event::Rejoined(joined) => break joined,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(joined.peers[0].peer_id.as_str(), "bob");
+    client
+        .offer(&PeerId::new("bob").unwrap(), body())
+        .await
+        .unwrap();
+    client.leave().await;
+    assert_eq!(next(&mut events).await, Event::Ended(EndReason::Left));
+    assert_eq!(soon(events.next()).await, None);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_hint_cuts_a_long_delay_short() {
+    let server = TestServer::open();
+    let address = server.address;
+    let backoff = Backoff {
+        base: Duration::from_secs(3600),
+        max: Duration::from_secs(3600),
+    };
+    let config = server.config("room", "alice").with_backoff(backoff);
+    let (client, _, mut events) = SignalingClient::join(config).await.unwrap();
+    server.stop().await;
+    let server = TestServer::start(ServerConfig::new(address).with_open(true));
+    assert_eq!(next(&mut events).await, Event::Draining);
+    assert!(matches!(
+        next(&mut events).await,
+        Event::Reconnecting { .. }
+    ));
+    client.hint_reconnect_now();
+    assert!(matches!(next(&mut events).await, Event::Rejoined(_)));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn leaving_frees_the_name_at_once_and_ends_every_clone() {
+    let server = TestServer::open();
+    let config = server.config("room", "alice");
+    let (client, _, _events) = SignalingClient::join(config.clone()).await.unwrap();
+    let clone = client.clone();
+    client.leave().await;
+    let offer = clone.offer(&PeerId::new("bob").unwrap(), body()).await;
+    assert_eq!(offer, Err(RequestError::Ended));
+    let (client, _, events) = SignalingClient::join(config.clone()).await.unwrap();
+    // Dropping the last handle leaves too, and so does the event stream's end tell.
+    drop(client);
+    let mut events = events;
+    assert_eq!(next(&mut events).await, Event::Ended(EndReason::Left));
+    SignalingClient::join(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replaced_client_ends() {
+    let server = TestServer::open();
+    let (_client, joined, mut events) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    let mut raw = server.raw().await;
+    raw.announce("room", "alice", json!(joined.resume)).await;
+    assert_eq!(next(&mut events).await, Event::Ended(EndReason::Replaced));
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_comes_back_as_an_error() {
+    let server = TestServer::open();
+    let (client, _, _events) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    let nobody = PeerId::new("nobody").unwrap();
+    match client.offer(&nobody, body()).await {
+        Err(RequestError::Refused(error)) => assert_eq!(error.code, ErrorCode::PeerNotFound),
+        other => panic!("{other:?}"),
+    }
+}
