@@ -3,11 +3,10 @@
 use std::cmp::Ordering;
 
 use roundtable_core::AuthorId;
-use roundtable_wire::commands::Body;
 
 use crate::{
-    FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey, RuleBreach,
-    SharedFrame, SignedFrame, clock,
+    Action, FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey,
+    RuleBreach, SharedFrame, SignedFrame, clock,
     rate::{Budget, Shortfall, cost},
     waiting::Waiting,
 };
@@ -131,18 +130,23 @@ impl Chain {
         }
     }
 
-    /// The end of the log once this frame is in it, if its body and its header keep the rules.
-    pub(crate) fn judge(&self, frame: &SignedFrame, genesis: &Genesis) -> Result<Tip, FrameError> {
-        let (body, header) = (frame.verified_body()?, frame.header());
-        if body.count() as u64 != u64::from(header.count) {
+    /// The end of the log once this frame is in it, and what the frame does, if its body and its
+    /// header keep the rules.
+    pub(crate) fn judge(
+        &self,
+        frame: &SignedFrame,
+        genesis: &Genesis,
+    ) -> Result<Judged, FrameError> {
+        let (actions, header) = (frame.decode_actions()?, frame.header());
+        if actions.len() as u64 != u64::from(header.count) {
             return Err(FrameError::Count {
                 header: header.count,
-                body: body.count(),
+                body: actions.len(),
             });
         }
-        Ok(self
-            .tip
-            .extended(header, frame.id(), body_cost(&body), genesis)?)
+        let cost = total_cost(&actions);
+        let tip = self.tip.extended(header, frame.id(), cost, genesis)?;
+        Ok(Judged { tip, actions })
     }
 
     /// Takes a frame whose place is next and that has been judged and verified.
@@ -190,9 +194,18 @@ impl Chain {
     }
 }
 
-/// What all commands of a body cost their author.
-pub(crate) fn body_cost(body: &Body<'_>) -> u64 {
-    body.actions()
-        .map(|action| cost(action.payload_len()))
+/// What keeps the rules.
+pub(crate) struct Judged {
+    /// The end of the log with the frame in it.
+    pub(crate) tip: Tip,
+    /// What the frame does.
+    pub(crate) actions: Vec<Action>,
+}
+
+/// What commands cost their author together.
+pub(crate) fn total_cost(actions: &[Action]) -> u64 {
+    actions
+        .iter()
+        .map(|action| cost(action.as_wire().payload_len()))
         .sum()
 }

@@ -192,18 +192,15 @@ impl SignedFrame {
     /// The commands, which share the frame's memory. Empty if the body is malformed, which that of
     /// a frame from a log never is.
     pub fn actions(&self) -> Vec<Action> {
-        self.verified_body().map_or_else(
-            |_| Vec::new(),
-            |commands| {
-                let body = self.body();
-                let own = |action| Action::from_wire(action, &body);
-                commands.actions().map(own).collect()
-            },
-        )
+        self.decode_actions().unwrap_or_default()
     }
 
-    pub(crate) fn verified_body(&self) -> Result<Body<'_>, BodyError> {
-        Body::verify(&self.bytes[FULL_HEADER_LEN..])
+    /// Verifies the body and reads the commands.
+    pub(crate) fn decode_actions(&self) -> Result<Vec<Action>, BodyError> {
+        let bytes = self.body();
+        let body = Body::verify(&bytes)?;
+        let own = |action| Action::from_wire(action, &bytes);
+        Ok(body.actions().map(own).collect())
     }
 }
 

@@ -6,6 +6,8 @@ mod chain;
 mod clock;
 mod error;
 mod frame;
+#[cfg(feature = "__fuzz")]
+mod fuzz;
 mod genesis;
 mod id;
 mod layout;
@@ -23,6 +25,8 @@ mod waiting;
 pub use action::{Action, Covered, Key, Role};
 pub use error::{AppendError, FrameError, OpenError, RuleBreach};
 pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame};
+#[cfg(feature = "__fuzz")]
+pub use fuzz::__fuzz_frame;
 pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};
 pub use id::{FrameId, GenesisHash, SchemaHash, StateHash};
 pub use log::{Applied, CommandLog, Received};

@@ -15,10 +15,10 @@ use crate::{
     Action, AppendError, Covered, FrameError, Genesis, GenesisHash, Head, Header, Key,
     MERGE_VERSION, NonceRange, OpenError, Order, Role, Schema, SharedFrame, SignedFrame, StateHash,
     Strategy,
-    chain::{Chain, Place, Tip},
+    chain::{Chain, Judged, Place, Tip, total_cost},
     clock::LamportClock,
     metrics::{Counters, bump},
-    rate::{Shortfall, cost},
+    rate::Shortfall,
     roles::Roles,
     state::State,
 };
@@ -168,10 +168,7 @@ impl CommandLog {
             schema: self.schema.hash(),
         };
         let limits = &self.genesis.params().limits;
-        let price = actions
-            .iter()
-            .map(|a| cost(a.as_wire().payload_len()))
-            .sum();
+        let price = total_cost(actions);
         tip.afford(header.wall_ms, price, limits)
             .map_err(|shortfall| match shortfall {
                 Shortfall::Wait(retry_after) => AppendError::RateLimited { retry_after },
@@ -185,7 +182,8 @@ impl CommandLog {
             .extended(&header, frame.id(), price, &self.genesis)
             .map_err(|_| AppendError::ClockExhausted)?;
         let frame = Arc::new(frame);
-        self.commit(own, frame.clone(), tip);
+        let actions = frame.actions(); // they share the frame's memory, not the caller's
+        self.commit(own, frame.clone(), Judged { tip, actions });
         bump(&mut self.counters.appended);
         Ok(frame)
     }
@@ -449,7 +447,7 @@ impl CommandLog {
             (None, known) => &self.chains[known.unwrap_or_default()],
         };
         let place = chain.place(&frame);
-        let tip = match place {
+        let judged = match place {
             Place::Known => return Ok(Received::Duplicate),
             _ if chain.waiting.holds(&frame) => return Ok(Received::Duplicate),
             Place::Next => Some(chain.judge(&frame, &self.genesis)?),
@@ -464,9 +462,9 @@ impl CommandLog {
             (None, known) => known.unwrap_or_default(),
         };
         let frame = Arc::new(frame);
-        match tip {
-            Some(tip) if !is_early(&frame, wall) => {
-                self.commit(index, frame.clone(), tip);
+        match judged {
+            Some(judged) if !is_early(&frame, wall) => {
+                self.commit(index, frame.clone(), judged);
                 self.release(index, wall);
                 Ok(Received::Accepted { frame })
             }
@@ -506,7 +504,7 @@ impl CommandLog {
                 _ => Err(FrameError::Forked),
             };
             match judged {
-                Ok(tip) => self.commit(index, frame, tip),
+                Ok(judged) => self.commit(index, frame, judged),
                 Err(error) => {
                     chain.drop_held_next();
                     self.counters.refused(&error);
@@ -516,14 +514,14 @@ impl CommandLog {
     }
 
     /// Puts a frame that has passed every check into the log.
-    fn commit(&mut self, index: usize, frame: SharedFrame, tip: Tip) {
+    fn commit(&mut self, index: usize, frame: SharedFrame, judged: Judged) {
         let header = *frame.header();
         self.clock.observe(header.lamport);
         bump(&mut self.counters.accepted_frames);
         let commands = &mut self.counters.accepted_commands;
         *commands = commands.wrapping_add(header.count.into());
         if header.schema == self.schema.hash() {
-            for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {
+            for (action, nonce) in judged.actions.into_iter().zip(header.first_nonce..) {
                 let order = Order {
                     lamport: header.lamport,
                     author: header.author,
@@ -532,7 +530,7 @@ impl CommandLog {
                 self.index_action(order, action);
             }
         }
-        self.chains[index].push(frame.clone(), tip);
+        self.chains[index].push(frame.clone(), judged.tip);
         self.arrived.push_back(frame);
     }
 

@@ -83,6 +83,8 @@ struct Entry {
     /// How many commands at the front are in order and folded into `value`; used by Merge only.
     folded: usize,
     unsorted: bool,
+    /// Whether it is listed to be folded.
+    dirty: bool,
     value: Value,
 }
 
@@ -140,7 +142,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     entries: BTreeMap<Key, Entry>,
-    dirty: BTreeSet<Key>,
+    /// The keys to fold, each once.
+    dirty: Vec<Key>,
     changed: BTreeSet<Key>,
 }
 
@@ -153,19 +156,30 @@ impl State {
         value: Bytes,
         strategy: Strategy,
     ) -> bool {
-        if !self.dirty.contains(&key) {
-            self.dirty.insert(key.clone());
+        let op = Op { order, value };
+        if let Some(entry) = self.touch(&key) {
+            return entry.push(op, strategy);
         }
+        self.dirty.push(key.clone());
         let entry = self.entries.entry(key).or_default();
-        entry.push(Op { order, value }, strategy)
+        entry.dirty = true;
+        entry.push(op, strategy)
     }
 
     /// Has a key folded anew from its first command on: whether some of them count has changed.
     pub(crate) fn invalidate(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.get_mut(key) {
+        if let Some(entry) = self.touch(key) {
             entry.folded = 0;
-            self.dirty.insert(key.clone());
         }
+    }
+
+    /// Lists a key to be folded.
+    fn touch(&mut self, key: &Key) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(key)?;
+        if !std::mem::replace(&mut entry.dirty, true) {
+            self.dirty.push(key.clone());
+        }
+        Some(entry)
     }
 
     /// Folds every key that something reached since the last time.
@@ -175,6 +189,7 @@ impl State {
             let (Some(entry), Some(strategy)) = (self.entries.get_mut(&key), strategy) else {
                 continue;
             };
+            entry.dirty = false;
             if entry.fold(strategy, |order| roles.permits_put(order)) {
                 self.changed.insert(key);
             }

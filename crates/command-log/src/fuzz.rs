@@ -1,0 +1,87 @@
+//! What the fuzzer runs.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use roundtable_core::WallTime;
+
+use crate::{
+    CommandLog, FrameId, Genesis, GenesisParams, Header, MergeRule, Schema, SignedFrame, Strategy,
+};
+
+const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
+
+static ROOM: LazyLock<(Genesis, Schema, SigningKey)> = LazyLock::new(|| {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let schema = Schema::builder(1, 0)
+        .key_type(0, "stroke", Strategy::LastWriteWins)
+        .key_type(1, "claim", Strategy::Reject)
+        .key_type(
+            2,
+            "points",
+            Strategy::Merge(MergeRule::Append { max_len: 64 }),
+        )
+        .key_type(3, "count", Strategy::Merge(MergeRule::Add))
+        .build()
+        .expect("a good schema");
+    let params = GenesisParams::new([9; 32], NOW, schema.hash());
+    let genesis = Genesis::create(params, &key).expect("good rules");
+    (genesis, schema, key)
+});
+
+/// Fuzz body: as a frame, as the properly signed body of one, and as a genesis, no bytes panic,
+/// and what one log accepts another accepts and comes to the same state.
+pub fn __fuzz_frame(bytes: &[u8]) {
+    let (genesis, schema, key) = &*ROOM;
+    let open =
+        || CommandLog::new(genesis.clone(), schema.clone(), None).expect("the room's schema");
+    let _ = Genesis::decode(bytes);
+    let mut log = open();
+    let _ = log.receive(NOW, Bytes::copy_from_slice(bytes));
+
+    let Some((count, body)) = bytes.split_first() else {
+        return;
+    };
+    let header = Header {
+        author: genesis.creator(),
+        previous: FrameId::NONE,
+        first_nonce: 1,
+        count: u32::from(*count),
+        lamport: 1,
+        wall_ms: NOW.as_millis(),
+        schema: schema.hash(),
+    };
+    let frame = SignedFrame::sign(&genesis.hash(), header, body, key);
+    let mut other = open();
+    let verdict = log.receive(NOW, frame.bytes().clone());
+    assert_eq!(other.receive(NOW, frame.bytes().clone()), verdict);
+    log.settle(NOW);
+    other.settle(NOW);
+    assert_eq!(log.state_hash(), other.state_hash());
+    let applied = std::iter::from_fn(|| log.poll_applied()).count();
+    assert_eq!(applied, verdict.map_or(0, |_| usize::from(*count)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Key};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn damaged_bodies_are_safe(flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u8), 0..4)) {
+            let (genesis, schema, key) = &*ROOM;
+            let mut log = CommandLog::new(genesis.clone(), schema.clone(), Some(key.clone())).unwrap();
+            let actions: Vec<_> = (0..4).map(|n| Action::put(Key::new(n, "k"), vec![7; 8])).collect();
+            let body = log.append(NOW, &actions).unwrap().body();
+            let mut input = [&[4], &body[..]].concat();
+            for (at, bit) in flips {
+                let at = at.index(input.len());
+                input[at] ^= 1 << bit;
+            }
+            __fuzz_frame(&input);
+        }
+    }
+}

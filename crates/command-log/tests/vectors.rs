@@ -1,0 +1,99 @@
+//! The test vectors that another implementation can hold itself against: every byte of a genesis,
+//! of three frames and of what is signed and hashed.
+#![allow(clippy::unwrap_used)] // a test may fail loudly
+
+mod common;
+
+use common::*;
+use roundtable_command_log::{CommandLog, Genesis, Received, Role};
+use serde_json::{Value, json};
+
+const VECTORS: &str = include_str!("vectors/command-log.json");
+
+fn hex(bytes: impl AsRef<[u8]>) -> String {
+    let bytes = bytes.as_ref().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(value: &Value) -> Vec<u8> {
+    let text = value.as_str().unwrap();
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// The vectors as this implementation makes them from the keys and bodies in the file.
+fn made(bodies: &[Vec<u8>]) -> Value {
+    let genesis = genesis_with(|_| {});
+    let mut alice = Forger::new(&genesis, 0);
+    let mut bob = Forger::new(&genesis, 1);
+    bob.lamport = 2;
+    bob.wall_ms = START_MS + 40;
+    let mut log = reader(&genesis);
+    let mut frames = Vec::new();
+    for (n, body) in bodies.iter().enumerate() {
+        let author = if n == 1 { &mut bob } else { &mut alice };
+        let count = if n == 0 { 2 } else { 1 };
+        let (first_nonce, lamport, wall_ms) = (author.nonce, author.lamport, author.wall_ms);
+        let previous = hex(author.previous);
+        let forged = author.sign_body(count, body);
+        let received = log.receive(at(0), forged.bytes.clone()).unwrap();
+        let Received::Accepted { frame } = received else {
+            panic!("{received:?}");
+        };
+        assert_eq!(frame.id(), forged.id);
+        frames.push(json!({
+            "author": hex(author.key.verifying_key().to_bytes()),
+            "previous": previous,
+            "first_nonce": first_nonce,
+            "count": count,
+            "lamport": lamport,
+            "wall_ms": wall_ms,
+            "schema": hex(author.schema),
+            "body": hex(body),
+            "body_hash": hex(blake3::hash(body).as_bytes()),
+            "signature": hex(frame.signature()),
+            "id": hex(frame.id().as_bytes()),
+            "full_form": hex(frame.bytes()),
+        }));
+        alice.lamport = 3;
+    }
+    log.settle(at(0));
+    json!({
+        "secret_keys": { "alice": hex(key(0).to_bytes()), "bob": hex(key(1).to_bytes()) },
+        "schema_hash": hex(schema().hash().as_bytes()),
+        "genesis": {
+            "room": hex(genesis.params().room),
+            "wall_ms": genesis.params().wall.as_millis(),
+            "encoded": hex(genesis.encode()),
+            "hash": hex(genesis.hash().as_bytes()),
+        },
+        "frames": frames,
+        "state_hash": hex(log.state_hash().as_bytes()),
+    })
+}
+
+#[test]
+fn the_vectors_are_what_this_implementation_makes() {
+    let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+    let frames = vectors["frames"].as_array().unwrap();
+    let bodies: Vec<_> = frames.iter().map(|frame| unhex(&frame["body"])).collect();
+    assert_eq!(made(&bodies), vectors);
+}
+
+#[test]
+fn the_vectors_are_accepted_and_mean_what_they_say() {
+    let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+    let genesis = Genesis::decode(&unhex(&vectors["genesis"]["encoded"])).unwrap();
+    let mut log = CommandLog::new(genesis, schema(), None).unwrap();
+    for frame in vectors["frames"].as_array().unwrap().iter().rev() {
+        log.receive(at(0), unhex(&frame["full_form"]).into())
+            .unwrap();
+    }
+    log.settle(at(0));
+    assert_eq!(hex(log.state_hash().as_bytes()), vectors["state_hash"]);
+    assert_eq!(log.role_of(id(1)), Role::Editor);
+    assert_eq!(value(&log, STROKE, "s"), Some(&b"blue"[..]));
+    assert_eq!(value(&log, POINTS, "p"), Some(&b"\x01\x02"[..]));
+}
