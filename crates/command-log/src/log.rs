@@ -1,7 +1,7 @@
 //! The log: frames in, state out.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -153,6 +153,7 @@ impl CommandLog {
         for action in actions {
             self.check_action(author, &tip, lamport, action)?;
         }
+        self.check_writers(actions)?;
         let count = u32::try_from(actions.len()).unwrap_or(u32::MAX);
         let first_nonce = tip.nonce.saturating_add(1);
         if tip.nonce.checked_add(u64::from(count) + 1).is_none() {
@@ -171,7 +172,12 @@ impl CommandLog {
         let price = total_cost(actions);
         tip.afford(header.wall_ms, price, limits)
             .map_err(|shortfall| match shortfall {
-                Shortfall::Wait(retry_after) => AppendError::RateLimited { retry_after },
+                Shortfall::Wait(wait) => {
+                    // A clock that was set back gains nothing until it is where it was.
+                    let behind = Duration::from_millis(wall_ms - wall.as_millis());
+                    let retry_after = wait + behind;
+                    AppendError::RateLimited { retry_after }
+                }
                 Shortfall::Never => AppendError::OverBurst,
             })?;
         let body = self.encoder.encode(actions.iter().map(Action::as_wire))?;
@@ -227,6 +233,7 @@ impl CommandLog {
     }
 
     /// The next command that has settled; each command comes once, an author's commands in order.
+    /// What is not polled is kept, at the cost of one pointer a frame.
     pub fn poll_applied(&mut self) -> Option<Applied> {
         if self.applied.is_empty() {
             let frame = self.settled.pop_front()?;
@@ -419,15 +426,28 @@ impl CommandLog {
                     return Err(AppendError::BadValue { key_type, len });
                 }
             }
+            Action::SetRole { .. } | Action::Unknown { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the room has places for all that these commands would make writers.
+    fn check_writers(&self, actions: &[Action]) -> Result<(), AppendError> {
+        let default = self.genesis.params().default_role;
+        let joins = |action: &Action| match action {
             Action::SetRole { target, role, .. } => {
-                let default = self.genesis.params().default_role;
-                let max = self.genesis.params().max_writers;
-                let joins = *role > default && self.role_of(*target) <= default;
-                if joins && self.roles().filter(|(_, r)| *r > default).count() >= max.into() {
-                    return Err(AppendError::TooManyWriters(max));
-                }
+                (*role > default && self.role_of(*target) <= default).then_some(*target)
             }
-            Action::Unknown { .. } => {}
+            _ => None,
+        };
+        let joining: BTreeSet<_> = actions.iter().filter_map(joins).collect();
+        if joining.is_empty() {
+            return Ok(());
+        }
+        let max = self.genesis.params().max_writers;
+        let writers = self.roles().filter(|(_, role)| *role > default).count();
+        if writers + joining.len() > usize::from(max) {
+            return Err(AppendError::TooManyWriters(max));
         }
         Ok(())
     }

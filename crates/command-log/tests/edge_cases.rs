@@ -422,7 +422,26 @@ fn a_room_has_no_more_writers_than_its_genesis_allows() {
         Err(AppendError::TooManyWriters(2))
     );
     alice.append(at(0), &[set_role(1, Role::Viewer)]).unwrap();
+    let both = [set_role(1, Role::Editor), set_role(2, Role::Editor)];
+    assert_eq!(
+        alice.append(at(0), &both),
+        Err(AppendError::TooManyWriters(2))
+    );
     assert!(alice.append(at(0), &[set_role(2, Role::Editor)]).is_ok());
+}
+
+#[test]
+fn after_a_clock_was_set_back_retry_after_counts_from_where_it_was() {
+    let genesis = genesis_with(|_| {});
+    let mut log = log(&genesis, 0);
+    log.append(at(5000), &vec![stroke("x"); 100]).unwrap();
+    let Err(AppendError::RateLimited { retry_after }) = log.append(at(2000), &[stroke("x")]) else {
+        panic!("the bucket is empty");
+    };
+    assert_eq!(retry_after, Duration::from_millis(3100));
+    let ms = 2000 + u64::try_from(retry_after.as_millis()).unwrap();
+    assert!(log.append(at(ms - 1), &[stroke("x")]).is_err());
+    assert!(log.append(at(ms), &[stroke("x")]).is_ok());
 }
 
 #[test]
