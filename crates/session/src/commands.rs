@@ -36,6 +36,31 @@ pub(crate) enum OwnHead {
     Certain,
 }
 
+impl OwnHead {
+    /// After a peer has shown that it holds our commands up to `nonce`, while we hold `held`.
+    ///
+    /// A peer that holds less than we do knows nothing of what we may have lost.
+    const fn shown(self, nonce: u64, held: u64) -> Self {
+        match self {
+            Self::Certain => Self::Certain,
+            Self::Behind(behind) if behind > nonce => Self::Behind(behind),
+            _ if nonce > held => Self::Behind(nonce),
+            Self::Unknown if nonce == held => Self::Certain,
+            other => other,
+        }
+    }
+
+    /// After something has been received or given up, and we hold `held`.
+    const fn reviewed(self, held: u64, fetching: bool) -> Self {
+        match self {
+            Self::Behind(nonce) if held >= nonce => Self::Certain,
+            // Whoever claimed it could not show it.
+            Self::Behind(_) if !fetching => Self::Unknown,
+            other => other,
+        }
+    }
+}
+
 impl Session {
     pub(crate) fn check_may_sign(&self) -> Result<&Room, InputError> {
         let room = self.room.as_ref().ok_or(InputError::NotReady)?;
@@ -162,14 +187,12 @@ impl Session {
         match room.log.receive(now.wall, bytes) {
             Ok(Received::Accepted { frame }) => {
                 let author = frame.author();
-                if let OwnHead::Behind(nonce) = self.own_head
-                    && held(room, &self.author) >= nonce
-                {
-                    self.own_head = OwnHead::Certain;
-                }
                 self.settle_soon(now);
                 if self.anti_entropy.is_fetching(&author) {
                     self.plan(now);
+                }
+                if author == self.author {
+                    self.flush(now);
                 }
             }
             Ok(Received::Waiting { missing }) => {
@@ -245,12 +268,8 @@ impl Session {
             if head.nonce > held {
                 self.anti_entropy.claim(id, head.author, head.nonce);
             }
-            if head.author == self.author && self.own_head != OwnHead::Certain {
-                self.own_head = if head.nonce > held {
-                    OwnHead::Behind(head.nonce)
-                } else {
-                    OwnHead::Certain
-                };
+            if head.author == self.author {
+                self.own_head = self.own_head.shown(head.nonce, held);
             }
         }
         self.plan(now);
@@ -267,10 +286,11 @@ impl Session {
             links: &self.links,
         };
         for (id, ranges) in self.anti_entropy.plan(now.mono, &world) {
-            for ranges in ranges.chunks(MAX_LIST) {
-                self.outbox.control(id, &Control::Want(ranges.to_vec()));
-            }
+            self.outbox.control(id, &Control::Want(ranges));
         }
+        let fetching = self.anti_entropy.is_fetching(&self.author);
+        let held = held(room, &self.author);
+        self.own_head = self.own_head.reviewed(held, fetching);
     }
 
     pub(crate) fn on_want(&mut self, now: Now, id: LinkId, mut ranges: Vec<Range>) {

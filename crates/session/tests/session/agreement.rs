@@ -209,3 +209,66 @@ fn lone_founders_agree_and_lose_no_command_however_their_handshakes_cross() {
         }
     }
 }
+
+#[test]
+fn a_genesis_that_turns_firm_while_another_peer_arrives_is_settled_at_once() {
+    for millis in (1700..2200).step_by(10) {
+        let mut world = first_comers(millis, &["alice", "bob", "carol"]);
+        alone(&mut world, "alice");
+        alone(&mut world, "carol");
+        world.link("bob", "alice", Quic);
+        world.millis(millis);
+        world.link("carol", "alice", Quic);
+        world.link("carol", "bob", Quic);
+        world.secs(3);
+        for name in ["alice", "bob", "carol"] {
+            assert_eq!(world.node(name).closed, [], "{name} after {millis} ms");
+        }
+        world.common_hash();
+    }
+}
+
+#[test]
+fn who_has_joined_a_room_stays_there_whatever_founders_come_by() {
+    for n in 0..8 {
+        let mut world = first_comers(n, &["alice", "bob"]);
+        alone(&mut world, "alice");
+        world.link("bob", "alice", Quic);
+        world.secs(3);
+        world.add(config("erin", GenesisSource::FirstCome(params(50))), "erin");
+        let source = GenesisSource::FirstCome(params(60 + n as u8));
+        world.add(config("mallory", source), "mallory");
+        alone(&mut world, "mallory");
+        world.link("erin", "bob", Quic);
+        world.millis(150);
+        world.link("mallory", "erin", Quic);
+        world.secs(3);
+        assert_eq!(known(&world, "erin"), [(false, false)]);
+        world.common_hash();
+    }
+}
+
+#[test]
+fn a_founder_whose_company_has_left_yields_again() {
+    let mut world = first_comers(12, &["alice", "bob", "carol", "dave"]);
+    for (founder, other) in [("alice", "bob"), ("carol", "dave")] {
+        alone(&mut world, founder);
+        world.link(other, founder, Quic);
+    }
+    world.secs(3);
+    for id in world.links_of("bob") {
+        world.unplug(id);
+    }
+    world.link("alice", "carol", Quic);
+    world.secs(1);
+    let hash = |name| world.node(name).session.genesis().unwrap().hash();
+    assert_eq!(hash("alice"), hash("carol"));
+    // bob has what alice wrote, and keeps to it.
+    world.link("bob", "carol", Quic);
+    world.secs(1);
+    let codes = ["bob", "carol"].map(|n| world.node(n).closed.first().map(|(_, code)| *code));
+    assert!(
+        codes.contains(&Some(CloseCode::GENESIS_MISMATCH)),
+        "{codes:?}"
+    );
+}

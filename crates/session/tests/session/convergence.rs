@@ -199,6 +199,58 @@ fn a_peer_back_with_its_key_but_without_its_log_forks_nothing() {
     assert!(!world.node("alice").events.iter().any(misbehaved));
 }
 
+#[test]
+fn a_peer_back_with_part_of_its_log_is_not_reassured_by_one_who_knows_less() {
+    let mut world = World::founded_by(9, &["alice", "bob", "carol"]);
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    for round in 0..10 {
+        world.submit("bob", vec![trail(&round.to_string())]);
+        world.millis(20);
+    }
+    world.secs(1);
+    let log = world.node("bob").session.log().unwrap();
+    let own = log.frames().filter(|frame| frame.author() == author("bob"));
+    let stored: Vec<_> = own.take(6).map(|frame| frame.bytes().clone()).collect();
+    for id in world.links_of("bob") {
+        world.unplug(id);
+    }
+    let genesis = world.node("alice").session.genesis().unwrap().clone();
+    world.add(config("bob", GenesisSource::Known(genesis)), "bob");
+    world.restore("bob", stored);
+    assert_eq!(world.node("bob").session.log().unwrap().heads()[0].nonce, 6);
+    // carol has just come and holds nothing; within this time she has shown so, and no more.
+    world.link("bob", "carol", Quic);
+    world.millis(200);
+    assert!(!world.node("bob").session.may_sign());
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    world.submit("bob", vec![trail("!")]);
+    world.secs(3);
+    assert_eq!(world.node("alice").trail(), "0123456789!");
+}
+
+#[test]
+fn an_admin_back_without_its_log_gives_roles_as_soon_as_it_knows_what_it_wrote() {
+    let mut world = World::founded_by(8, &["alice", "bob", "carol"]);
+    world.link("bob", "alice", Quic);
+    world.secs(1);
+    for id in world.links_of("alice") {
+        world.unplug(id);
+    }
+    world.link("bob", "carol", Quic);
+    world.secs(1);
+    let genesis = world.node("bob").session.genesis().unwrap().clone();
+    world.add(config("alice", GenesisSource::Known(genesis)), "alice");
+    world.link("alice", "carol", Quic);
+    world.link("alice", "bob", Quic);
+    world.millis(400);
+    assert!(world.node("carol").session.may_sign());
+    world.submit("carol", vec![trail("c")]);
+    world.secs(3);
+    world.common_hash();
+}
+
 /// What happens in a random room.
 #[derive(Debug, Clone)]
 enum Chance {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
-use roundtable_command_log::{Genesis, GenesisParams, SchemaHash};
+use roundtable_command_log::{CommandLog, Genesis, GenesisParams, Role, SchemaHash};
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Frame, Payload, RoomId, Timestamp, TransportKind,
     WallTime,
@@ -34,7 +34,11 @@ impl Duel {
     }
 
     fn with(change: impl FnOnce(&mut LinkInfo)) -> Self {
-        let session = Session::new(config("alice", GenesisSource::Create(params(1))), at(START));
+        Self::in_room(params(1), change)
+    }
+
+    fn in_room(params: GenesisParams, change: impl FnOnce(&mut LinkInfo)) -> Self {
+        let session = Session::new(config("alice", GenesisSource::Create(params)), at(START));
         let mut info = LinkInfo {
             peer: peer("mallory"),
             side: Side::Responder,
@@ -399,6 +403,31 @@ fn what_overtakes_the_handshake_is_held_and_bounded() {
         duel.input(app("flood"));
     }
     assert_eq!(duel.closed(), Some(CloseCode::PROTOCOL));
+}
+
+#[test]
+fn commands_that_overtake_the_news_of_their_genesis_are_held() {
+    let open = GenesisParams {
+        default_role: Role::Editor,
+        ..params(1)
+    };
+    let mut duel = Duel::in_room(open, |_| {});
+    let genesis = duel.session.genesis().unwrap().clone();
+    let mut log = CommandLog::new(genesis.clone(), schema(), Some(key("mallory"))).unwrap();
+    let command = log.append(at(START).wall, &[trail("early")]).unwrap();
+    // She came without a genesis, has taken alice's, and her first frame is faster than her word.
+    let hello = duel.honest_hello();
+    duel.handshake(&hello, &key("mallory"));
+    let frame = Frame::binary(Channel::Command, command.bytes().clone());
+    duel.input(Input::Received { link: LINK, frame });
+    assert_eq!(duel.session.log().unwrap().heads(), []);
+    let update = Control::GenesisUpdate {
+        genesis: genesis.encode().into(),
+        may_adopt: true,
+    };
+    duel.say(update.encode());
+    let heads = duel.session.log().unwrap().heads();
+    assert_eq!((heads[0].author, heads[0].nonce), (author("mallory"), 1));
 }
 
 #[test]

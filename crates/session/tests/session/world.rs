@@ -229,6 +229,16 @@ impl World {
         result
     }
 
+    /// Hands a session what an earlier one has stored.
+    pub(crate) fn restore(&mut self, name: &str, frames: Vec<Bytes>) {
+        let now = at(self.now);
+        let node = self.nodes.get_mut(name).unwrap();
+        node.durable.extend(frames.iter().cloned());
+        let count = frames.len();
+        assert_eq!(node.session.restore(now, frames), count);
+        self.drain(name);
+    }
+
     pub(crate) fn submit(&mut self, name: &str, actions: Vec<Action>) {
         self.input(name, Input::Submit { actions }).unwrap();
     }
