@@ -357,12 +357,15 @@ impl<T> JitterBuffer<T> {
         let ticks_us = media_us - media_time_us(stream.timestamp, self.config.clock_rate_hz);
         let arrival_us = now.saturating_since(stream.arrival).as_micros();
         let apart_us = i64::try_from(arrival_us).unwrap_or(i64::MAX);
+        // What the sender held back until it knew that someone speaks comes faster than it was said.
         stream.held_back = spurt || (stream.held_back && apart_us < ticks_us / 2);
-        let counts = !stream.held_back;
-        if counts {
+        // What the network held up comes at once: one event, and its first packet stands for it.
+        let burst = ticks_us > 0 && apart_us < ticks_us / 8;
+        if !stream.held_back {
             let difference = apart_us.abs_diff(ticks_us) as f64;
             stream.jitter_us += (difference - stream.jitter_us) / 16.0;
         }
+        let counts = !stream.held_back && !burst;
         (stream.arrival, stream.timestamp) = (now, timestamp);
         self.delay.arrived(now, media_us, counts);
     }

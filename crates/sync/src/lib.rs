@@ -13,3 +13,6 @@ pub use jitter::{
     RtpMeta,
 };
 pub use playout::{Decision, PlayoutState, PullClock, decide};
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundtable_core::Timestamp;
 
 /// Delay beyond the target that is not worth a change, in microseconds.
-const SLACK_ABOVE_US: i64 = 12_000;
+const SLACK_ABOVE_US: i64 = 8_000;
 /// Delay short of the target that is not worth a change, in microseconds.
 const SLACK_BELOW_US: i64 = 8_000;
 /// For how long to make up speech when nothing comes, in microseconds. After that, silence.

@@ -23,7 +23,7 @@ const FADE: usize = 120;
 /// Frames between two gentle changes of the delay.
 const STRETCH_PAUSE: u32 = 4;
 /// Delay beyond the target that calls for haste, in microseconds.
-const HASTE_US: i64 = 35_000;
+const HASTE_US: i64 = 20_000;
 /// Share of lost packets from which on it pays to wait for the next packet's redundancy.
 const LOSSY: f32 = 0.02;
 
@@ -249,13 +249,6 @@ impl VoiceReceiver {
 
     /// Begins a talk spurt with the oldest packet.
     fn start(&mut self) -> Pulled {
-        let Some(packet) = self.buffer.front() else {
-            return Pulled::Silence;
-        };
-        if packet.spurt {
-            // What was made up after the last spurt stood for nothing.
-            self.player.held = 0;
-        }
         self.player.playing = true;
         self.decode_front();
         let ramp = self.frame.iter_mut().take(FADE).enumerate();
@@ -290,7 +283,10 @@ impl VoiceReceiver {
         let Some(packet) = self.buffer.pop() else {
             return self.frame.clear();
         };
-        self.count_concealed(self.player.held);
+        if !packet.spurt {
+            // Otherwise what was made up after the last spurt stood for nothing.
+            self.count_concealed(self.player.held);
+        }
         self.learn_loss(packet.sequence);
         self.frame.resize(MAX_FRAME, 0.0);
         match self.decoder.decode(&packet.payload, &mut self.frame) {

@@ -1,0 +1,364 @@
+//! The buffer, the estimate and the decision together, in virtual time.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // figures
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use roundtable_core::{MediaClock, NtpTime, Timestamp, WallTime};
+
+use crate::*;
+
+const FRAME: u32 = 960;
+
+fn meta(index: u64) -> RtpMeta {
+    RtpMeta {
+        sequence: 65_000_u64.wrapping_add(index) as u16,
+        timestamp: (u64::from(u32::MAX) - 48_000 + index * u64::from(FRAME)) as u32,
+        spurt: false,
+    }
+}
+
+fn voice() -> JitterBuffer<u64> {
+    JitterBuffer::new(JitterConfig::voice()).unwrap()
+}
+
+/// Deterministic jitter in 0 to `max` ms.
+fn jitter(index: u64, max: u64) -> u64 {
+    (index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) % (max + 1)
+}
+
+#[test]
+fn jitter_buffer_adapts_latency_to_network_jitter() {
+    let mut buffer = voice();
+    let mut run = |range: std::ops::Range<u64>, jitter_ms: u64| {
+        let mut now = Timestamp::ZERO;
+        for index in range {
+            now = Timestamp::from_millis(50 + index * 20 + jitter(index, jitter_ms));
+            buffer.push(now, meta(index), index);
+            while buffer.pop_due(now).is_some() {}
+        }
+        buffer.target(now).as_millis()
+    };
+    let calm = run(0..500, 0);
+    let rough = run(500..1500, 60);
+    let calm_again = run(1500..3500, 0);
+    assert_eq!(calm, 20, "the lower bound");
+    assert!((50..=70).contains(&rough), "{rough} ms for 60 ms of jitter");
+    assert_eq!(calm_again, 20, "what has passed is forgotten");
+}
+
+#[test]
+fn a_single_spike_does_not_raise_the_delay_but_a_pattern_of_them_does() {
+    let mut buffer = voice();
+    let mut targets = Vec::new();
+    for index in 0..3_000_u64 {
+        // A spike of 100 ms: at 10 s alone, from 30 s on every 4 s.
+        let spike = index == 500 || (index >= 1_500 && index % 200 < 1);
+        let now = Timestamp::from_millis(20 * index + if spike { 100 } else { 0 });
+        buffer.push(now, meta(index), index);
+        while buffer.pop_due(now).is_some() {}
+        targets.push(buffer.target(now).as_millis());
+    }
+    assert_eq!(targets[1_400], 20);
+    assert!(targets[2_900] >= 100, "{}", targets[2_900]);
+}
+
+#[test]
+fn the_delay_of_a_pattern_of_spikes_decays_with_time_alone() {
+    let mut buffer = voice();
+    let mut now = Timestamp::ZERO;
+    for index in 0..2_000_u64 {
+        let spike = index % 100 == 99 && index < 1_000;
+        now = Timestamp::from_millis(20 * index + if spike { 110 } else { 0 });
+        buffer.push(now, meta(index), index);
+        while buffer.pop_due(now).is_some() {}
+    }
+    assert!(buffer.target(now + Duration::from_secs(15)) <= Duration::from_millis(20));
+}
+
+#[test]
+fn packets_come_out_in_order_across_both_wraps_whatever_their_order() {
+    let mut buffer = voice();
+    // Sequence numbers wrap after 536 packets, timestamps after 50.
+    for begin in [520, 30] {
+        let order = (0..40_u64).map(|index| begin + (index ^ 3));
+        for index in order.clone() {
+            let now = Timestamp::from_millis(20_000 + 20 * begin + index);
+            assert_eq!(buffer.push(now, meta(index), index), Pushed::Queued);
+        }
+        let out: Vec<u64> = std::iter::from_fn(|| buffer.pop().map(|p| p.payload)).collect();
+        assert_eq!(out, (begin..begin + 40).collect::<Vec<_>>());
+        buffer = voice();
+    }
+}
+
+#[test]
+fn duplicates_and_late_packets_are_told_apart() {
+    let mut buffer = voice();
+    let now = Timestamp::from_millis(500);
+    buffer.push(now, meta(0), 0);
+    buffer.push(now, meta(2), 2);
+    assert_eq!(buffer.push(now, meta(2), 2), Pushed::Duplicate);
+    assert_eq!(buffer.stats().lost, 1);
+    buffer.pop();
+    assert_eq!(
+        buffer.push(now, meta(0), 0),
+        Pushed::Duplicate,
+        "though it was played"
+    );
+    buffer.pop();
+    assert_eq!(buffer.push(now, meta(1), 1), Pushed::Late);
+    let stats = buffer.stats();
+    assert_eq!(
+        (stats.lost, stats.late, stats.duplicates, stats.packets),
+        (0, 1, 2, 5)
+    );
+}
+
+#[test]
+fn what_is_skipped_is_late() {
+    let mut buffer = voice();
+    let now = Timestamp::from_millis(500);
+    (0..4).for_each(|index| {
+        buffer.push(now, meta(index), index);
+    });
+    let second = buffer.front().unwrap().timestamp + i64::from(FRAME);
+    buffer.advance(second + 1);
+    assert_eq!(buffer.front().map(|packet| packet.payload), Some(2));
+    assert_eq!(buffer.stats().late, 2);
+}
+
+#[test]
+fn a_flood_is_held_within_the_bounds_and_the_oldest_go() {
+    let config = JitterConfig::voice().with_capacity(8, Duration::from_millis(400));
+    let mut buffer = JitterBuffer::new(config).unwrap();
+    let now = Timestamp::from_millis(1);
+    let last = (0..1_000)
+        .map(|index| buffer.push(now, meta(index), index))
+        .last();
+    assert_eq!(last, Some(Pushed::Displaced));
+    assert_eq!(buffer.len(), 8);
+    assert_eq!(buffer.front().map(|packet| packet.payload), Some(992));
+}
+
+#[test]
+fn a_sender_that_starts_anew_is_followed_and_a_stray_packet_is_not() {
+    let mut buffer = voice();
+    let at = |ms: u64| Timestamp::from_millis(10_000 + ms);
+    (0..10).for_each(|index| {
+        buffer.push(at(20 * index), meta(index), index);
+    });
+    let other = |index: u64| RtpMeta {
+        sequence: 20_000 + index as u16,
+        timestamp: 77 + FRAME * index as u32,
+        spurt: index == 0,
+    };
+    assert_eq!(buffer.push(at(200), other(0), 100), Pushed::Stray);
+    assert_eq!(buffer.push(at(201), meta(10), 10), Pushed::Queued);
+    assert_eq!(buffer.push(at(220), other(1), 101), Pushed::Stray);
+    assert_eq!(buffer.push(at(240), other(2), 102), Pushed::Restarted);
+    assert_eq!(buffer.pop().map(|packet| packet.payload), Some(102));
+    assert!(buffer.is_empty());
+}
+
+#[test]
+fn one_packet_from_the_far_future_does_not_stop_the_stream() {
+    let mut buffer = voice();
+    let mut heard = 0;
+    for index in 0..200_u64 {
+        let now = Timestamp::from_millis(20 * index);
+        let mut meta = meta(index);
+        if index == 100 {
+            meta.timestamp = meta.timestamp.wrapping_add(1 << 30);
+        }
+        buffer.push(now, meta, index);
+        heard += u32::from(buffer.pop_due(now).is_some());
+    }
+    assert!(heard >= 190, "{heard}");
+}
+
+#[test]
+fn a_pause_of_an_hour_is_no_loss() {
+    let mut buffer = voice();
+    buffer.push(Timestamp::from_millis(0), meta(0), 0);
+    buffer.pop();
+    let hour = 3_600_u32;
+    let later = RtpMeta {
+        sequence: meta(1).sequence,
+        timestamp: meta(1).timestamp.wrapping_add(hour * 48_000),
+        spurt: true,
+    };
+    // The clocks have drifted apart by 100 ppm meanwhile: 360 ms.
+    let now = Timestamp::from_millis(u64::from(hour) * 1_000 + 20 + 360);
+    assert_eq!(buffer.push(now, later, 1), Pushed::Queued);
+    assert_eq!(buffer.stats().lost, 0);
+    assert!(buffer.pop_due(now + Duration::from_millis(130)).is_some());
+}
+
+#[test]
+fn a_clock_that_runs_fast_or_slow_does_not_pile_up_delay() {
+    for ppm in [-500_i64, 500] {
+        let mut buffer = voice();
+        for index in 0..50_000_u64 {
+            let us = 1_000_000 + index as i64 * 20_000 + index as i64 * 20_000 * ppm / 1_000_000;
+            let now = Timestamp::from_micros(us as u64);
+            buffer.push(now, meta(index), index);
+            while buffer.pop_due(now + Duration::from_millis(20)).is_some() {}
+        }
+        assert!(buffer.len() <= 1, "{ppm} ppm: {}", buffer.len());
+        assert_eq!(buffer.stats().late + buffer.stats().displaced, 0);
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_refused() {
+    let ms = Duration::from_millis;
+    let voice = JitterConfig::voice();
+    let refused = [
+        (voice.with_delay(ms(50), ms(40)), JitterConfigError::Delay),
+        (voice.with_quantile(f32::NAN), JitterConfigError::Quantile),
+        (voice.with_capacity(0, ms(500)), JitterConfigError::Capacity),
+        (voice.with_capacity(9, ms(100)), JitterConfigError::Capacity),
+    ];
+    for (config, error) in refused {
+        assert_eq!(JitterBuffer::<()>::new(config).err(), Some(error));
+    }
+}
+
+#[test]
+fn decisions_follow_the_delay() {
+    let playing = PlayoutState {
+        playing: true,
+        gap_us: Some(0),
+        delay_us: 40_000,
+        target_us: 40_000,
+        level_us: 60_000,
+        ..PlayoutState::default()
+    };
+    let with = |change: &dyn Fn(&mut PlayoutState)| {
+        let mut state = playing;
+        change(&mut state);
+        decide(&state)
+    };
+    assert_eq!(decide(&playing), Decision::Play);
+    assert_eq!(with(&|s| s.target_us = 20_000), Decision::Accelerate);
+    assert_eq!(
+        with(&|s| (s.target_us, s.level_us) = (20_000, 20_000)),
+        Decision::Play
+    );
+    assert_eq!(with(&|s| s.target_us = 60_000), Decision::Expand);
+    assert_eq!(
+        with(&|s| s.gap_us = Some(20_000)),
+        Decision::Conceal(20_000)
+    );
+    assert_eq!(
+        with(&|s| (s.gap_us, s.held_us) = (Some(20_000), 20_000)),
+        Decision::Play
+    );
+    assert_eq!(
+        with(&|s| (s.gap_us, s.pause) = (Some(20_000), true)),
+        Decision::Stop
+    );
+    assert_eq!(with(&|s| s.gap_us = None), Decision::Hold);
+    assert_eq!(
+        with(&|s| (s.gap_us, s.held_us) = (None, 60_000)),
+        Decision::Stop
+    );
+    assert_eq!(with(&|s| s.playing = false), Decision::Start);
+    let early = with(&|s| (s.playing, s.target_us) = (false, 45_000));
+    assert_eq!(early, Decision::Silence(5_000));
+}
+
+#[test]
+fn late_pulls_do_not_shift_the_clock_and_a_stop_does() {
+    let block = Duration::from_millis(10);
+    let mut clock = PullClock::new();
+    let ms = Timestamp::from_millis;
+    clock.tick(ms(100), block);
+    let late = clock.tick(ms(118), block);
+    assert!(
+        late < ms(111),
+        "8 ms late, and counted as at most one: {late:?}"
+    );
+    assert_eq!(clock.tick(ms(120), block), ms(120));
+    assert_eq!(clock.tick(ms(1_000), block), ms(1_000));
+}
+
+fn report(seconds: f64, ticks: i64) -> MediaClock {
+    MediaClock {
+        ntp: NtpTime::from(WallTime::from_micros((1e15 + seconds * 1e6) as u64)),
+        timestamp: ticks as u32,
+    }
+}
+
+#[test]
+fn sender_time_maps_both_ways_across_the_wrap() {
+    let mut clock = SenderClock::new(48_000);
+    let near_wrap = i64::from(u32::MAX) - 4_800;
+    assert_eq!(clock.ntp_of(0), None);
+    assert!(clock.update(report(0.0, near_wrap)));
+    let second_later = (near_wrap + 48_000) as u32;
+    let ntp = clock.ntp_of(second_later).unwrap();
+    let expected = report(1.0, 0).ntp;
+    assert!(ntp.0.abs_diff(expected.0) < 1 << 16, "within 16 µs");
+    assert!(clock.timestamp_of(ntp).unwrap().abs_diff(second_later) <= 1);
+}
+
+#[test]
+fn wild_reports_are_ignored_until_the_clock_really_was_set() {
+    let mut clock = SenderClock::new(48_000);
+    assert!(clock.update(report(0.0, 0)));
+    assert!(clock.update(report(5.0, 240_010)));
+    assert!(!clock.update(report(2.0, 480_000)), "backwards");
+    assert!(clock.update(report(10.0, 480_000)));
+    for (seconds, ticks, believed) in [
+        (3_015.0, 720_000, false),
+        (3_020.0, 960_000, false),
+        (3_025.0, 1_200_000, true),
+    ] {
+        assert_eq!(clock.update(report(seconds, ticks)), believed);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_order_and_any_loss_come_out_ascending_and_bounded(
+        order in prop::collection::vec((0..200_u64, 0..3_u8, 0..40_u64), 1..400),
+    ) {
+        let config = JitterConfig::voice().with_capacity(32, Duration::from_millis(800));
+        let mut buffer = JitterBuffer::new(config).unwrap();
+        let mut now = Timestamp::from_millis(3_000);
+        let mut last = i64::MIN;
+        for (index, pops, wait) in order {
+            now = now + Duration::from_millis(wait);
+            if buffer.push(now, meta(index), index) == Pushed::Restarted {
+                last = i64::MIN;
+            }
+            prop_assert!(buffer.len() <= 32 && buffer.span() <= Duration::from_millis(800));
+            for _ in 0..pops {
+                if let Some(packet) = buffer.pop_due(now) {
+                    prop_assert!(packet.sequence > last);
+                    last = packet.sequence;
+                }
+            }
+        }
+        let stats = buffer.stats();
+        prop_assert!(stats.late + stats.duplicates + stats.displaced <= stats.packets);
+    }
+
+    #[test]
+    fn no_operations_break_the_bounds(data in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        __fuzz_jitter_ops(&data);
+    }
+
+    #[test]
+    fn the_target_keeps_to_its_bounds(arrivals in prop::collection::vec(0..5_000_000_u64, 1..300)) {
+        let mut buffer = voice();
+        for (index, arrival) in arrivals.into_iter().enumerate() {
+            let now = Timestamp::from_micros(10_000_000 + arrival);
+            buffer.push(now, meta(index as u64), 0);
+            let target = buffer.target(now).as_millis();
+            prop_assert!((20..=120).contains(&target));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Real speech from mouth to ear, in virtual time.
+#![allow(clippy::cast_possible_truncation)] // figures
+
+#[allow(unreachable_pub)] // shared with nobody, but a module
+mod support;
+
+use std::time::Duration;
+
+use roundtable_core::{MediaCodec, MediaPacket, Timestamp, WallTime};
+use roundtable_voice::{
+    Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
+};
+use support::{BLOCK, Network, Random, call, envelope_match, mouth_to_ear_ms, percentile, speech};
+
+#[test]
+fn every_voice_arrives_whole_and_soon_over_a_clean_link() {
+    for name in ["alice", "bob", "carol"] {
+        let said = speech(name);
+        let heard = call(&said, &Network::clean());
+        let delays = mouth_to_ear_ms(&said, &heard.samples);
+        let (half, most) = (percentile(&delays, 0.5), percentile(&delays, 0.95));
+        println!(
+            "{name}: mouth to ear {half:.1} ms, 95 %: {most:.1} ms, {:?}",
+            heard.stats
+        );
+        assert!(envelope_match(&said, &heard.samples) >= 0.94, "{name}");
+        // Virtual time: these are properties of the algorithm, not of the machine.
+        assert!(half <= 65.0 && most <= 85.0, "{name}: {half} {most}");
+        assert_eq!(
+            (heard.stats.lost, heard.stats.late, heard.stats.concealed),
+            (0, 0, 0)
+        );
+        assert_eq!(heard.stats.packets, heard.sent.len() as u64);
+    }
+}
+
+#[test]
+fn speech_survives_jitter_loss_and_overtaking() {
+    for (name, seed) in [("alice", 1), ("bob", 2), ("carol", 3)] {
+        let said = speech(name);
+        let network = Network {
+            loss: 0.05,
+            delay_ms: 30.0,
+            jitter_ms: 30.0,
+            overtaken: 0.02,
+            seed,
+            ..Network::clean()
+        };
+        let heard = call(&said, &network);
+        let delays = mouth_to_ear_ms(&said, &heard.samples);
+        let most = percentile(&delays, 0.95);
+        println!("{name} {seed}: 95 % {most:.1} ms, {:?}", heard.stats);
+        assert!(
+            envelope_match(&said, &heard.samples) >= 0.9,
+            "{name} {seed}"
+        );
+        assert!(most <= 160.0, "{name} {seed}: {most}");
+        assert_eq!(heard.stats.lost, heard.lost as u64);
+        assert!(heard.stats.recovered > 0, "redundancy is of use");
+        // Concealed speech is what was lost, and at most three in a hundred frames on top.
+        let lost_blocks = 2 * heard.lost as u64;
+        let slack = heard.sent.len() as u64 * 2 * 3 / 100;
+        assert!(heard.stats.concealed <= lost_blocks + slack);
+    }
+}
+
+#[test]
+fn the_delay_comes_back_down_after_a_spike() {
+    let said = speech("carol");
+    let network = Network {
+        outage_ms: Some((2_000, 2_300)),
+        ..Network::clean()
+    };
+    let heard = call(&said, &network);
+    let before = heard.delays[190];
+    let worst = heard.delays.iter().copied().fold(0.0, f32::max);
+    let after = heard.delays[530];
+    println!("{before} ms, {worst} ms, three seconds later {after} ms");
+    assert!(worst > 150.0, "what came late was played, not thrown away");
+    assert!(after <= before + 10.0);
+}
+
+#[test]
+fn silence_and_noise_cost_no_packets() {
+    let mut random = Random(7);
+    // White noise at -40 dB of full scale: uniform in ±a has a root mean square of a/√3.
+    let amplitude = 0.01 * 3.0_f64.sqrt();
+    let noise: Vec<f32> = (0..10 * 48_000)
+        .map(|_| ((random.unit() * 2.0 - 1.0) * amplitude) as f32)
+        .collect();
+    for quiet in [vec![0.0; 5 * 48_000], noise] {
+        let heard = call(&quiet, &Network::clean());
+        assert_eq!((heard.sent.len(), heard.clocks), (0, 0));
+        assert!(heard.pulled.iter().all(|pulled| *pulled == Pulled::Silence));
+        assert!(heard.samples.iter().all(|sample| *sample == 0.0));
+    }
+}
+
+#[test]
+fn rtp_time_goes_on_through_silence_and_a_spurt_begins_with_the_marker() {
+    let word = &speech("alice")[14_400..62_400];
+    let mut said = word.to_vec();
+    said.extend(vec![0.0; 2 * 48_000]);
+    said.extend_from_slice(word);
+    let heard = call(&said, &Network::clean());
+    let packets: Vec<&MediaPacket> = heard.sent.iter().map(|(_, packet)| packet).collect();
+    let spurts: Vec<usize> = (0..packets.len()).filter(|i| packets[*i].marker).collect();
+    assert_eq!(spurts.first(), Some(&0));
+    let second = *spurts.last().unwrap();
+    for pair in packets.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+        assert!(pair[1].marker || pair[1].timestamp == pair[0].timestamp.wrapping_add(960));
+    }
+    let apart = packets[second].timestamp.wrapping_sub(packets[0].timestamp);
+    assert!(
+        apart.abs_diff(4 * 48_000) <= 2 * 960,
+        "four seconds apart: {apart}"
+    );
+    assert_eq!(
+        heard.clocks, 1,
+        "at the start, then every five seconds of speech"
+    );
+    assert_eq!(heard.stats.concealed, 0, "a pause is no loss");
+    assert!(envelope_match(&said, &heard.samples) >= 0.94);
+}
+
+#[test]
+fn nothing_said_while_muted_is_sent() {
+    let said = speech("bob");
+    let mut sender = VoiceSender::new(VoiceSenderConfig::default()).unwrap();
+    let mut out = Vec::new();
+    for (tick, block) in said.chunks(BLOCK).enumerate() {
+        let muted = (200..400).contains(&tick);
+        sender.mute(muted);
+        out.clear();
+        let capture = Timestamp::from_millis(10 * tick as u64);
+        sender.push(capture, WallTime::from_millis(0), block, &mut out);
+        assert!(
+            !muted || (out.is_empty() && !sender.speaking()),
+            "tick {tick}"
+        );
+        for event in &out {
+            // 4 s to 4.1 s: the preroll must not reach back into what was said while muted.
+            let roundtable_voice::VoiceOut::Packet(packet) = event else {
+                continue;
+            };
+            assert!(!(96_000..192_000 - 960).contains(&packet.timestamp));
+        }
+    }
+}
+
+#[test]
+fn samples_that_the_device_lost_move_rtp_time() {
+    let word = &speech("alice")[14_400..62_400];
+    let mut sender = VoiceSender::new(VoiceSenderConfig::default()).unwrap();
+    let mut out = Vec::new();
+    let wall = WallTime::from_millis(0);
+    sender.push(Timestamp::ZERO, wall, word, &mut out);
+    sender.push(Timestamp::from_millis(1_500), wall, word, &mut out);
+    let ends = |event: &roundtable_voice::VoiceOut| match event {
+        roundtable_voice::VoiceOut::Packet(packet) => Some(packet.timestamp),
+        roundtable_voice::VoiceOut::Clock(_) => None,
+    };
+    let times: Vec<u32> = out.iter().filter_map(ends).collect();
+    assert!(!times.iter().any(|time| (48_000..72_000).contains(time)));
+    assert!(times.contains(&72_000) && times.iter().any(|time| *time < 48_000));
+}
+
+#[test]
+fn hostile_packets_neither_panic_nor_make_noise_nor_stop_the_stream() {
+    let said = speech("alice");
+    let heard = call(&said, &Network::clean());
+    let mut random = Random(3);
+    let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default()).unwrap();
+    let mut block = [0.0; BLOCK];
+    let mut now = Timestamp::ZERO;
+    for _ in 0..3_000 {
+        let len = random.next() as usize % 80;
+        let payload: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        let packet = MediaPacket {
+            sequence: random.next() as u16,
+            timestamp: random.next() as u32,
+            marker: random.next() % 2 == 0,
+            codec: if random.next() % 10 == 0 {
+                MediaCodec::Vp8
+            } else {
+                MediaCodec::Opus
+            },
+            payload: payload.into(),
+        };
+        receiver.push(now, packet);
+        receiver.pull(now, &mut block);
+        assert!(block.iter().all(|sample| sample.is_finite()));
+        now = now + Duration::from_millis(10);
+    }
+    // The true sender, at last.
+    let begin = now;
+    let mut pulled = Vec::new();
+    let mut sent = heard.sent.iter().peekable();
+    for tick in 0..1_000 {
+        now = begin + Duration::from_millis(10 * tick);
+        while let Some((_, packet)) =
+            sent.next_if(|(at, _)| begin + at.saturating_since(Timestamp::ZERO) <= now)
+        {
+            receiver.push(now, packet.clone());
+        }
+        pulled.push(receiver.pull(now, &mut block));
+    }
+    let speech = pulled
+        .iter()
+        .filter(|pulled| **pulled == Pulled::Speech)
+        .count();
+    assert!(speech > 800, "{speech} of {} blocks", 2 * heard.sent.len());
+}
