@@ -125,6 +125,9 @@ pub enum AppendError {
     /// The log was opened without a signing key.
     #[error("this log is read-only: it has no signing key")]
     ReadOnly,
+    /// Own frames are known to exist that this log lacks: to sign now would fork it.
+    #[error("frames of this author are missing here: wait until peers have sent them")]
+    OwnFramesMissing,
     /// The author's budget is spent.
     #[error("too many commands: try again in {} ms", retry_after.as_millis())]
     RateLimited {

@@ -145,6 +145,12 @@ impl SignedFrame {
         })
     }
 
+    /// The header of bytes that may be a frame, unchecked.
+    pub(crate) fn peek(bytes: &[u8]) -> Option<Header> {
+        let fields = bytes.get(1..=FIELDS_LEN)?;
+        Some(Header::read(&mut Fields::new(fields)))
+    }
+
     /// Verifies the author's signature.
     pub(crate) fn verify(
         &self,

@@ -140,13 +140,15 @@ impl CommandLog {
         wall: WallTime,
         actions: &[Action],
     ) -> Result<SharedFrame, AppendError> {
+        self.refresh_roles();
         let Some((key, own)) = &self.own else {
             return Err(AppendError::ReadOnly);
         };
-        let (key, own) = (key.clone(), *own);
-        self.refresh_roles();
-        let tip = self.chains[own].tip;
-        let author = self.chains[own].author();
+        let (own, chain) = (*own, &self.chains[*own]);
+        let (author, tip) = (chain.author(), chain.tip);
+        if chain.waiting.len() > 0 {
+            return Err(AppendError::OwnFramesMissing);
+        }
         let wall_ms = wall.as_millis().max(tip.wall_ms);
         let elapsed_ms = self.genesis.elapsed_ms(wall_ms).unwrap_or_default();
         let lamport = self.clock.next(elapsed_ms);
@@ -182,7 +184,7 @@ impl CommandLog {
             })?;
         let body = self.encoder.encode(actions.iter().map(Action::as_wire))?;
         let hash = self.genesis.hash();
-        let frame = SignedFrame::sign(&hash, header, body, &key);
+        let frame = SignedFrame::sign(&hash, header, body, key);
         // Of all rules, only one can still be broken: at its bound, the clock no longer rises.
         let tip = tip
             .extended(&header, frame.id(), price, &self.genesis)
@@ -214,11 +216,14 @@ impl CommandLog {
     /// peer. What it applies is polled like anything else. Returns how many frames joined the log.
     pub fn restore(&mut self, wall: WallTime, frames: impl IntoIterator<Item = Bytes>) -> usize {
         let before = self.counters.accepted_frames;
+        let mut frames: Vec<_> = frames.into_iter().collect();
+        frames.sort_by_key(|bytes| SignedFrame::peek(bytes).map(|h| (h.author, h.first_nonce)));
         for bytes in frames {
+            // What is refused has been counted, and is as if it had not been stored.
             let _ = self.receive(wall, bytes);
         }
-        let accepted = self.counters.accepted_frames.wrapping_sub(before);
-        usize::try_from(accepted).unwrap_or(usize::MAX)
+        let joined = self.counters.accepted_frames.wrapping_sub(before);
+        usize::try_from(joined).unwrap_or(usize::MAX)
     }
 
     /// Brings the state up to date with everything received and appended: takes in frames whose
@@ -483,7 +488,7 @@ impl CommandLog {
         };
         let frame = Arc::new(frame);
         match judged {
-            Some(judged) if !is_early(&frame, wall) => {
+            Some(judged) if !self.is_early(&frame, wall) => {
                 self.commit(index, frame.clone(), judged);
                 self.release(index, wall);
                 Ok(Received::Accepted { frame })
@@ -495,6 +500,13 @@ impl CommandLog {
     /// Strangers may fill the log with authors, but never keep out one that was given a role.
     fn has_room_for(&self, author: AuthorId) -> bool {
         self.chains.len() < MAX_AUTHORS || self.roles.names(author)
+    }
+
+    /// Whether a frame's time has not come. An own frame never waits: it would be signed again.
+    fn is_early(&self, frame: &SignedFrame, wall: WallTime) -> bool {
+        let ahead_ms = u64::try_from(MAX_AHEAD.as_millis()).unwrap_or(u64::MAX);
+        let latest_ms = wall.as_millis().saturating_add(ahead_ms);
+        frame.header().wall_ms > latest_ms && self.own_author() != Some(frame.author())
     }
 
     /// Has a verified frame wait, if there is room.
@@ -515,7 +527,7 @@ impl CommandLog {
     /// Takes in the held frames whose turn it is.
     fn release(&mut self, index: usize, wall: WallTime) {
         while let Some(frame) = self.chains[index].held_next().cloned() {
-            if is_early(&frame, wall) {
+            if self.is_early(&frame, wall) {
                 return;
             }
             let chain = &mut self.chains[index];
@@ -625,9 +637,4 @@ fn head(chain: &Chain) -> Option<Head> {
         id,
         lamport,
     })
-}
-
-fn is_early(frame: &SignedFrame, wall: WallTime) -> bool {
-    let ahead = u64::try_from(MAX_AHEAD.as_millis()).unwrap_or(u64::MAX);
-    frame.header().wall_ms > wall.as_millis().saturating_add(ahead)
 }

@@ -495,31 +495,56 @@ fn command_log_handles_concurrent_append_from_100_threads() {
 fn a_restored_author_goes_on_where_it_stopped() {
     let genesis = genesis();
     let mut before = log(&genesis, 0);
-    for value in ["a", "b", "c"] {
-        before.append(at(0), &[stroke(value)]).unwrap();
+    for n in 0..1000 {
+        before.append(at(0), &[stroke(&n.to_string())]).unwrap();
     }
-    let stored: Vec<Bytes> = before.frames().rev_bytes();
+    // A store may return frames in any order.
+    let mut stored: Vec<_> = before.frames().map(|frame| frame.bytes().clone()).collect();
+    stored.reverse();
+    stored.push(Bytes::from_static(b"damaged"));
     let mut after = log(&genesis, 0);
-    assert_eq!(after.restore(at(1), stored), 3);
+    assert_eq!(after.restore(at(1), stored), 1000);
     assert_eq!(after.own_head(), before.own_head());
-    let next = after.append(at(1), &[stroke("d")]).unwrap();
+    let next = after.append(at(1), &[stroke("next")]).unwrap();
     give(&mut before, &next);
     before.settle(at(1));
     after.settle(at(1));
     assert_eq!(after.state_hash(), before.state_hash());
 }
 
-/// A store may return frames in any order.
-trait RevBytes {
-    fn rev_bytes(self) -> Vec<Bytes>;
+/// A machine whose clock was set back must not sign its last nonces again.
+#[test]
+fn own_frames_never_wait_for_their_time() {
+    let genesis = genesis();
+    let mut before = log(&genesis, 0);
+    let frame = before.append(at(3_600_000), &[stroke("red")]).unwrap();
+    let mut after = log(&genesis, 0);
+    assert_eq!(after.restore(at(0), [frame.bytes().clone()]), 1);
+    assert_eq!(
+        after
+            .append(at(0), &[stroke("b")])
+            .unwrap()
+            .header()
+            .first_nonce,
+        2
+    );
 }
 
-impl<'a, I: Iterator<Item = &'a roundtable_command_log::SharedFrame>> RevBytes for I {
-    fn rev_bytes(self) -> Vec<Bytes> {
-        let mut bytes: Vec<_> = self.map(|frame| frame.bytes().clone()).collect();
-        bytes.reverse();
-        bytes
-    }
+#[test]
+fn an_author_that_lacks_its_own_frames_does_not_sign() {
+    let genesis = genesis();
+    let mut before = log(&genesis, 0);
+    let lost = before.append(at(0), &[stroke("a")]).unwrap();
+    let found = before.append(at(0), &[stroke("b")]).unwrap();
+    let mut after = log(&genesis, 0);
+    give(&mut after, &found);
+    assert_eq!(
+        after.append(at(1), &[stroke("c")]),
+        Err(AppendError::OwnFramesMissing)
+    );
+    give(&mut after, &lost);
+    let next = after.append(at(1), &[stroke("c")]).unwrap();
+    assert_eq!(next.header().previous, found.id());
 }
 
 #[test]
