@@ -13,7 +13,7 @@ use roundtable_core::{
 use roundtable_session::{
     Event, GenesisSource, Input, LinkId, LinkInfo, Output, Session, Side, Standing,
 };
-use roundtable_wire::session::{Control, Hello};
+use roundtable_wire::session::{Control, Head, Hello, Range};
 
 use crate::world::{Plug, World, at, author, config, key, params, peer, schema, trail};
 
@@ -34,11 +34,11 @@ impl Duel {
     }
 
     fn with(change: impl FnOnce(&mut LinkInfo)) -> Self {
-        Self::in_room(params(1), change)
+        Self::with_genesis(GenesisSource::Create(params(1)), change)
     }
 
-    fn in_room(params: GenesisParams, change: impl FnOnce(&mut LinkInfo)) -> Self {
-        let session = Session::new(config("alice", GenesisSource::Create(params)), at(START));
+    fn with_genesis(genesis: GenesisSource, change: impl FnOnce(&mut LinkInfo)) -> Self {
+        let session = Session::new(config("alice", genesis), at(START));
         let mut info = LinkInfo {
             peer: peer("mallory"),
             side: Side::Responder,
@@ -411,7 +411,7 @@ fn commands_that_overtake_the_news_of_their_genesis_are_held() {
         default_role: Role::Editor,
         ..params(1)
     };
-    let mut duel = Duel::in_room(open, |_| {});
+    let mut duel = Duel::with_genesis(GenesisSource::Create(open), |_| {});
     let genesis = duel.session.genesis().unwrap().clone();
     let mut log = CommandLog::new(genesis.clone(), schema(), Some(key("mallory"))).unwrap();
     let command = log.append(at(START).wall, &[trail("early")]).unwrap();
@@ -428,6 +428,37 @@ fn commands_that_overtake_the_news_of_their_genesis_are_held() {
     duel.say(update.encode());
     let heads = duel.session.log().unwrap().heads();
     assert_eq!((heads[0].author, heads[0].nonce), (author("mallory"), 1));
+}
+
+#[test]
+fn a_peer_that_lies_about_our_own_commands_cannot_keep_us_silent() {
+    let genesis = Genesis::create(params(1), &key("alice")).unwrap();
+    let mut duel = Duel::with_genesis(GenesisSource::Known(genesis.clone()), |_| {});
+    let mut hello = duel.honest_hello();
+    hello.genesis = Some(genesis.encode().into());
+    duel.handshake(&hello, &key("mallory"));
+    let head = |nonce| Head {
+        author: author("alice"),
+        id: [3; 32],
+        nonce,
+    };
+    duel.say(Control::Heads(vec![head(99)]).encode());
+    let wanted = Range {
+        author: author("alice"),
+        first: 1,
+        last: 99,
+    };
+    assert_eq!(
+        duel.heard().last(),
+        Some(&Control::Want(vec![wanted]).encode())
+    );
+    // She sends nothing, and someone else would now say the truth.
+    duel.pass(Duration::from_millis(999));
+    duel.say(Control::Heads(vec![head(0)]).encode());
+    assert!(!duel.session.may_sign());
+    duel.pass(Duration::from_millis(1));
+    duel.say(Control::Heads(vec![head(0)]).encode());
+    assert!(duel.session.may_sign());
 }
 
 #[test]
