@@ -340,10 +340,11 @@ async fn read_datagrams(shared: &Shared, connection: &Connection) -> Result<(), 
                 measure(shared, stream, ssrc, &packet);
                 Frame::media(channel, packet)
             }
-            Datagram::Ignored(channel) => {
+            Datagram::UnknownCodec(channel) => {
                 shared.count_drop(channel);
                 continue;
             }
+            Datagram::Report => continue,
         };
         if shared.incoming.push_newest(frame).is_err() {
             break;

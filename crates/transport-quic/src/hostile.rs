@@ -244,3 +244,12 @@ async fn strangers_fill_the_waiting_room_but_not_the_door() {
     dialled.unwrap();
     accepted.unwrap();
 }
+
+#[tokio::test]
+async fn a_mirror_of_ourselves_is_refused() {
+    let bob = endpoint(2);
+    let mirror = Identity::new(&key(2)).unwrap();
+    let connection = dial(&mirror, &bob).await.unwrap();
+    let closed = driver::why(connection.closed().await);
+    assert_eq!(closed.code, CloseCode::HANDSHAKE_REFLECTED);
+}

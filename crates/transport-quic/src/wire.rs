@@ -193,8 +193,10 @@ pub(crate) enum Datagram {
     Media(Channel, u32, MediaPacket),
     /// What a sender report says of the stream with this SSRC.
     Clock(Channel, u32, MediaClock),
-    /// Well-formed, but of no use here: other reports, payload types of codecs unknown to us.
-    Ignored(Channel),
+    /// Media of a codec that is unknown here.
+    UnknownCodec(Channel),
+    /// Reports about what we send: QUIC measures that itself.
+    Report,
 }
 
 /// Reads one datagram.
@@ -218,7 +220,7 @@ pub(crate) fn decode_datagram(datagram: &Bytes) -> Result<Datagram, Violation> {
     let len = match &decoded {
         Datagram::Message(frame) => frame.payload_len(),
         Datagram::Media(_, _, packet) => packet.payload.len(),
-        Datagram::Clock(..) | Datagram::Ignored(_) => 0,
+        Datagram::Clock(..) | Datagram::UnknownCodec(_) | Datagram::Report => 0,
     };
     if len > channel.max_message_len() {
         return Err(Violation::TooLarge);
@@ -230,7 +232,7 @@ fn decode_media(channel: Channel, body: &Bytes) -> Result<Datagram, Violation> {
     if !is_rtcp(body) {
         return match decode_packet(body, &PayloadTypes::default()) {
             Ok((ssrc, packet)) => Ok(Datagram::Media(channel, ssrc, packet)),
-            Err(RtpError::PayloadType(_)) => Ok(Datagram::Ignored(channel)),
+            Err(RtpError::PayloadType(_)) => Ok(Datagram::UnknownCodec(channel)),
             Err(_) => Err(Violation::Media),
         };
     }
@@ -241,7 +243,7 @@ fn decode_media(channel: Channel, body: &Bytes) -> Result<Datagram, Violation> {
     });
     Ok(match clock {
         Some((ssrc, clock)) => Datagram::Clock(channel, ssrc, clock),
-        None => Datagram::Ignored(channel),
+        None => Datagram::Report,
     })
 }
 
@@ -269,7 +271,7 @@ pub fn __fuzz_quic(data: &[u8]) {
         Ok(Datagram::Message(frame)) => frame,
         Ok(Datagram::Media(channel, _, packet)) => Frame::media(channel, packet),
         Ok(Datagram::Clock(channel, _, clock)) => Frame::clock(channel, clock),
-        Ok(Datagram::Ignored(_)) | Err(_) => return,
+        Ok(Datagram::UnknownCodec(_) | Datagram::Report) | Err(_) => return,
     };
     let mut encoder = DatagramEncoder::new(AuthorId::from_bytes([0; 32]), [1, 2]);
     let datagram = encoder.encode(&frame).map(|bytes| decode_datagram(&bytes));
