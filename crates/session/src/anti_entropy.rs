@@ -122,15 +122,14 @@ impl AntiEntropy {
         now: Timestamp,
         world: &impl Holdings,
     ) -> BTreeMap<LinkId, Vec<Range>> {
+        for (author, gap) in &mut self.gaps {
+            gap.review(now, author, world.held(author), &mut self.claims);
+        }
         self.find_gaps(now, world);
         let mut wants: BTreeMap<LinkId, Vec<Range>> = BTreeMap::new();
         let mut load: BTreeMap<LinkId, usize> = BTreeMap::new();
-        for (author, gap) in &mut self.gaps {
-            let held = world.held(author);
-            gap.review(now, author, held, &mut self.claims);
-            if let Some(fetch) = &gap.fetch {
-                *load.entry(fetch.link).or_default() += 1;
-            }
+        for fetch in self.gaps.values().filter_map(|gap| gap.fetch.as_ref()) {
+            *load.entry(fetch.link).or_default() += 1;
         }
         for (author, gap) in &mut self.gaps {
             if gap.fetch.is_some() {
