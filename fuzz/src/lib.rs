@@ -7,16 +7,20 @@ pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its file under `fuzz_targets` and of its folder under `corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("command_frame", command_frame),
     ("jitter_ops", jitter_ops),
     ("opus_decode", opus_decode),
+    ("quic_stream", quic_stream),
     ("rtp_packet", rtp_packet),
     ("signaling_message", signaling_message),
     ("wire_envelope", wire_envelope),
 ];
 
+pub use roundtable_command_log::__fuzz_frame as command_frame;
 pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
 pub use roundtable_signaling_protocol::__fuzz_message as signaling_message;
 pub use roundtable_sync::__fuzz_jitter_ops as jitter_ops;
+pub use roundtable_transport_quic::__fuzz_quic as quic_stream;
 pub use roundtable_wire::__fuzz_rtp as rtp_packet;
 
 /// Everything of ours that comes in an envelope: control messages and the bodies of command frames.

@@ -1,6 +1,7 @@
-// Opens the page in Chromium with a file for a microphone, waits, and prints what getStats counted.
+// Opens the page in Chromium with a file for a microphone, stays until SIGINT, and then prints what
+// getStats counted. Speaks as `roundtable join --json` does: one event a line.
 //
-//   node drive.mjs PAGE SPEECH.wav SECONDS CHROMIUM
+//   node drive.mjs PAGE SPEECH.wav CHROMIUM
 //
 // The page is not asked how it does: every RTCPeerConnection that it makes is watched from outside.
 
@@ -9,10 +10,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
 
-const [page, speech, seconds, executablePath] = process.argv.slice(2);
+const [page, speech, executablePath] = process.argv.slice(2);
 
-/** How long the page may take until the first voice arrives, in milliseconds. */
-const PATIENCE_MS = 30_000;
+/** How often the connections are looked at: those that end in between are remembered. */
+const LOOK_MS = 500;
 
 /** Runs in the page before its own scripts: remembers every connection. */
 function watchConnections() {
@@ -27,31 +28,35 @@ function watchConnections() {
   globalThis.watchedConnections = made;
 }
 
-/** Runs in the page: sums up what the connections carried. */
-async function countMedia() {
-  const inbound = [];
-  let packetsSent = 0;
-  for (const connection of globalThis.watchedConnections) {
+/** Runs in the page: the audio streams of every connection, as getStats counts them. */
+async function audioStreams() {
+  const streams = [];
+  for (const [index, connection] of globalThis.watchedConnections.entries()) {
     for (const stats of (await connection.getStats()).values()) {
       if (stats.kind !== 'audio') continue;
-      if (stats.type === 'inbound-rtp') {
-        inbound.push({
-          packets: stats.packetsReceived ?? 0,
+      if (stats.type === 'inbound-rtp' || stats.type === 'outbound-rtp') {
+        streams.push({
+          id: `${index} ${stats.id}`,
+          inbound: stats.type === 'inbound-rtp',
+          packets: stats.packetsReceived ?? stats.packetsSent ?? 0,
           lost: stats.packetsLost ?? 0,
           energy: stats.totalAudioEnergy ?? 0,
         });
-      } else if (stats.type === 'outbound-rtp') {
-        packetsSent += stats.packetsSent ?? 0;
       }
     }
   }
-  return { inbound, packets_sent: packetsSent };
+  return streams;
 }
 
-async function drive(profile) {
-  const context = await chromium.launchPersistentContext(profile, {
+function say(event, fields) {
+  console.log(JSON.stringify({ event, at_ms: Date.now(), ...fields }));
+}
+
+async function launch(profile) {
+  return chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,
+    handleSIGINT: false,
     permissions: ['microphone'],
     args: [
       '--no-sandbox',
@@ -67,30 +72,40 @@ async function drive(profile) {
       `--use-file-for-fake-audio-capture=${speech}`,
     ],
   });
+}
+
+async function attend(context, interrupted) {
+  const errors = [];
+  const tab = await context.newPage();
+  tab.on('pageerror', (error) => errors.push(error.message));
+  await tab.addInitScript(watchConnections);
+  await tab.goto(page);
+  say('joined', {});
+  const streams = new Map();
+  while (!interrupted.aborted) {
+    for (const { id, ...stream } of await tab.evaluate(audioStreams)) streams.set(id, stream);
+    await tab.waitForTimeout(LOOK_MS);
+  }
+  const all = [...streams.values()];
+  const inbound = all.filter((stream) => stream.inbound);
+  const sent = all.filter((stream) => !stream.inbound);
+  say('browser', {
+    inbound: inbound.map(({ packets, lost, energy }) => ({ packets, lost, energy })),
+    packets_sent: sent.reduce((sum, { packets }) => sum + packets, 0),
+    errors,
+  });
+}
+
+const interruption = new AbortController();
+process.on('SIGINT', () => interruption.abort());
+const profile = await mkdtemp(path.join(tmpdir(), 'roundtable-browser-'));
+try {
+  const context = await launch(profile);
   try {
-    const errors = [];
-    const tab = await context.newPage();
-    tab.on('pageerror', (error) => errors.push(error.message));
-    await tab.addInitScript(watchConnections);
-    await tab.goto(page);
-    // A page that was given a room and a name may still want to be told to join.
-    const join = tab.getByRole('button', { name: /^join/i });
-    await join.click({ timeout: 1_000 }).catch(() => {});
-    const until = Date.now() + PATIENCE_MS;
-    while (!(await tab.evaluate(countMedia)).inbound.some((stream) => stream.energy > 0)) {
-      if (Date.now() > until) throw new Error(`no voice arrived. ${errors.join(' ')}`);
-      await tab.waitForTimeout(200);
-    }
-    await tab.waitForTimeout(Number(seconds) * 1_000);
-    return { ...(await tab.evaluate(countMedia)), errors };
+    await attend(context, interruption.signal);
   } finally {
     await context.close();
   }
-}
-
-const profile = await mkdtemp(path.join(tmpdir(), 'roundtable-browser-'));
-try {
-  console.log(JSON.stringify(await drive(profile)));
 } catch (error) {
   console.error(error.message);
   process.exitCode = 1;

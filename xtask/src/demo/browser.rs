@@ -3,14 +3,13 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     demo::{
+        event::{Inbound, Seen},
         room::Native,
         speech::{self, Sound},
         state::State,
@@ -23,7 +22,7 @@ use crate::{
 
 /// How the browser is called in the room.
 pub(crate) const NAME: &str = "browser";
-/// How long a browser may take to start and to stop.
+/// How long a browser may take to start.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Least correlation of a recording of the browser with what it was given to say. The browser cleans
 /// and levels what it takes for a microphone, so less is asked than of a native peer.
@@ -36,50 +35,6 @@ pub(crate) struct Browser {
     workspace: Workspace,
     folder: PathBuf,
     chromium: PathBuf,
-}
-
-/// The browser could not be driven.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum BrowserError {
-    /// Node.js did not start.
-    #[error("node: {0}")]
-    Start(#[from] std::io::Error),
-    /// The script gave up.
-    #[error("{last_words}")]
-    GaveUp {
-        /// The end of what it wrote to stderr.
-        last_words: String,
-    },
-    /// The script's answer cannot be read.
-    #[error("the script's answer: {0}")]
-    Answer(#[from] serde_json::Error),
-    /// The thread that waited for the script panicked.
-    #[error("the driver panicked")]
-    Panicked,
-}
-
-/// What became of driving it.
-pub(crate) type Drive = Result<Seen, BrowserError>;
-
-/// What the page saw.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Seen {
-    /// Every audio stream that came in.
-    inbound: Vec<Inbound>,
-    /// Packets of speech that went out, over all connections.
-    packets_sent: u64,
-    /// Errors that the page reported.
-    errors: Vec<String>,
-}
-
-/// An audio stream that came in, by getStats.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Inbound {
-    packets: u64,
-    lost: i64,
-    /// Total energy of what was played, in the unit of getStats.
-    energy: f64,
 }
 
 /// Makes the browser ready, or says why it cannot be.
@@ -136,26 +91,12 @@ fn located(program: &str) -> Option<PathBuf> {
 }
 
 impl Browser {
-    /// Opens the page, speaks and listens for a while, and returns what it saw.
-    pub(crate) fn drive(&self, page: &str, time: Duration) -> Drive {
-        let words = self.words();
-        let output = self
-            .workspace
-            .command("node")
-            .arg("drive.mjs")
-            .arg(page)
-            .arg(&words)
-            .arg(time.as_secs().to_string())
-            .arg(&self.chromium)
-            .current_dir(&self.folder)
-            .output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
-            let last_words = lines[..lines.len().min(3)].join(" | ");
-            return Err(BrowserError::GaveUp { last_words });
-        }
-        Ok(serde_json::from_slice(&output.stdout)?)
+    /// What opens the page, and speaks and listens until it is interrupted.
+    pub(crate) fn command(&self, page: &str) -> Command {
+        let mut command = self.workspace.command("node");
+        command.current_dir(&self.folder).arg("drive.mjs").arg(page);
+        command.arg(self.words()).arg(&self.chromium);
+        command
     }
 
     /// The file that the browser takes for a microphone.
@@ -164,18 +105,11 @@ impl Browser {
     }
 
     /// Judges whether voice flowed both ways between the browser and every speaker.
-    pub(crate) fn judge(
-        &self,
-        report: &mut Report,
-        drive: Drive,
-        state: &State,
-        speakers: &[Native],
-    ) {
-        let seen = match drive {
-            Ok(seen) => seen,
-            Err(error) => return report.fail(format!("browser: {error}")),
+    pub(crate) fn judge(&self, report: &mut Report, state: &State, speakers: &[Native]) {
+        let Some(seen) = state.peer(NAME).and_then(|browser| browser.seen.as_ref()) else {
+            return report.fail("browser: did not say what it saw");
         };
-        seen.judge(report, speakers.len());
+        judge_page(report, seen, speakers.len());
         let words = match Sound::read(&self.words(), 0) {
             Ok(words) => words,
             Err(error) => return report.fail(error.to_string()),
@@ -195,17 +129,15 @@ impl Browser {
     }
 }
 
-impl Seen {
-    /// Judges what the page heard.
-    fn judge(&self, report: &mut Report, speakers: usize) {
-        let audible = |inbound: &&Inbound| inbound.energy > 0.0;
-        let audible = self.inbound.iter().filter(audible).count();
-        if audible < speakers {
-            report.fail(format!("browser: hears {audible} of {speakers} speakers"));
-        }
-        for error in &self.errors {
-            report.fail(format!("browser: {error}"));
-        }
+/// Judges what the page heard.
+fn judge_page(report: &mut Report, seen: &Seen, speakers: usize) {
+    let audible = |inbound: &&Inbound| inbound.energy > 0.0;
+    let audible = seen.inbound.iter().filter(audible).count();
+    if audible < speakers {
+        report.fail(format!("browser: hears {audible} of {speakers} speakers"));
+    }
+    for error in &seen.errors {
+        report.fail(format!("browser: {error}"));
     }
 }
 
@@ -236,7 +168,7 @@ mod tests {
             errors: errors.iter().map(|&error| error.into()).collect(),
         };
         let mut report = Report::default();
-        seen.judge(&mut report, 3);
+        judge_page(&mut report, &seen, 3);
         report.failures
     }
 
@@ -255,13 +187,5 @@ mod tests {
             failures(&[0.2, 0.1, 0.3], &["x is undefined"]),
             ["browser: x is undefined"]
         );
-    }
-
-    #[test]
-    fn the_scripts_answer_is_understood() {
-        let answer =
-            r#"{"inbound":[{"packets":5,"lost":-1,"energy":0.5}],"packets_sent":7,"errors":[]}"#;
-        let seen: Seen = serde_json::from_str(answer).unwrap();
-        assert_eq!((seen.packets_sent, seen.inbound[0].lost), (7, -1));
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask demo --check`: the whole demo without a screen, judged by what came of it.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use crate::{
     clock,
@@ -22,9 +22,6 @@ const LEAST_COMMANDS: u64 = 480;
 const UNTIL_LATE: Duration = Duration::from_secs(6);
 /// Then everyone is listened to for this long.
 const LISTENING: Duration = Duration::from_secs(10);
-/// How long the browser listens, in seconds.
-const BROWSING: u32 = 12;
-
 /// How to check.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
@@ -117,18 +114,17 @@ impl Scene<'_> {
         }
         wait_linked(&mut room, &NATIVES)?;
         self.say("alice, bob and carol are linked");
-        let page = room.page(browser::NAME);
-        let browsing = self.browser.clone().map(|browser| {
-            thread::spawn(move || browser.drive(&page, Duration::from_secs(BROWSING.into())))
-        });
+        if let Some(browser) = &self.browser {
+            let page = room.page(browser::NAME);
+            room.add(browser::NAME, &mut browser.command(&page))?;
+            room.wait_joined(browser::NAME, browser::PATIENCE)?;
+            self.say("a browser has opened the page");
+        }
         room.listen(UNTIL_LATE)?;
         self.enter(&mut room, LATE)?;
         wait_linked(&mut room, &everyone)?;
         self.say("dave has come late and is linked");
         room.listen(LISTENING)?;
-        let browsed = browsing
-            .map(|browsing| wait_browsed(&mut room, browsing))
-            .transpose()?;
         report.judge_links(&room.state, &everyone);
         report.cpu_seconds = room.cpu_time().map(|time| time.as_secs_f64());
         report.seconds = clock::now().duration_since(started).as_secs_f64();
@@ -137,8 +133,8 @@ impl Scene<'_> {
         report.judge_log(&state, &everyone, LEAST_COMMANDS);
         report.judge_ends(&ended);
         judge_voices(report, &state, &everyone, &assets);
-        if let Some((browser, browsed)) = self.browser.as_ref().zip(browsed) {
-            browser.judge(report, browsed, &state, &NATIVES);
+        if let Some(browser) = &self.browser {
+            browser.judge(report, &state, &NATIVES);
         }
         Ok(())
     }
@@ -147,10 +143,7 @@ impl Scene<'_> {
         let records = self.folder.join(native.name);
         let records = records.to_string_lossy();
         room.join(native, &["--record", &*records])?;
-        room.wait_until("a peer has joined", PATIENCE, |room| {
-            let peer = room.state.peer(native.name);
-            peer.is_some_and(|peer| peer.joined)
-        })
+        room.wait_joined(native.name, PATIENCE)
     }
 }
 
@@ -159,17 +152,6 @@ fn wait_linked(room: &mut Room, natives: &[Native]) -> Result<(), RoomError> {
     room.wait_until("everyone is linked with everyone", PATIENCE, |room| {
         room.state.all_linked(&names)
     })
-}
-
-type Browsing = thread::JoinHandle<browser::Drive>;
-
-/// Listens to the room until the browser is done.
-fn wait_browsed(room: &mut Room, browsing: Browsing) -> Result<browser::Drive, RoomError> {
-    let patience = Duration::from_secs(BROWSING.into()) + browser::PATIENCE + PATIENCE;
-    room.wait_until("the browser is done", patience, |_| browsing.is_finished())?;
-    Ok(browsing
-        .join()
-        .unwrap_or(Err(browser::BrowserError::Panicked)))
 }
 
 /// Judges every recording that every peer made of every speaker.

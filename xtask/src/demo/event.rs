@@ -1,8 +1,8 @@
-//! What `roundtable join --json` prints: one event a line.
+//! What `roundtable join --json` prints, and the driver of the browser: one event a line.
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// One line. Fields that are of no interest here are left out, and kinds that are not are
 /// [`Event::Other`], so that the program may say more than this tool understands.
@@ -79,6 +79,8 @@ pub(crate) enum Event {
     },
     /// The last line.
     Summary(Summary),
+    /// The last line of the browser's driver.
+    Browser(Seen),
     /// Something else.
     #[serde(other)]
     Other,
@@ -95,6 +97,28 @@ pub(crate) struct Summary {
     pub(crate) tasks_left: u64,
     /// Sockets that were still open after leaving, where the system tells.
     pub(crate) sockets_left: Option<u64>,
+}
+
+/// What the page saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// Every audio stream that came in.
+    pub(crate) inbound: Vec<Inbound>,
+    /// Packets of speech that went out, over all connections.
+    pub(crate) packets_sent: u64,
+    /// Errors that the page reported.
+    pub(crate) errors: Vec<String>,
+}
+
+/// An audio stream that came in, by getStats.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Inbound {
+    /// Packets received.
+    pub(crate) packets: u64,
+    /// Packets lost; negative if some came twice.
+    pub(crate) lost: i64,
+    /// Total energy of what was played, in the unit of getStats.
+    pub(crate) energy: f64,
 }
 
 /// A line: an event and when it was said.
@@ -156,6 +180,16 @@ mod tests {
             panic!("no summary");
         };
         assert_eq!((summary.commands, summary.sockets_left), (7, Some(1)));
+    }
+
+    #[test]
+    fn the_browser_says_what_it_saw() {
+        let line = r#"{"event":"browser","at_ms":1,"packets_sent":7,"errors":[],
+            "inbound":[{"packets":5,"lost":-1,"energy":0.5}]}"#;
+        let Some(Event::Browser(seen)) = parse(line) else {
+            panic!("nothing seen");
+        };
+        assert_eq!((seen.packets_sent, seen.inbound[0].lost), (7, -1));
     }
 
     #[test]

@@ -38,10 +38,7 @@ pub(crate) fn run(setting: Setting) -> Result<(), RoomError> {
 fn show(room: &mut Room) -> Result<(), RoomError> {
     for native in NATIVES {
         room.join(native, &[])?;
-        room.wait_until("the peers are in the room", PATIENCE, |room| {
-            let peer = room.state.peer(native.name);
-            peer.is_some_and(|peer| peer.joined)
-        })?;
+        room.wait_joined(native.name, PATIENCE)?;
     }
     println!("\nThe room {NAME:?} is open: alice, bob and carol talk and draw in it.");
     println!("  Join from a browser:  {}", room.page("you"));

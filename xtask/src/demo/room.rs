@@ -18,6 +18,7 @@ use std::{
 use crate::{
     clock,
     demo::{
+        browser,
         process::{Ended, Heard, Process, ProcessError},
         state::State,
     },
@@ -181,14 +182,22 @@ impl Room {
     fn start(&mut self, name: &str, args: &[&str]) -> Result<(), RoomError> {
         let mut command = Command::new(&self.setting.program);
         command.args(args);
-        let process = Process::start(
-            name,
-            &mut command,
-            &self.setting.folder,
-            self.sender.clone(),
-        )?;
+        self.add(name, &mut command)
+    }
+
+    /// Starts any other process that belongs to the room.
+    pub(crate) fn add(&mut self, name: &str, command: &mut Command) -> Result<(), RoomError> {
+        let (logs, heard) = (&self.setting.folder, self.sender.clone());
+        let process = Process::start(name, command, logs, heard)?;
         self.processes.push(process);
         Ok(())
+    }
+
+    /// Waits until a process has said that it is in the room.
+    pub(crate) fn wait_joined(&mut self, name: &str, patience: Duration) -> Result<(), RoomError> {
+        self.wait_until("a peer has joined", patience, |room| {
+            room.state.peer(name).is_some_and(|peer| peer.joined)
+        })
     }
 
     /// Listens for a while, and fails if a process has ended meanwhile.
@@ -242,16 +251,16 @@ impl Room {
         self.processes.iter().map(Process::cpu_time).sum()
     }
 
-    /// Asks everyone to leave, the server last, and hears what they say to the end.
+    /// Asks everyone to leave, and hears what they say to the end. The natives go first and
+    /// together, so that none of them records how another fell silent; the server goes last.
     pub(crate) fn close(mut self) -> (State, Vec<Ended>) {
-        let processes = std::mem::take(&mut self.processes);
-        let (mut servers, mut peers): (Vec<_>, Vec<_>) = processes
-            .into_iter()
-            .partition(|process| process.name() == SERVER);
-        peers.iter_mut().for_each(Process::interrupt);
-        let mut ended: Vec<Ended> = peers.into_iter().map(|peer| peer.wait(PATIENCE)).collect();
-        servers.iter_mut().for_each(Process::interrupt);
-        ended.extend(servers.into_iter().map(|server| server.wait(PATIENCE)));
+        let mut ended = Vec::new();
+        for turn in [Turn::Native, Turn::Browser, Turn::Server] {
+            let is_next = |process: &mut Process| Turn::of(process.name()) == turn;
+            let mut leaving: Vec<Process> = self.processes.extract_if(.., is_next).collect();
+            leaving.iter_mut().for_each(Process::interrupt);
+            ended.extend(leaving.into_iter().map(|process| process.wait(PATIENCE)));
+        }
         // Their output ends with them; what is still under way arrives at once.
         let all_silent = |state: &State| {
             let silent = |ended: &Ended| state.peer(&ended.name).is_some_and(|peer| peer.silent);
@@ -262,6 +271,24 @@ impl Room {
             self.hear_for(Duration::from_millis(20));
         }
         (std::mem::take(&mut self.state), ended)
+    }
+}
+
+/// When a process leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Native,
+    Browser,
+    Server,
+}
+
+impl Turn {
+    fn of(name: &str) -> Self {
+        match name {
+            SERVER => Self::Server,
+            browser::NAME => Self::Browser,
+            _ => Self::Native,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use crate::demo::{
-    event::{Event, Line, Summary},
+    event::{Event, Line, Seen, Summary},
     process::Heard,
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Peer {
     pub(crate) commands: u64,
     /// What it said last.
     pub(crate) summary: Option<Summary>,
+    /// What the browser saw, if it is the browser.
+    pub(crate) seen: Option<Seen>,
     /// Its output has ended.
     pub(crate) silent: bool,
 }
@@ -179,6 +181,7 @@ impl Peer {
                 self.commands = summary.commands;
                 self.summary = Some(summary);
             }
+            Event::Browser(seen) => self.seen = Some(seen),
             Event::RecordingStarted { peer: None, .. } | Event::Other => {}
         }
     }
