@@ -108,24 +108,22 @@ impl Task {
 
     pub(crate) async fn run(mut self, mut socket: Socket) {
         let end = loop {
-            let end = match self.serve(&mut socket).await {
-                Stop::End(end) => end,
-                Stop::Lost(lost) => match self.come_back(lost).await {
-                    Ok(fresh) => {
-                        socket = fresh;
-                        continue;
+            match self.serve(&mut socket).await {
+                Stop::Lost(lost) => {
+                    drop(socket);
+                    match self.come_back(lost).await {
+                        Ok(fresh) => socket = fresh,
+                        Err(end) => break end,
                     }
-                    Err(end) => {
-                        drop(socket);
-                        break end;
+                }
+                Stop::End(end) => {
+                    if end.reason == EndReason::Left {
+                        // A server that does not let us go in time notices by itself.
+                        let _ = timeout(LEAVE_TIMEOUT, leave(socket)).await;
                     }
-                },
-            };
-            if end.reason == EndReason::Left {
-                // A server that does not let us go in time notices by itself.
-                let _ = timeout(LEAVE_TIMEOUT, leave(socket)).await;
+                    break end;
+                }
             }
-            break end;
         };
         tracing::debug!(reason = ?end.reason, "signaling ended");
         self.state.send_replace(ClientState::Ended(end.reason));

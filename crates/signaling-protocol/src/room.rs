@@ -135,6 +135,11 @@ impl Room {
         self.members.is_empty()
     }
 
+    /// Everyone who holds a place, by name.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerInfo> {
+        self.members.values().map(|member| &member.info)
+    }
+
     /// Lets a peer in, or back in if `announce.resume` fits. `resume` is the fresh token that it
     /// gets. The result's `ice_servers` and `grant_expires_ms` are the caller's to fill in.
     ///
@@ -167,8 +172,7 @@ impl Room {
         } else {
             self.enter(connection, announce, resume.clone());
         }
-        let others = self.members.values().map(|member| &member.info);
-        let others = others.filter(|info| info.peer_id != peer_id);
+        let others = self.peers().filter(|info| info.peer_id != peer_id);
         Ok(Joined {
             room: self.id.clone(),
             resumed,
@@ -230,8 +234,7 @@ impl Room {
     ///
     /// # Errors
     /// What the peer is to be told. `NotAnnounced` if the connection is not in the room;
-    /// `InvalidRequest` for what is not the room's to answer (`peer.announce`, `session.refresh`,
-    /// `ping`).
+    /// `InvalidRequest` for what a room does not do: a second announce, `session.refresh`, `ping`.
     pub fn handle(
         &mut self,
         now: Timestamp,
@@ -266,8 +269,12 @@ impl Room {
                 self.remove(&from, LeaveReason::Left);
                 Ok(Reply::Left)
             }
-            Request::Announce(_) | Request::Refresh { .. } | Request::Ping => {
+            Request::Announce(_) | Request::Ping => {
                 let message = "this connection is in a room already";
+                Err(RpcError::new(ErrorCode::InvalidRequest, message))
+            }
+            Request::Refresh { .. } => {
+                let message = "this server is open: there is no grant to renew";
                 Err(RpcError::new(ErrorCode::InvalidRequest, message))
             }
         }

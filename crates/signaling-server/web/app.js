@@ -1,8 +1,8 @@
 /** The browser client: a guest with voice and chat. */
 
 import { localMeter, remoteLevel, Voice } from './levels.js';
-import { Peer } from './peer.js';
-import { RefusedError, Signaling } from './signaling.js';
+import { lossBetween, Peer } from './peer.js';
+import { Signaling } from './signaling.js';
 import { view } from './view.js';
 
 const { $ } = view;
@@ -21,6 +21,7 @@ const MICROPHONE_WAIT_MS = 4000;
 const state = { room: '', name: '', connection: 'idle', microphone: 'none', peers: {}, messages: [] };
 
 /** @type {Map<string, Peer>} */ const peers = new Map();
+/** Everyone whom the server says is in the room. @type {Set<string>} */ const present = new Set();
 /** @type {Map<string, Voice>} */ const voices = new Map();
 /** @type {Signaling | null} */ let signaling = null;
 /** @type {RTCIceServer[]} */ let iceServers = [];
@@ -58,22 +59,20 @@ function link(name) {
     view.addLine(name, text);
   });
   peer.addEventListener('closed', (event) => {
+    if (peers.get(name) !== peer) return;
     const { code, reason } = /** @type {CustomEvent} */ (event).detail;
-    view.addLine('', `${name} closed the link: ${reason || 'no reason given'} (code ${code})`);
+    if (code) view.addLine('', `${name} closed the link: ${reason || 'no reason given'} (code ${code})`);
     unlink(name);
+    if (present.has(name)) view.addPeer(name, false, `no link: ${reason || `code ${code}`}`);
   });
   peer.addEventListener('failed', () => {
     if (peers.get(name) !== peer) return;
     unlink(name);
-    view.addPeer(name, false);
-    view.setDetail(name, 'no link, trying again…');
+    view.addPeer(name, false, 'no link, trying again…');
     setTimeout(() => { if (present.has(name) && !peers.has(name)) link(name).offer(); }, Math.random() * RETRY_MS);
   });
   return peer;
 }
-
-/** Everyone whom the server says is in the room. @type {Set<string>} */
-const present = new Set();
 
 /** @param {string} name */
 function unlink(name) {
@@ -88,6 +87,8 @@ function unlink(name) {
 function onJoined(joined) {
   setConnection('connected');
   iceServers = joined.ice_servers ?? [];
+  // What happened while we were away is told next, in order.
+  if (joined.resumed) return;
   present.clear();
   for (const { peer_id } of joined.peers) present.add(peer_id);
   for (const [name, peer] of peers) {
@@ -178,7 +179,7 @@ async function join(room, name) {
     onJoined(joined);
     $('text').focus();
   } catch (error) {
-    leave(error instanceof RefusedError || error instanceof Error ? error.message : String(error));
+    leave(error instanceof Error ? error.message : String(error));
   }
 }
 
@@ -217,12 +218,18 @@ function updateLevels() {
   }
 }
 
+/** What was measured last. @type {WeakMap<Peer, import('./peer.js').Summary>} */
+const summaries = new WeakMap();
+
 async function updateStats() {
   for (const [name, peer] of peers) {
     if (peer.connectionState !== 'connected') continue;
-    const { rtt_ms, loss } = await peer.stats();
+    const now = await peer.stats();
     const shown = state.peers[name];
     if (!shown) continue;
+    const loss = lossBetween(summaries.get(peer), now);
+    summaries.set(peer, now);
+    const { rtt_ms } = now;
     Object.assign(shown, { rtt_ms, loss });
     const parts = [rtt_ms === null ? 'connected' : `${rtt_ms.toFixed(rtt_ms < 10 ? 1 : 0)} ms`];
     if (loss !== null) parts.push(`${(loss * 100).toFixed(1)} % lost`);

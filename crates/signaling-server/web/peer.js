@@ -2,7 +2,7 @@
  * The link to one peer: perfect negotiation, trickled candidates, the channels that a guest has,
  * one microphone out, everything the peer sends in.
  *
- * @typedef {{rtt_ms: number | null, loss: number | null, packets_received: number,
+ * @typedef {{rtt_ms: number | null, packets_received: number,
  *   packets_lost: number, packets_sent: number, concealed: number, samples: number,
  *   energy: number, jitter_ms: number | null}} Summary
  */
@@ -11,6 +11,12 @@
 const CONTROL = 0;
 const APP = 4;
 const APP_FAST = 5;
+
+/** Close codes after which nobody minds another try: lost, slow consumer, heartbeat timeout. */
+const PASSING = new Set([1, 5, 40]);
+
+/** How long a goodbye may take to be sent. */
+const FAREWELL_MS = 100;
 
 /** The DTLS fingerprints in a description: another one means another endpoint. @param {string} sdp */
 const fingerprints = (sdp) => [...new Set(sdp.match(/^a=fingerprint:.*$/gm) ?? [])].sort().join();
@@ -28,6 +34,7 @@ export class Peer extends EventTarget {
   #iceServers;
   /** @type {MediaStreamTrack | null} */ #microphone;
   /** @type {RTCPeerConnection} */ #connection;
+  /** @type {RTCDataChannel} */ #control;
   /** @type {RTCDataChannel} */ #app;
   /** @type {RTCDataChannel} */ #appFast;
   /** The offer that candidates belong to. */ #requestId = '';
@@ -36,7 +43,6 @@ export class Peer extends EventTarget {
   /** @type {object[]} */ #unsent = [];
   /** @type {RTCIceCandidateInit[]} */ #held = [];
   /** One message at a time. @type {Promise<void>} */ #work = Promise.resolve();
-  /** @type {Map<string, number>} */ #before = new Map();
 
   /**
    * @param {string} me
@@ -86,9 +92,16 @@ export class Peer extends EventTarget {
     return true;
   }
 
-  close() {
-    this.#connection.onconnectionstatechange = null;
-    this.#connection.close();
+  /** Ends the link. The peer is told, unless `reason` is empty. */
+  close(reason = 'left') {
+    const connection = this.#connection;
+    connection.onconnectionstatechange = null;
+    if (!reason || this.#control.readyState !== 'open') {
+      connection.close();
+      return;
+    }
+    this.#control.send(JSON.stringify({ close: { code: 0, reason } }));
+    setTimeout(() => connection.close(), FAREWELL_MS);
   }
 
   /** A notification from the server about this peer. @param {string} method @param {any} params */
@@ -110,7 +123,8 @@ export class Peer extends EventTarget {
       made.binaryType = 'arraybuffer';
       return made;
     };
-    channel('control', CONTROL).onmessage = ({ data }) => this.#onControl(data);
+    this.#control = channel('control', CONTROL);
+    this.#control.onmessage = ({ data }) => this.#onControl(data);
     this.#app = channel('app', APP);
     this.#appFast = channel('app-fast', APP_FAST, { ordered: false, maxRetransmits: 0 });
     for (const [made, fast] of /** @type {const} */ ([[this.#app, false], [this.#appFast, true]])) {
@@ -131,12 +145,11 @@ export class Peer extends EventTarget {
 
   /** Forgets the connection: the peer is a new endpoint under the same name. */
   #reopen() {
-    this.close();
+    this.close('');
     this.#requestId = '';
     this.#described = this.#makingOffer = false;
     this.#unsent = [];
     this.#held = [];
-    this.#before.clear();
     this.#open();
   }
 
@@ -250,7 +263,10 @@ export class Peer extends EventTarget {
     if (typeof data !== 'string') return;
     try {
       const { close } = JSON.parse(data);
-      if (close) this.#tell('closed', { code: Number(close.code), reason: String(close.reason ?? '') });
+      if (!close) return;
+      const [code, reason] = [Number(close.code), String(close.reason ?? '')];
+      if (PASSING.has(code)) this.#fail(new Error(reason));
+      else this.#tell('closed', { code, reason });
     } catch {
       // Nothing else is said to guests in text.
     }
@@ -267,11 +283,11 @@ export class Peer extends EventTarget {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  /** What matters of getStats; `loss` is since the last call. @returns {Promise<Summary>} */
+  /** What matters of getStats. @returns {Promise<Summary>} */
   async stats() {
     /** @type {Summary} */
     const summary = {
-      rtt_ms: null, loss: null, packets_received: 0, packets_lost: 0, packets_sent: 0,
+      rtt_ms: null, packets_received: 0, packets_lost: 0, packets_sent: 0,
       concealed: 0, samples: 0, energy: 0, jitter_ms: null,
     };
     for (const report of (await this.#connection.getStats()).values()) {
@@ -288,13 +304,16 @@ export class Peer extends EventTarget {
         summary.packets_sent += report.packetsSent ?? 0;
       }
     }
-    const since = (/** @type {'packets_received' | 'packets_lost'} */ key) => {
-      const grown = summary[key] - (this.#before.get(key) ?? 0);
-      this.#before.set(key, summary[key]);
-      return Math.max(grown, 0);
-    };
-    const [received, lost] = [since('packets_received'), since('packets_lost')];
-    if (received + lost > 0) summary.loss = lost / (received + lost);
     return summary;
   }
+}
+
+/**
+ * The share of packets lost between two summaries, `null` where none were due.
+ * @param {Summary | undefined} before @param {Summary} now
+ */
+export function lossBetween(before, now) {
+  const received = now.packets_received - (before?.packets_received ?? 0);
+  const lost = Math.max(now.packets_lost - (before?.packets_lost ?? 0), 0);
+  return received + lost > 0 ? lost / (received + lost) : null;
 }

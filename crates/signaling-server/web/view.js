@@ -23,14 +23,14 @@ const cards = new Map();
 export const view = {
   $,
 
-  /** @param {string} name @param {boolean} isMe */
-  addPeer(name, isMe) {
+  /** @param {string} name @param {boolean} isMe @param {string} [about] */
+  addPeer(name, isMe, about = isMe ? 'you' : 'connecting…') {
     if (cards.has(name)) return;
     const card = element('li', 'peer');
     const face = element('span', 'face', name.slice(0, 2).toUpperCase());
     face.ariaHidden = 'true';
     face.style.setProperty('--hue', String(hue(name)));
-    const detail = element('span', 'detail', isMe ? 'you' : 'connecting…');
+    const detail = element('span', 'detail', about);
     const audio = new Audio();
     audio.autoplay = true;
     card.append(face, element('span', 'name', isMe ? `${name} (you)` : name), detail);
