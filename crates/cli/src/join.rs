@@ -52,6 +52,7 @@ pub(crate) async fn run(args: Join) -> Result<(), CliError> {
         applied: 0,
         last_applied: unix_us(),
         foreign_command: false,
+        may_edit: false,
         voices: HashMap::new(),
         room,
     };
@@ -122,6 +123,7 @@ struct Member<E> {
     applied: u64,
     last_applied: u64,
     foreign_command: bool,
+    may_edit: bool,
     /// Whether each peer that was ever heard speaks now.
     voices: HashMap<PeerId, bool>,
 }
@@ -153,7 +155,7 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                     Some(event) => self.event(event).await,
                     None => return,
                 },
-                now = stroke.tick(), if rate > 0.0 => if now >= resting_until {
+                now = stroke.tick(), if rate > 0.0 && self.may_edit => if now >= resting_until {
                     resting_until = now + self.draw().await;
                 },
                 _ = second.tick() => self.every_second().await,
@@ -166,8 +168,6 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
         match self.room.submit([self.pen.next()]).await {
             Ok(()) => Duration::ZERO,
             Err(SubmitError::RateLimited { retry_after }) => retry_after,
-            // Until the room is known and this author is an editor.
-            Err(SubmitError::NotReady | SubmitError::NotEditor) => Duration::from_millis(20),
             Err(error) => {
                 tracing::error!(%error, "drawing stopped");
                 Duration::from_secs(3600)
@@ -205,6 +205,7 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                 self.report
                     .event("room", fields, Some(format!("invite: {invite}")));
             }
+            Event::MayEdit(may_edit) => self.may_edit = may_edit,
             Event::Connected {
                 peer,
                 transport,
@@ -368,6 +369,7 @@ async fn vanished(census: Census) -> Census {
 
 fn summarise(report: Report, summary: Option<&Summary>, left: Census) {
     let Some(summary) = summary else { return };
+    let hash = summary.state_hash.map(|hash| hash.to_string());
     let links: Vec<Value> = summary
         .peers
         .iter()
@@ -377,12 +379,14 @@ fn summarise(report: Report, summary: Option<&Summary>, left: Census) {
             status.links.iter().map(move |(kind, _)| link(kind.name()))
         })
         .collect();
-    let fields = json!({ "state_hash": summary.state_hash.to_string(),
+    let fields = json!({ "state_hash": hash,
         "commands": summary.commands, "frames": summary.frames, "links": links,
         "tasks_left": left.tasks, "sockets_left": left.sockets });
     let words = format!(
         "left with {} commands in {} frames; state {}",
-        summary.commands, summary.frames, summary.state_hash
+        summary.commands,
+        summary.frames,
+        hash.unwrap_or_else(|| "unknown".into())
     );
     report.event("summary", fields, Some(words));
 }
