@@ -131,7 +131,7 @@ impl QuicConfig {
         if !idle.contains(&self.idle_timeout) {
             return Err(ConfigError::IdleTimeout);
         }
-        if self.keep_alive.is_zero() || self.keep_alive * 2 >= self.idle_timeout {
+        if self.keep_alive.is_zero() || self.keep_alive >= self.idle_timeout / 2 {
             return Err(ConfigError::KeepAlive);
         }
         let deadlines = [self.handshake_deadline, self.accept_deadline, self.hold];
@@ -169,6 +169,8 @@ mod tests {
     #[test]
     fn a_keep_alive_that_cannot_keep_the_link_alive_is_refused() {
         let config = QuicConfig::default().with_keep_alive(Duration::from_secs(4));
+        assert_eq!(config.validate(), Err(ConfigError::KeepAlive));
+        let config = QuicConfig::default().with_keep_alive(Duration::MAX);
         assert_eq!(config.validate(), Err(ConfigError::KeepAlive));
         let config = QuicConfig::default().with_idle_timeout(Duration::ZERO);
         assert_eq!(config.validate(), Err(ConfigError::IdleTimeout));

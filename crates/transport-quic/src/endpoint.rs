@@ -282,7 +282,6 @@ impl QuicEndpoint {
         connection: Connection,
         remote: AuthorId,
     ) -> Result<QuicLink, ConnectError> {
-        let refused = |error| ConnectError::Refused(driver::why(error));
         let outgoing = driver::open_stream(&connection, Channel::Control).await;
         let mut incoming = connection.accept_uni().await.map_err(refused)?;
         let outgoing = outgoing.map_err(refused)?;
@@ -372,8 +371,15 @@ fn explain(error: Option<ConnectionError>, seen: &Seen, expected: AuthorId) -> C
         (Some(ConnectionError::ConnectionClosed(close)), _) if close.error_code == alert => {
             ConnectError::Version
         }
-        (Some(ConnectionError::TimedOut | ConnectionError::Reset), _) => ConnectError::Timeout,
-        (Some(ConnectionError::LocallyClosed), _) => ConnectError::EndpointClosed,
-        (Some(error), _) => ConnectError::Refused(driver::why(error)),
+        (Some(error), _) => refused(error),
+    }
+}
+
+/// What the end of a connection to the right peer means before there is a link.
+fn refused(error: ConnectionError) -> ConnectError {
+    match error {
+        ConnectionError::TimedOut | ConnectionError::Reset => ConnectError::Timeout,
+        ConnectionError::LocallyClosed => ConnectError::EndpointClosed,
+        error => ConnectError::Refused(driver::why(error)),
     }
 }

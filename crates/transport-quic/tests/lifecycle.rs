@@ -112,6 +112,23 @@ async fn a_closed_endpoint_frees_its_port_while_handles_to_its_links_remain() {
 }
 
 #[tokio::test]
+async fn closing_an_endpoint_ends_what_it_was_waiting_for() {
+    let (alice, bob) = (endpoint(config(), 1), endpoint(config(), 2).author());
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [silent.local_addr().unwrap()];
+    let (dialled, accepted, ()) = tokio::join!(
+        alice.connect(&addresses, bob),
+        alice.accept_from(bob),
+        async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            alice.close().await;
+        },
+    );
+    assert_eq!(dialled.unwrap_err(), ConnectError::EndpointClosed);
+    assert_eq!(accepted.unwrap_err(), AcceptError::EndpointClosed);
+}
+
+#[tokio::test]
 async fn an_endpoint_closes_though_a_user_neither_reads_nor_lets_go() {
     let (alice, bob) = (endpoint(config(), 1), endpoint(config(), 2));
     let (to_bob, to_alice) = link(&alice, &bob).await;
