@@ -14,7 +14,7 @@ use rtc::{
     data_channel::{RTCDataChannelId, RTCDataChannelInit},
     peer_connection::{
         RTCPeerConnection, RTCPeerConnectionBuilder,
-        configuration::setting_engine::{SctpMaxMessageSize, SettingEngine, SettingEngineBuilder},
+        configuration::setting_engine::{SctpMaxMessageSize, SettingEngineBuilder},
         event::{RTCDataChannelEvent, RTCPeerConnectionEvent},
         message::RTCMessage,
         sdp::RTCSessionDescription,
@@ -97,7 +97,7 @@ pub(crate) struct Peer {
     events: VecDeque<Event>,
 }
 
-fn settings(config: &WebRtcConfig) -> SettingEngine {
+fn settings(config: &WebRtcConfig) -> SettingEngineBuilder {
     SettingEngineBuilder::new()
         .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(MAX_CHECKS))
         // Silence is judged by the driver; the core's own clock may jump.
@@ -118,7 +118,6 @@ fn settings(config: &WebRtcConfig) -> SettingEngine {
         ))
         .with_srtp_replay_protection_window(REPLAY_WINDOW)
         .with_srtcp_replay_protection_window(REPLAY_WINDOW)
-        .build()
 }
 
 fn setup_failed(error: Error) -> ConnectError {
@@ -153,12 +152,21 @@ impl Peer {
         locals: impl Iterator<Item = SocketAddr>,
         ssrcs: [u32; 2],
     ) -> Result<Self, ConnectError> {
+        Self::with_settings(settings(config), now, locals, ssrcs)
+    }
+
+    fn with_settings(
+        settings: SettingEngineBuilder,
+        now: Instant,
+        locals: impl Iterator<Item = SocketAddr>,
+        ssrcs: [u32; 2],
+    ) -> Result<Self, ConnectError> {
         let observations = Observations::default();
         let (media, registry) = crate::media::engine(observations.clone()).map_err(setup_failed)?;
         let mut pc = RTCPeerConnectionBuilder::new()
             .with_media_engine(media)
             .with_interceptor_registry(registry)
-            .with_setting_engine(settings(config))
+            .with_setting_engine(settings.build())
             .build(now)
             .map_err(setup_failed)?;
         let media = Media::add_to(&mut pc, ssrcs).map_err(setup_failed)?;
@@ -450,8 +458,8 @@ impl Peer {
                 self.on_channel_open(handle);
             }
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(_)) => {
-                // Without a word on Control: a browser that called `close()`.
-                let closed = Closed::new(CloseCode::NORMAL, "", true);
+                // Without a word on Control: perhaps a browser whose page went away.
+                let closed = Closed::new(CloseCode::LOST, "", false);
                 self.events.push_back(Event::Closed(closed));
             }
             _ => {}
@@ -594,3 +602,6 @@ fn data_event(channel: Channel, is_text: bool, data: BytesMut) -> Event {
         _ => violation,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! What a WebRTC link promises beyond the conformance suite, over real sockets on loopback.
 
+#![allow(clippy::unwrap_used)] // these are tests
+
 mod common;
 
 use std::time::Duration;

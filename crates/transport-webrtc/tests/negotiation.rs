@@ -1,5 +1,7 @@
 //! How links come up, and what they refuse.
 
+#![allow(clippy::unwrap_used)] // these are tests
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Pairs of links over loopback.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
+#![allow(clippy::unwrap_used)] // these are tests
 
 use std::{net::Ipv4Addr, time::Duration};
 
