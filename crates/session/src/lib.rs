@@ -7,9 +7,12 @@ mod commands;
 mod config;
 mod control;
 mod event;
+#[cfg(any(test, feature = "__fuzz"))]
+mod fuzz;
 mod handshake;
 mod heartbeat;
 mod links;
+mod metrics;
 mod outbox;
 mod restore;
 mod room;
@@ -23,3 +26,7 @@ pub use event::{
 };
 pub use handshake::PROTOCOL_VERSION;
 pub use session::Session;
+
+#[cfg(feature = "__fuzz")]
+#[doc(hidden)]
+pub use fuzz::__fuzz_session;

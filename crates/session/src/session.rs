@@ -20,6 +20,7 @@ use crate::{
     handshake::{Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
     heartbeat::Beat,
     links::{Link, Links, Phase},
+    metrics::Counters,
     outbox::Outbox,
     room::Room,
     submissions::Submissions,
@@ -45,6 +46,7 @@ pub struct Session {
     pub(crate) next_heads: Timestamp,
     /// Since when peers are linked, or have been found to know no genesis either.
     pub(crate) orphaned_since: Option<Timestamp>,
+    pub(crate) counters: Counters,
     rng: ChaCha20Rng,
 }
 
@@ -66,6 +68,7 @@ impl Session {
             own_head: OwnHead::Unknown,
             next_heads: now.mono,
             orphaned_since: None,
+            counters: Counters::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             config,
         };
@@ -251,6 +254,7 @@ impl Session {
         };
         tracing::debug!(peer = %link.info.peer, link = id.0, dropped = link.dropped, "link down");
         self.anti_entropy.forget(id);
+        self.counters.link_gone(&link);
         if let Some(member) = link.member() {
             self.grants.remove(&member.author);
         }
@@ -280,6 +284,7 @@ impl Session {
         let peer = link.info.peer.clone();
         let Refusal { code, reason } = refusal;
         tracing::warn!(%peer, link = id.0, %code, reason, "refused");
+        self.counters.link_refused();
         self.outbox.event(Event::Refused {
             peer,
             link: id,
