@@ -116,7 +116,7 @@ impl Session {
                 Err(AppendError::RateLimited { retry_after }) => {
                     self.submissions.postpone(now.mono + retry_after);
                 }
-                Err(AppendError::ClockExhausted) => {
+                Err(AppendError::ClockExhausted | AppendError::OwnFramesMissing) => {
                     self.submissions
                         .postpone(now.mono + self.config.heads_interval);
                 }

@@ -14,6 +14,8 @@ use roundtable_wire::session::{MAX_CAPABILITIES, MAX_CAPABILITY_LEN};
 pub enum GenesisSource {
     /// It is at hand, and vouched for.
     Known(Genesis),
+    /// It is at hand from an earlier session, and nobody vouches for it.
+    Remembered(Genesis),
     /// An invite carries its hash; a peer will show it.
     Invited(GenesisHash),
     /// This peer founds the room, for others to be invited to.
@@ -180,7 +182,7 @@ impl SessionConfig {
                 }
                 Genesis::create(params.clone(), &self.signing_key)?;
             }
-            GenesisSource::Known(_) | GenesisSource::Invited(_) => {}
+            GenesisSource::Known(_) | GenesisSource::Remembered(_) | GenesisSource::Invited(_) => {}
         }
         Ok(())
     }

@@ -74,6 +74,7 @@ impl Session {
         };
         match session.config.genesis.clone() {
             GenesisSource::Known(genesis) => session.begin(genesis, true)?,
+            GenesisSource::Remembered(genesis) => session.begin(genesis, false)?,
             GenesisSource::Create(params) => {
                 let genesis = Genesis::create(params, &session.config.signing_key)?;
                 session.begin(genesis, true)?;

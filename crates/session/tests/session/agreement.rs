@@ -272,3 +272,29 @@ fn a_founder_whose_company_has_left_yields_again() {
         "{codes:?}"
     );
 }
+
+#[test]
+fn a_remembered_room_is_given_up_for_one_with_people_in_it_and_a_vouched_one_is_not() {
+    let genesis = Genesis::create(params(7), &key("bob")).unwrap();
+    for vouched in [false, true] {
+        let mut world = first_comers(13, &["alice", "carol"]);
+        alone(&mut world, "alice");
+        world.link("carol", "alice", Quic);
+        world.secs(3);
+        let source = match vouched {
+            true => GenesisSource::Known(genesis.clone()),
+            false => GenesisSource::Remembered(genesis.clone()),
+        };
+        world.add(config("bob", source), "bob");
+        world.link("bob", "alice", Quic);
+        world.secs(1);
+        let closed = world.node("bob").closed.len() + world.node("alice").closed.len();
+        if vouched {
+            assert_eq!(known(&world, "bob"), [(true, true)]);
+            assert!(closed > 0);
+        } else {
+            assert_eq!(known(&world, "bob"), [(false, true), (false, false)]);
+            assert_eq!(closed, 0);
+        }
+    }
+}
