@@ -28,7 +28,7 @@ pub(crate) struct Lost(pub(crate) Option<u16>);
 #[derive(Debug)]
 pub(crate) enum Received {
     Message(ServerMessage),
-    /// A ping or a pong.
+    /// A ping, a pong, or something that cannot be read.
     SignOfLife,
 }
 
@@ -77,13 +77,14 @@ impl Socket {
     /// Reads the next message. Cancel safe.
     pub(crate) async fn receive(&mut self) -> Result<Received, Lost> {
         match self.0.next().await {
-            Some(Ok(Message::Text(text))) => match ServerMessage::parse(&text) {
-                Ok(message) => Ok(Received::Message(message)),
+            Some(Ok(Message::Text(text))) => Ok(match ServerMessage::parse(&text) {
+                Ok(message) => Received::Message(message),
                 Err(error) => {
-                    tracing::warn!(%error, "malformed message from the signaling server");
-                    Err(Lost(None))
+                    // It may be of a later version; what depends on it times out by itself.
+                    tracing::warn!(%error, "skipping a message of the signaling server");
+                    Received::SignOfLife
                 }
-            },
+            }),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Received::SignOfLife),
             Some(Ok(Message::Close(frame))) => Err(Lost(frame.map(|frame| frame.code.into()))),
             Some(Ok(Message::Binary(_) | Message::Frame(_)) | Err(_)) | None => Err(Lost(None)),

@@ -206,11 +206,13 @@ fn describe(raw: RawDescription, code: ErrorCode) -> Result<Description, RpcErro
 
 fn params<'a, T: Deserialize<'a>>(params: Option<&'a RawValue>) -> Result<T, RpcError> {
     let params = params.map_or("{}", RawValue::get);
+    if params.len() > limits::MAX_PARAMS_LEN {
+        let message = "params have at most 63 KiB";
+        return Err(invalid(ErrorCode::MessageTooLarge, message));
+    }
     if !params.starts_with('{') {
-        return Err(invalid(
-            ErrorCode::InvalidParams,
-            "params must be an object",
-        ));
+        let message = "params must be an object";
+        return Err(invalid(ErrorCode::InvalidParams, message));
     }
     serde_json::from_str(params).map_err(|e| invalid(ErrorCode::InvalidParams, e.to_string()))
 }

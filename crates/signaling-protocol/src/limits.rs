@@ -11,6 +11,10 @@ pub const WEBSOCKET_PATH: &str = "/v1/ws";
 /// Largest message in bytes, either way.
 pub const MAX_MESSAGE_LEN: usize = 64 * 1024;
 
+/// Largest `params` of a client's message in bytes: what is left of the message is room for what the
+/// server adds when it relays them, so that the target's message keeps within its bound too.
+pub const MAX_PARAMS_LEN: usize = MAX_MESSAGE_LEN - 1024;
+
 /// Largest session description (RFC 8866) in bytes.
 pub const MAX_SDP_LEN: usize = 32 * 1024;
 
@@ -31,6 +35,10 @@ pub const MAX_ID_LEN: usize = 64;
 
 /// Most entries in `capabilities`, known or not.
 pub const MAX_CAPABILITIES: usize = 16;
+
+/// Most peers that a room can be configured for: the result of `peer.announce`, which names them
+/// all, must fit a message.
+pub const MAX_PEERS: usize = 50;
 
 /// Peers in a room unless the server is configured otherwise.
 pub const DEFAULT_MAX_PEERS: usize = 10;

@@ -158,7 +158,7 @@ impl Room {
         let resumed = match self.members.get(&peer_id) {
             Some(member) if announce.resume.as_ref() == Some(&member.resume) => true,
             Some(_) => {
-                let message = "this peer_id is in the room already: choose another";
+                let message = "this name is taken in the room: choose another";
                 return Err(RpcError::new(ErrorCode::PeerIdTaken, message));
             }
             None if self.members.len() >= self.limits.max_peers => {

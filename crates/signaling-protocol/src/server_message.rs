@@ -347,7 +347,7 @@ impl ServerMessage {
     /// Reads one message. Unknown members are skipped.
     ///
     /// # Errors
-    /// [`Malformed`]; a client closes the connection then.
+    /// [`Malformed`]; a client had best skip the message.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         if text.len() > limits::MAX_MESSAGE_LEN {
             return Err(Malformed::TooLarge);

@@ -13,8 +13,8 @@ pub enum ConfigError {
         "access grants come with a later version: start with --open to let anyone who reaches the server join any room (for development and trusted networks)"
     )]
     GrantsNotYet,
-    /// A room takes at least one peer, at most 1000.
-    #[error("max_peers must be 1 to 1000")]
+    /// A room takes at least one peer, at most [`MAX_PEERS`](limits::MAX_PEERS).
+    #[error("max_peers must be 1 to {}", limits::MAX_PEERS)]
     MaxPeers,
     /// At least one connection must be allowed.
     #[error("max_connections must be at least 1")]
@@ -95,7 +95,7 @@ impl ServerConfig {
         self
     }
 
-    /// Most peers in a room. Default 10, at most 1000; a full mesh costs each peer one link to
+    /// Most peers in a room. Default 10, at most 50; a full mesh costs each peer one link to
     /// every other.
     #[must_use]
     pub fn with_max_peers(mut self, max_peers: usize) -> Self {
@@ -175,7 +175,7 @@ impl ServerConfig {
         ];
         if !self.open {
             Err(ConfigError::GrantsNotYet)
-        } else if !(1..=1000).contains(&self.room.max_peers) {
+        } else if !(1..=limits::MAX_PEERS).contains(&self.room.max_peers) {
             Err(ConfigError::MaxPeers)
         } else if self.max_connections == 0 {
             Err(ConfigError::MaxConnections)

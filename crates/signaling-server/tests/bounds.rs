@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Raw, TestServer, any_port, code, soon};
+use common::{Raw, TestServer, any_port, code, next, soon};
+use roundtable_signaling_client::{Event, SignalingClient};
 use roundtable_signaling_server::{BindError, ConfigError, Server, ServerConfig};
 use serde_json::json;
 use tokio::{
@@ -94,6 +95,25 @@ async fn bodies_beyond_their_bounds_are_refused() {
     let long = json!({"to": "bob", "reason": "x".repeat(201)});
     assert_eq!(code(&raw.call("peer.disconnect", long).await), -32008);
     bob.assert_nothing_came().await;
+}
+
+#[tokio::test]
+async fn what_is_relayed_never_outgrows_what_its_target_takes() {
+    let server = TestServer::open();
+    let (mut alice, _) = server.member("room", &"a".repeat(64)).await;
+    let config = server.config("room", "b");
+    let (_bob, _, mut events) = SignalingClient::join(config).await.unwrap();
+    // The largest that passes: control characters take six bytes each on the wire.
+    let mut len = 10_900;
+    loop {
+        let offer = json!({"to": "b", "request_id": "r", "sdp": "\u{1}".repeat(len)});
+        if code(&alice.call("peer.offer", offer).await) == 0 {
+            break;
+        }
+        len -= 1;
+    }
+    assert!(len > 10_000, "{len}");
+    assert!(matches!(next(&mut events).await, Event::Offer { .. }));
 }
 
 #[tokio::test]
