@@ -199,8 +199,9 @@ impl CommandLog {
     /// Judges a frame in full form from anyone. Any bytes are safe.
     ///
     /// # Errors
-    /// [`FrameError`]; the frame is then as if never signed. Unless it is a signed rule breach,
-    /// whoever passed it on is at fault, not the author it names.
+    /// [`FrameError`]; the frame is then as if never signed. Rules are checked before the signature,
+    /// which costs more, so most errors say something of who passed the frame on and nothing of the
+    /// author it names; only a fork is proven.
     pub fn receive(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
         let received = self.admit(wall, bytes);
         match &received {

@@ -353,6 +353,13 @@ mod tests {
     }
 
     #[test]
+    fn the_most_commands_fit_one_body() {
+        let mut encoder = Encoder::default();
+        let bytes = encoder.encode([put(b"red"); MAX_COMMANDS]).unwrap();
+        assert_eq!(Body::verify(bytes).unwrap().count(), MAX_COMMANDS);
+    }
+
+    #[test]
     fn limits_are_kept_when_encoding() {
         let mut encoder = Encoder::default();
         assert_eq!(encoder.encode([]).err(), Some(EncodeError::Count(0)));
