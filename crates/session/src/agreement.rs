@@ -48,7 +48,13 @@ impl Session {
             GenesisSource::Invited(hash) => Some(hash),
             _ => None,
         };
+        let given_up = theirs.is_some_and(|theirs| self.given_up.contains(&theirs.hash));
         match (compare(ours, theirs, invited), genesis) {
+            // To begin its log again would be to sign each nonce again.
+            (Verdict::Adopt, _) if given_up => {
+                let reason = "a genesis that was given up before";
+                return Err(Refusal::new(CloseCode::GENESIS_MISMATCH, reason));
+            }
             (Verdict::Open, _) => self.make_ready(now, id),
             (Verdict::Same, _) => {
                 let mut firm = false;
@@ -87,6 +93,13 @@ impl Session {
     fn adopt(&mut self, now: Now, source: LinkId, genesis: Genesis) -> Result<(), Refusal> {
         let verified = matches!(self.config.genesis, GenesisSource::Invited(_));
         let abandoned = self.own_actions();
+        if let Some(room) = self
+            .room
+            .as_ref()
+            .filter(|room| room.log.own_head().is_some())
+        {
+            self.given_up.insert(room.hash);
+        }
         self.begin(genesis, verified).map_err(|error| {
             let code = match error {
                 OpenError::SchemaMismatch => CloseCode::SCHEMA_MISMATCH,

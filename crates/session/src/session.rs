@@ -6,7 +6,7 @@ use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
-use roundtable_command_log::{CommandLog, Genesis, StateHash};
+use roundtable_command_log::{CommandLog, Genesis, GenesisHash, StateHash};
 use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Payload, PeerId, Timestamp};
 use roundtable_wire::session::Hello;
 
@@ -46,6 +46,8 @@ pub struct Session {
     pub(crate) next_heads: Timestamp,
     /// Since when peers are linked, or have been found to know no genesis either.
     pub(crate) orphaned_since: Option<Timestamp>,
+    /// Geneses in whose logs we have signed, and which we have given up.
+    pub(crate) given_up: BTreeSet<GenesisHash>,
     pub(crate) counters: Counters,
     rng: ChaCha20Rng,
 }
@@ -68,6 +70,7 @@ impl Session {
             own_head: OwnHead::Unknown,
             next_heads: now.mono,
             orphaned_since: None,
+            given_up: BTreeSet::new(),
             counters: Counters::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             config,

@@ -462,6 +462,34 @@ fn a_peer_that_lies_about_our_own_commands_cannot_keep_us_silent() {
 }
 
 #[test]
+fn a_genesis_that_was_given_up_is_never_taken_again() {
+    let source = GenesisSource::FirstCome(params(1));
+    let mut duel = Duel::with_genesis(source, |_| {});
+    duel.input(Input::AloneInRoom);
+    let own = duel.session.genesis().unwrap().clone();
+    duel.input(Input::Submit {
+        actions: vec![trail("signed")],
+    });
+    duel.pass(Duration::from_millis(20));
+    // mallory stands by another genesis, which alice takes; then mallory leaves.
+    let other = Genesis::create(params(2), &key("mallory")).unwrap();
+    let mut hello = duel.honest_hello();
+    hello.genesis = Some(other.encode().into());
+    duel.handshake(&hello, &key("mallory"));
+    assert_eq!(duel.session.genesis(), Some(&other));
+    duel.input(Input::LinkDown { link: LINK });
+    // Who now stands by alice's own would have her sign her first command a second time.
+    for (genesis, refused) in [(&own, Some(CloseCode::GENESIS_MISMATCH)), (&other, None)] {
+        let info = duel.info.clone();
+        duel.outputs.clear();
+        duel.input(Input::LinkUp { link: LINK, info });
+        hello.genesis = Some(genesis.encode().into());
+        duel.handshake(&hello, &key("mallory"));
+        assert_eq!(duel.closed(), refused);
+    }
+}
+
+#[test]
 fn forged_frames_close_the_link_that_brings_them_and_change_nothing() {
     let mut duel = Duel::new();
     let mut hello = duel.honest_hello();
