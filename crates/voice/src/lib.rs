@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "device")]
+mod device;
 mod frames;
 mod mixer;
 mod receiver;
@@ -9,6 +11,8 @@ mod sender;
 mod stretch;
 mod vad;
 
+#[cfg(feature = "device")]
+pub use device::{AudioConfig, AudioDevices, Capture, DeviceError, DeviceNames, Playback};
 pub use mixer::{Gain, Mixer};
 pub use receiver::{Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceStats};
 pub use resample::{ResampleError, Resampler, resample};
