@@ -33,7 +33,11 @@ impl Gain {
     }
 
     fn sane(gain: f32) -> f32 {
-        gain.max(0.0).min(8.0)
+        if gain.is_nan() {
+            0.0
+        } else {
+            gain.clamp(0.0, 8.0)
+        }
     }
 }
 
@@ -111,4 +115,95 @@ fn soften(x: f32) -> f32 {
     }
     let room = 1.0 - CEILING;
     (CEILING + room * over / (room + over)).copysign(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tone(amplitude: f32, hz: f32) -> Vec<f32> {
+        let step = hz * std::f32::consts::TAU / 48_000.0;
+        (0..48_000)
+            .map(|i| amplitude * (i as f32 * step).sin())
+            .collect()
+    }
+
+    /// Mixes blocks of 10 ms.
+    fn mix(voices: &[Vec<f32>]) -> Vec<f32> {
+        let mut mixer = Mixer::new();
+        let mut gains = vec![Gain::default(); voices.len()];
+        let mut out = vec![0.0; voices[0].len()];
+        for (index, block) in out.chunks_exact_mut(480).enumerate() {
+            for (voice, gain) in voices.iter().zip(&mut gains) {
+                mixer.add(&voice[index * 480..][..480], gain);
+            }
+            mixer.finish(block);
+        }
+        out
+    }
+
+    #[test]
+    fn a_quiet_mix_passes_unchanged() {
+        let voice = tone(0.4, 300.0);
+        assert_eq!(mix(std::slice::from_ref(&voice)), voice);
+    }
+
+    #[test]
+    fn twenty_loud_voices_do_not_clip_and_make_no_edges() {
+        let voices: Vec<_> = (0..20_u8)
+            .map(|k| tone(0.5, 100.0 + 17.0 * f32::from(k)))
+            .collect();
+        let out = mix(&voices);
+        let sum: Vec<f32> = (0..out.len())
+            .map(|i| voices.iter().map(|v| v[i]).sum())
+            .collect();
+        assert!(out.iter().all(|x| x.abs() < 1.0));
+        let steepest = |x: &[f32]| {
+            x.windows(2)
+                .map(|w| (w[1] - w[0]).abs())
+                .fold(0.0, f32::max)
+        };
+        assert!(
+            steepest(&out[4_800..]) <= steepest(&sum[4_800..]),
+            "no step steeper than the voices"
+        );
+    }
+
+    #[test]
+    fn the_limiter_lets_go_within_a_second() {
+        let mut mixer = Mixer::new();
+        let mut out = [0.0; 480];
+        mixer.add(&[4.0; 480], &mut Gain::default());
+        mixer.finish(&mut out);
+        for _ in 0..100 {
+            mixer.add(&[0.5; 480], &mut Gain::default());
+            mixer.finish(&mut out);
+        }
+        assert!(out[479] > 0.49, "{}", out[479]);
+    }
+
+    #[test]
+    fn volume_changes_without_a_step_and_mute_is_silent() {
+        let mut mixer = Mixer::new();
+        let mut gain = Gain::new(1.0);
+        gain.set(0.0);
+        let mut out = [0.0; 480];
+        mixer.add(&[0.5; 480], &mut gain);
+        mixer.finish(&mut out);
+        assert!(out.windows(2).all(|pair| (pair[1] - pair[0]).abs() < 0.002));
+        mixer.add(&[0.5; 480], &mut gain);
+        mixer.finish(&mut out);
+        assert_eq!(out, [0.0; 480]);
+        gain.set(f32::NAN);
+        assert_eq!(gain.get(), 0.0);
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_silence() {
+        let mut mixer = Mixer::new();
+        let mut out = [1.0; 4];
+        mixer.add(&[f32::NAN, f32::INFINITY, 0.5], &mut Gain::default());
+        mixer.finish(&mut out);
+        assert_eq!(out, [0.0, 0.0, 0.5, 0.0]);
+    }
 }

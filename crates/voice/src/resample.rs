@@ -154,3 +154,69 @@ fn bessel_i0(x: f64) -> f64 {
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tone(rate: u32, hz: f32, len: usize) -> Vec<f32> {
+        let step = hz * std::f32::consts::TAU / rate as f32;
+        (0..len).map(|i| 0.5 * (i as f32 * step).sin()).collect()
+    }
+
+    fn level(samples: &[f32]) -> f32 {
+        (samples.iter().map(|x| x * x).sum::<f32>() / samples.len() as f32).sqrt()
+    }
+
+    #[test]
+    fn a_tone_keeps_its_pitch_its_level_and_its_place() {
+        for (from, to) in [
+            (16_000, 48_000),
+            (44_100, 48_000),
+            (48_000, 16_000),
+            (22_050, 48_000),
+            (48_000, 44_100),
+        ] {
+            let second = from as usize;
+            let out = resample(&tone(from, 1_000.0, second), from, to).unwrap();
+            assert!(
+                out.len().abs_diff(to as usize) <= 3,
+                "{from} to {to}: {}",
+                out.len()
+            );
+            let wanted = tone(to, 1_000.0, out.len());
+            let inner = 200..out.len() - 200;
+            let off: Vec<f32> = inner.map(|i| out[i] - wanted[i]).collect();
+            assert!(level(&off) < 1e-3, "{from} to {to}: off by {}", level(&off));
+        }
+    }
+
+    #[test]
+    fn what_the_lower_rate_cannot_carry_is_gone() {
+        let out = resample(&tone(48_000, 11_000.0, 48_000), 48_000, 16_000).unwrap();
+        assert!(level(&out[100..15_900]) < 1e-3);
+    }
+
+    #[test]
+    fn pieces_of_any_length_give_the_same() {
+        let input = tone(44_100, 440.0, 10_000);
+        let whole = resample(&input, 44_100, 48_000).unwrap();
+        let mut resampler = Resampler::new(44_100, 48_000).unwrap();
+        let mut pieces = Vec::new();
+        for piece in input.chunks(77) {
+            resampler.process(piece, &mut pieces);
+        }
+        resampler.finish(&mut pieces);
+        assert_eq!(pieces, whole);
+    }
+
+    #[test]
+    fn impossible_rates_are_named() {
+        assert_eq!(resample(&[], 0, 48_000), Err(ResampleError::Rate(0)));
+        let (from, to) = (44_101, 383_999);
+        assert_eq!(
+            resample(&[], from, to),
+            Err(ResampleError::Ratio { from, to })
+        );
+    }
+}

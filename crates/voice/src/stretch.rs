@@ -69,3 +69,66 @@ fn likeness(frame: &[f32], lag: usize) -> f32 {
     }
     cross / (first * second + 1e-12_f32).sqrt()
 }
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // test signals
+mod tests {
+    use super::*;
+
+    /// A voice of 120 Hz with overtones.
+    fn voiced() -> Vec<f32> {
+        let step = 120.0 * std::f32::consts::TAU / 48_000.0;
+        let sample = |i: u16| {
+            let t = f32::from(i) * step;
+            0.2 * t.sin() + 0.1 * (3.0 * t).sin() + 0.05 * (5.0 * t).cos()
+        };
+        (0..960).map(sample).collect()
+    }
+
+    fn steepest(samples: &[f32]) -> f32 {
+        let steps = samples.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+        steps.fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn a_voice_loses_or_gains_whole_periods_without_an_edge() {
+        let original = voiced();
+        let mut shorter = original.clone();
+        let cut = shorten(&mut shorter);
+        assert!(cut.abs_diff(400) <= 4, "one period of 120 Hz: {cut}");
+        assert_eq!(shorter.len(), 960 - cut);
+        let mut longer = original.clone();
+        let added = lengthen(&mut longer, &mut Vec::new());
+        assert!(added.abs_diff(400) <= 4);
+        assert_eq!(longer.len(), 960 + added);
+        for changed in [&shorter, &longer] {
+            assert!(steepest(changed) <= 1.1 * steepest(&original));
+            assert_eq!(changed[0..1], original[0..1], "joins what was before");
+            assert_eq!(
+                changed[changed.len() - 1],
+                original[959],
+                "joins what follows"
+            );
+        }
+    }
+
+    #[test]
+    fn noise_is_left_alone_unless_nobody_hears_it() {
+        let mut random = 1_u32;
+        let mut noise: Vec<f32> = (0..960)
+            .map(|_| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (f64::from(random) / f64::from(u32::MAX) - 0.5) as f32
+            })
+            .collect();
+        assert_eq!(shorten(&mut noise.clone()), 0);
+        noise.iter_mut().for_each(|x| *x *= 0.001);
+        assert_eq!(shorten(&mut noise), 480);
+    }
+
+    #[test]
+    fn frames_too_short_to_cut_are_left_alone() {
+        assert_eq!(shorten(&mut vec![0.0; 239]), 0);
+        assert_eq!(shorten(&mut Vec::new()), 0);
+    }
+}

@@ -173,3 +173,60 @@ pub(crate) fn level_dbfs(samples: &[f32]) -> f32 {
     let energy: f32 = samples.iter().map(|x| x * x).sum();
     10.0 * (energy / samples.len().max(1) as f32).max(1e-20).log10()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vad_hysteresis_prevents_rapid_toggling() {
+        let mut gate = Gate::new(3, 5);
+        let mut changes = 0;
+        let mut open = false;
+        // Verdicts that alternate every frame, then every other frame.
+        for index in 0..1_000_u32 {
+            let active = if index < 500 {
+                index % 2 == 0
+            } else {
+                index / 2 % 2 == 0
+            };
+            changes += u32::from(gate.update(active) != open);
+            open = gate.is_open();
+        }
+        assert_eq!(changes, 0, "two active frames in a row open nothing");
+
+        let mut run = |active, frames: usize| (0..frames).map(|_| gate.update(active)).last();
+        assert_eq!(run(true, 3), Some(true));
+        for _ in 0..50 {
+            assert_eq!(run(false, 4), Some(true), "a gap shorter than the hangover");
+            assert_eq!(run(true, 1), Some(true));
+        }
+        assert_eq!(run(false, 5), Some(false));
+    }
+
+    #[test]
+    fn a_voice_that_stutters_is_one_spurt() {
+        // 30 ms of buzz every 60 ms: a voice at its most broken.
+        let mut vad = Vad::new(VadConfig::default().with_threshold(0.0)).unwrap();
+        let mut toggles = 0;
+        let mut open = false;
+        for block in 0..600_u32 {
+            let on = block < 500 && block % 6 < 5;
+            let amplitude = if on { 0.2 } else { 0.0 };
+            let samples: Vec<f32> = (0..480_u16)
+                .map(|i| amplitude * (f32::from(i % 240) / 240.0 - 0.5))
+                .collect();
+            let now = vad.push(&samples);
+            toggles += u32::from(now != open);
+            open = now;
+        }
+        assert_eq!(toggles, 2, "opens once and closes once");
+        assert!(!open);
+    }
+
+    #[test]
+    fn a_bad_threshold_is_refused() {
+        let config = VadConfig::default().with_threshold(1.5);
+        assert_eq!(Vad::new(config).err(), Some(VoiceConfigError::Threshold));
+    }
+}

@@ -1,7 +1,7 @@
 //! Real speech from mouth to ear, in virtual time.
 #![allow(clippy::cast_possible_truncation)] // figures
 
-#[allow(unreachable_pub)] // shared with nobody, but a module
+#[allow(unreachable_pub, clippy::unwrap_used)] // a module of tests
 mod support;
 
 use std::time::Duration;
@@ -113,8 +113,8 @@ fn rtp_time_goes_on_through_silence_and_a_spurt_begins_with_the_marker() {
     }
     let apart = packets[second].timestamp.wrapping_sub(packets[0].timestamp);
     assert!(
-        apart.abs_diff(4 * 48_000) <= 2 * 960,
-        "four seconds apart: {apart}"
+        apart.abs_diff(3 * 48_000) <= 2 * 960,
+        "three seconds apart: {apart}"
     );
     assert_eq!(
         heard.clocks, 1,
@@ -180,8 +180,8 @@ fn hostile_packets_neither_panic_nor_make_noise_nor_stop_the_stream() {
         let packet = MediaPacket {
             sequence: random.next() as u16,
             timestamp: random.next() as u32,
-            marker: random.next() % 2 == 0,
-            codec: if random.next() % 10 == 0 {
+            marker: random.next().is_multiple_of(2),
+            codec: if random.next().is_multiple_of(10) {
                 MediaCodec::Vp8
             } else {
                 MediaCodec::Opus
