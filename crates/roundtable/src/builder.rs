@@ -244,7 +244,10 @@ impl RoomBuilder {
                 if invited.is_some_and(|hash| hash != genesis.hash()) {
                     return Err(JoinError::OtherRoom);
                 }
-                GenesisSource::Known(genesis)
+                match invited {
+                    Some(_) => GenesisSource::Known(genesis),
+                    None => GenesisSource::Remembered(genesis),
+                }
             }
             (None, Some(hash)) => GenesisSource::Invited(hash),
             (None, None) => GenesisSource::FirstCome(GenesisParams {
