@@ -9,6 +9,7 @@ pub use audio::{
     AudioDecoder, AudioEncoder, AudioFormat, AudioFrame, CodecConfigError, DecodeError, EncodeError,
 };
 #[cfg(feature = "opus")]
-pub use opus::{
-    __fuzz_opus_decode, MAX_OPUS_FRAME_MS, OpusConfig, OpusDecoder, OpusEncoder, OpusUse,
-};
+pub use opus::{MAX_OPUS_FRAME_MS, OpusConfig, OpusDecoder, OpusEncoder, OpusUse};
+
+#[cfg(all(feature = "opus", any(test, feature = "__fuzz")))]
+pub use opus::__fuzz_opus_decode;

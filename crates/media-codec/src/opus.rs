@@ -379,6 +379,7 @@ impl AudioDecoder for OpusDecoder {
 
 /// Body of the fuzz target `opus_decode`: packets cut from `data`, decoded, recovered and concealed
 /// by one decoder.
+#[cfg(any(test, feature = "__fuzz"))]
 #[doc(hidden)]
 pub fn __fuzz_opus_decode(data: &[u8]) {
     let Ok(mut decoder) = OpusDecoder::new(AudioFormat::VOICE) else {

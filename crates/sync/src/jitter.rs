@@ -482,6 +482,7 @@ fn media_time_us(timestamp: i64, rate_hz: u32) -> i64 {
 
 /// Body of the fuzz target `jitter_ops`: whatever is pushed, popped and skipped, the bounds and the
 /// order hold.
+#[cfg(any(test, feature = "__fuzz"))]
 #[doc(hidden)]
 pub fn __fuzz_jitter_ops(data: &[u8]) {
     let config = JitterConfig::voice().with_capacity(16, Duration::from_millis(400));

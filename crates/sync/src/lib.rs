@@ -8,9 +8,10 @@ mod playout;
 
 pub use clock::SenderClock;
 pub use delay::{DelayConfig, DelayEstimator};
+#[cfg(any(test, feature = "__fuzz"))]
+pub use jitter::__fuzz_jitter_ops;
 pub use jitter::{
-    __fuzz_jitter_ops, JitterBuffer, JitterConfig, JitterConfigError, JitterStats, Packet, Pushed,
-    RtpMeta,
+    JitterBuffer, JitterConfig, JitterConfigError, JitterStats, Packet, Pushed, RtpMeta,
 };
 pub use playout::{Decision, PlayoutState, PullClock, decide};
 
