@@ -231,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn an_extension_is_skipped_by_its_length_whatever_is_in_it() {
+        // A one-byte extension (RFC 8285) whose id 15 means "stop", with a word left after it.
+        let header = [0x90, 111, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3];
+        let extension = [0xbe, 0xde, 0, 2, 0xf0, 1, 2, 3, 4, 5, 6, 7];
+        let bytes = Bytes::from([&header[..], &extension, b"speech"].concat());
+        let (_, packet) = decode_packet(&bytes, &PayloadTypes::default()).unwrap();
+        assert_eq!(packet.payload, "speech");
+    }
+
+    #[test]
     fn unknown_payload_types_and_versions_are_named() {
         let mut bytes = encoded(
             &MediaPacket {
