@@ -4,7 +4,7 @@ use bytes::Bytes;
 use roundtable_core::AuthorId;
 use roundtable_wire::commands::ActionRef;
 
-use crate::FrameId;
+use crate::{FrameId, rate::cost};
 
 /// What an author may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -114,6 +114,11 @@ impl Action {
             Self::Put { .. } | Self::Unknown { .. } => Role::Editor,
             Self::SetRole { .. } => Role::Admin,
         }
+    }
+
+    /// What the command costs of its author's budget, in tokens.
+    pub fn cost(&self) -> u64 {
+        cost(self.as_wire().payload_len())
     }
 
     pub(crate) fn as_wire(&self) -> ActionRef<'_> {

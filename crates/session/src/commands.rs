@@ -98,32 +98,31 @@ impl Session {
             let Some(room) = &mut self.room else {
                 return;
             };
-            // A whole burst may be more than the budget has now; a smaller part may be not.
+            // What does not go as a whole may go in part: the budget suffices for less, or only
+            // one command is at fault.
             let appended = loop {
                 let actions = self.submissions.first(count);
                 match room.log.append(now.wall, &actions) {
-                    Err(AppendError::RateLimited { .. } | AppendError::OverBurst) if count > 1 => {
-                        count /= 2;
-                    }
-                    appended => break appended,
+                    Err(AppendError::ClockExhausted | AppendError::OwnFramesMissing) => break None,
+                    Err(_) if count > 1 => count /= 2,
+                    appended => break Some(appended),
                 }
             };
             match appended {
-                Ok(frame) => {
+                Some(Ok(frame)) => {
                     self.submissions.drop_first(count);
                     self.publish(now, &frame);
                 }
-                Err(AppendError::RateLimited { retry_after }) => {
+                Some(Err(AppendError::RateLimited { retry_after })) => {
                     self.submissions.postpone(now.mono + retry_after);
                 }
-                Err(AppendError::ClockExhausted | AppendError::OwnFramesMissing) => {
-                    self.submissions
-                        .postpone(now.mono + self.config.heads_interval);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, count, "commands dropped");
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "command dropped");
                     self.submissions.drop_first(count);
                 }
+                None => self
+                    .submissions
+                    .postpone(now.mono + self.config.heads_interval),
             }
         }
     }

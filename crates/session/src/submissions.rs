@@ -44,7 +44,7 @@ impl Submissions {
         let mut cost = 0;
         for action in actions {
             check(log, action)?;
-            cost += price(action);
+            cost += action.cost();
         }
         if cost > burst || actions.len() > MAX_QUEUED {
             return Err(AppendError::OverBurst.into());
@@ -64,7 +64,7 @@ impl Submissions {
     /// Queues actions, to be signed at `due` unless the queue is due earlier.
     pub(crate) fn push(&mut self, due: Timestamp, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
-            self.cost += price(&action);
+            self.cost += action.cost();
             self.queue.push_back(action);
             self.due.get_or_insert(due);
         }
@@ -117,7 +117,7 @@ impl Submissions {
     /// Drops the first `count` commands, which have been signed or never will be.
     pub(crate) fn drop_first(&mut self, count: usize) {
         for action in self.queue.drain(..count.min(self.queue.len())) {
-            self.cost -= price(&action);
+            self.cost -= action.cost();
         }
         if self.queue.is_empty() {
             self.due = None;
@@ -130,11 +130,6 @@ fn payload_len(action: &Action) -> usize {
         Action::Put { key, value } => key.bytes.len() + value.len(),
         _ => 0,
     }
-}
-
-/// What a command costs of its author's budget: one token, and one more for each full KiB.
-fn price(action: &Action) -> u64 {
-    1 + payload_len(action) as u64 / 1024
 }
 
 /// Whether the log would take such a command from an Editor.

@@ -110,6 +110,26 @@ fn commands_that_could_never_count_are_refused_at_once() {
 }
 
 #[test]
+fn a_command_that_fails_at_the_last_moment_takes_no_other_with_it() {
+    let mut world = World::new(7);
+    let two_writers = GenesisParams {
+        max_writers: 2,
+        ..params(1)
+    };
+    let closed = config("alice", GenesisSource::Create(two_writers)).with_open_room(false);
+    world.add(closed, "alice");
+    let log = world.node("alice").session.log().unwrap();
+    let [bob, carol] = ["bob", "carol"].map(|n| log.role_command(author(n), Role::Editor));
+    let actions = vec![trail("a"), bob, trail("b"), carol, trail("c")];
+    submit(&mut world, "alice", actions).unwrap();
+    world.secs(1);
+    let log = world.node("alice").session.log().unwrap();
+    assert_eq!(log.role_of(author("bob")), Role::Editor);
+    assert_eq!(log.role_of(author("carol")), Role::Viewer);
+    assert_eq!(world.node("alice").trail(), "abc");
+}
+
+#[test]
 fn a_viewer_signs_nothing() {
     let mut world = World::new(5);
     let closed = config("alice", GenesisSource::Create(params(1))).with_open_room(false);
