@@ -7,7 +7,7 @@ use roundtable_core::AuthorId;
 use crate::{
     Action, FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey,
     RuleBreach, SharedFrame, SignedFrame, clock,
-    rate::{Budget, Shortfall, cost},
+    rate::{Budget, Shortfall},
     waiting::Waiting,
 };
 
@@ -204,8 +204,5 @@ pub(crate) struct Judged {
 
 /// What commands cost their author together.
 pub(crate) fn total_cost(actions: &[Action]) -> u64 {
-    actions
-        .iter()
-        .map(|action| cost(action.as_wire().payload_len()))
-        .sum()
+    actions.iter().map(Action::cost).sum()
 }

@@ -11,7 +11,8 @@ use roundtable_wire::{
 };
 
 use crate::{
-    Action, FrameError, FrameId, GenesisHash, PublicKey, SchemaHash, SignatureError, layout::Fields,
+    Action, FrameError, FrameId, GenesisHash, Key, Order, PublicKey, SchemaHash, SignatureError,
+    layout::Fields,
 };
 
 const CONTEXT: &[u8] = b"roundtable/command-frame/v1\0";
@@ -53,6 +54,15 @@ impl Header {
     /// When it was signed, as its author believed.
     pub const fn wall(&self) -> WallTime {
         WallTime::from_millis(self.wall_ms)
+    }
+
+    /// Where its command with this nonce stands among all.
+    pub(crate) const fn order(&self, nonce: u64) -> Order {
+        Order {
+            lamport: self.lamport,
+            author: self.author,
+            nonce,
+        }
     }
 
     fn fields(&self) -> [u8; FIELDS_LEN] {
@@ -199,6 +209,15 @@ impl SignedFrame {
     /// a frame from a log never is.
     pub fn actions(&self) -> Vec<Action> {
         self.decode_actions().unwrap_or_default()
+    }
+
+    /// The puts among its commands.
+    pub(crate) fn puts(&self) -> impl Iterator<Item = (Order, Key, Bytes)> {
+        let numbered = self.actions().into_iter().zip(self.header.first_nonce..);
+        numbered.filter_map(|(action, nonce)| match action {
+            Action::Put { key, value } => Some((self.header.order(nonce), key, value)),
+            _ => None,
+        })
     }
 
     /// Verifies the body and reads the commands.

@@ -234,7 +234,7 @@ impl CommandLog {
             self.release(index, wall);
         }
         self.refresh_roles();
-        self.state.settle(&self.schema, &self.roles);
+        self.state.settle(&self.schema);
         self.settled.append(&mut self.arrived);
     }
 
@@ -553,27 +553,22 @@ impl CommandLog {
         bump(&mut self.counters.accepted_frames);
         let commands = &mut self.counters.accepted_commands;
         *commands = commands.wrapping_add(header.count.into());
-        if header.schema == self.schema.hash() {
-            for (action, nonce) in judged.actions.into_iter().zip(header.first_nonce..) {
-                let order = Order {
-                    lamport: header.lamport,
-                    author: header.author,
-                    nonce,
-                };
-                self.index_action(order, action);
-            }
+        for (action, nonce) in judged.actions.into_iter().zip(header.first_nonce..) {
+            self.index_action(&header, nonce, action);
         }
         self.chains[index].push(frame.clone(), judged.tip);
         self.arrived.push_back(frame);
     }
 
-    fn index_action(&mut self, order: Order, action: Action) {
+    fn index_action(&mut self, header: &Header, nonce: u64, action: Action) {
+        if header.schema != self.schema.hash() {
+            return;
+        }
+        let order = header.order(nonce);
         match action {
             Action::Put { key, value } => {
-                if let Some(strategy) = self.schema.strategy(key.key_type)
-                    && self.state.push(key, order, value, strategy)
-                {
-                    self.counters.conflict(strategy);
+                if let Some(conflict) = self.index_put(order, key, value) {
+                    self.counters.conflict(conflict);
                 }
             }
             Action::SetRole {
@@ -585,13 +580,23 @@ impl CommandLog {
         }
     }
 
+    /// Gives a put to the state if it counts, and says by which strategy it met a conflict there.
+    fn index_put(&mut self, order: Order, key: Key, value: Bytes) -> Option<Strategy> {
+        let strategy = self.schema.strategy(key.key_type)?;
+        if !strategy.accepts(&value) || !self.roles.permits_put(&order) {
+            return None;
+        }
+        let conflict = self.state.push(key, order, value, strategy);
+        conflict.then_some(strategy)
+    }
+
     /// Whether a command of the log counts.
     fn counts(&self, header: &Header, nonce: u64, action: &Action) -> bool {
         let usable = match action {
             Action::Put { key, value } => self
                 .schema
                 .strategy(key.key_type)
-                .is_some_and(|strategy: Strategy| strategy.accepts(value)),
+                .is_some_and(|strategy| strategy.accepts(value)),
             Action::SetRole { .. } => true,
             Action::Unknown { .. } => false,
         };
@@ -600,18 +605,25 @@ impl CommandLog {
             && self.roles.at(header.author, nonce, header.lamport) >= action.needs()
     }
 
-    /// Evaluates roles, and has every key folded anew that a changed author wrote.
+    /// Evaluates roles, and gives the state anew what those wrote whose role has changed.
     fn refresh_roles(&mut self) {
         for (author, after) in self.roles.refresh() {
             let Some(index) = self.index.get(&author) else {
                 continue;
             };
-            for frame in self.chains[*index].frames_after(after) {
-                for action in frame.actions() {
-                    if let Action::Put { key, .. } = action {
-                        self.state.invalidate(&key);
-                    }
-                }
+            let puts: Vec<_> = self.chains[*index]
+                .frames_after(after)
+                .iter()
+                .filter(|frame| frame.header().schema == self.schema.hash())
+                .flat_map(|frame| frame.puts())
+                .filter(|(order, ..)| order.nonce > after)
+                .collect();
+            let keys: BTreeSet<_> = puts.iter().map(|(_, key, _)| key).collect();
+            for key in keys {
+                self.state.retract(key, author, after);
+            }
+            for (order, key, value) in puts {
+                self.index_put(order, key, value);
             }
         }
     }

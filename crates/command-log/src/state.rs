@@ -6,12 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use roundtable_core::AuthorId;
 
 use crate::{GenesisHash, Key, MergeRule, Order, Roles, Schema, StateHash, Strategy};
 
 const CONTEXT: &[u8] = b"roundtable/state/v1\0";
 
-/// A put that reached a key. Whether it counts is for the roles to say, each time it is folded.
+/// A put that counts.
 #[derive(Debug)]
 struct Op {
     order: Order,
@@ -105,30 +106,25 @@ impl Entry {
     }
 
     /// Folds what has changed, and says whether the value did.
-    fn fold(&mut self, strategy: Strategy, counts: impl Fn(&Order) -> bool) -> bool {
+    fn fold(&mut self, strategy: Strategy) -> bool {
         if std::mem::take(&mut self.unsorted) {
             self.ops.sort_by_key(|op| op.order);
             self.folded = 0;
         }
-        let counts = |op: &&Op| strategy.accepts(&op.value) && counts(&op.order);
         let shared = |op: &Op| Value::Shared(op.value.clone());
         let new = match strategy {
-            Strategy::LastWriteWins => self.ops.iter().rfind(counts).map(shared),
-            Strategy::Reject => self.ops.iter().find(counts).map(shared),
+            Strategy::LastWriteWins => self.ops.last().map(shared),
+            Strategy::Reject => self.ops.first().map(shared),
             Strategy::Merge(rule) => {
                 let from = std::mem::replace(&mut self.folded, self.ops.len());
-                let mut new = self.ops[from..].iter().filter(counts).peekable();
+                let new = &self.ops[from..];
                 if from > 0 {
-                    // Everything before is folded already, so any command now changes the value.
-                    let changed = new.peek().is_some();
-                    new.for_each(|op| self.value.merge(rule, &op.value));
-                    return changed;
+                    new.iter().for_each(|op| self.value.merge(rule, &op.value));
+                    return !new.is_empty();
                 }
-                let folded = new.fold(Value::None, |mut value, op| {
-                    value.merge(rule, &op.value);
-                    value
-                });
-                (folded != Value::None).then_some(folded)
+                let mut folded = Value::None;
+                new.iter().for_each(|op| folded.merge(rule, &op.value));
+                Some(folded)
             }
         };
         let new = new.unwrap_or_default();
@@ -166,9 +162,11 @@ impl State {
         entry.push(op, strategy)
     }
 
-    /// Has a key folded anew from its first command on: whether some of them count has changed.
-    pub(crate) fn invalidate(&mut self, key: &Key) {
+    /// Takes back what an author put on a key with a nonce above `after`.
+    pub(crate) fn retract(&mut self, key: &Key, author: AuthorId, after: u64) {
         if let Some(entry) = self.touch(key) {
+            let kept = |op: &Op| op.order.author != author || op.order.nonce <= after;
+            entry.ops.retain(kept);
             entry.folded = 0;
         }
     }
@@ -183,14 +181,18 @@ impl State {
     }
 
     /// Folds every key that something reached since the last time.
-    pub(crate) fn settle(&mut self, schema: &Schema, roles: &Roles) {
+    pub(crate) fn settle(&mut self, schema: &Schema) {
         for key in std::mem::take(&mut self.dirty) {
             let strategy = schema.strategy(key.key_type);
             let (Some(entry), Some(strategy)) = (self.entries.get_mut(&key), strategy) else {
                 continue;
             };
             entry.dirty = false;
-            if entry.fold(strategy, |order| roles.permits_put(order)) {
+            let changed = entry.fold(strategy);
+            if entry.ops.is_empty() {
+                self.entries.remove(&key);
+            }
+            if changed {
                 self.changed.insert(key);
             }
         }
