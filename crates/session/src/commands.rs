@@ -117,7 +117,11 @@ impl Session {
                     self.submissions.postpone(now.mono + retry_after);
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "command dropped");
+                    tracing::warn!(%error, "command not signed");
+                    for action in self.submissions.first(count) {
+                        let error = error.clone();
+                        self.outbox.event(Event::NotSigned { action, error });
+                    }
                     self.submissions.drop_first(count);
                 }
                 None => self

@@ -183,6 +183,14 @@ pub enum Event {
     /// A frame of our own was signed. Comes before any [`Output::Transmit`] that carries it, so
     /// that the shell can make it durable first.
     OwnFrame(Arc<SignedFrame>),
+    /// A submitted command that the log refuses after all, for things have changed since: a role was
+    /// taken away, the room has all its writers.
+    NotSigned {
+        /// The command.
+        action: Action,
+        /// Why.
+        error: AppendError,
+    },
     /// A message on Snapshot, Replication, App or AppFast.
     Message {
         /// From whom.

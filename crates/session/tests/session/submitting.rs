@@ -120,13 +120,23 @@ fn a_command_that_fails_at_the_last_moment_takes_no_other_with_it() {
     world.add(closed, "alice");
     let log = world.node("alice").session.log().unwrap();
     let [bob, carol] = ["bob", "carol"].map(|n| log.role_command(author(n), Role::Editor));
-    let actions = vec![trail("a"), bob, trail("b"), carol, trail("c")];
+    let actions = vec![trail("a"), bob, trail("b"), carol.clone(), trail("c")];
     submit(&mut world, "alice", actions).unwrap();
     world.secs(1);
     let log = world.node("alice").session.log().unwrap();
     assert_eq!(log.role_of(author("bob")), Role::Editor);
     assert_eq!(log.role_of(author("carol")), Role::Viewer);
     assert_eq!(world.node("alice").trail(), "abc");
+    let failed: Vec<_> = world
+        .node("alice")
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::NotSigned { action, error } => Some((action.clone(), error.clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failed, [(carol, AppendError::TooManyWriters(2))]);
 }
 
 #[test]
