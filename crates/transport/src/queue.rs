@@ -195,7 +195,12 @@ impl FrameQueue {
                 lane.stats.popped_frames = lane.stats.popped_frames.wrapping_add(1);
                 let len = frame.payload_len() as u64;
                 lane.stats.popped_bytes = lane.stats.popped_bytes.wrapping_add(len);
+                let more = state.lanes.iter().any(|lane| !lane.frames.is_empty());
                 drop(state);
+                if more {
+                    // Two pushes before two receivers wait leave one permit for both: pass it on.
+                    self.readable.notify_one();
+                }
                 self.writable[usize::from(channel.number())].notify_one();
                 return Some(Ok(frame));
             }
@@ -381,5 +386,42 @@ mod tests {
         };
         let (sent, ()) = tokio::join!(senders, reader);
         assert_eq!(sent, (Ok(()), Ok(()), Ok(())));
+    }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_threads_pass_every_frame_and_nobody_sleeps_on() {
+        const PAIRS: usize = 4;
+        const FRAMES: usize = 5000;
+        let queue = std::sync::Arc::new(small());
+        let senders: Vec<_> = (0..PAIRS)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move {
+                    for _ in 0..FRAMES {
+                        queue.push(frame(Channel::App, 0)).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        let receivers: Vec<_> = (0..PAIRS)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move {
+                    let mut received = 0;
+                    while queue.pop().await.is_ok() {
+                        received += 1;
+                    }
+                    received
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        queue.close(Closed::new(CloseCode::NORMAL, "", false));
+        let mut received = 0;
+        for receiver in receivers {
+            received += receiver.await.unwrap();
+        }
+        assert_eq!(received, PAIRS * FRAMES);
     }
 }
