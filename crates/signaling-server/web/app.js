@@ -1,6 +1,6 @@
 /** The browser client: a guest with voice and chat. */
 
-import { localMeter, remoteLevel, Voice } from './levels.js';
+import { meter, toldLevel, Voice } from './levels.js';
 import { lossBetween, Peer } from './peer.js';
 import { Signaling } from './signaling.js';
 import { view } from './view.js';
@@ -26,7 +26,7 @@ const state = { room: '', name: '', connection: 'idle', microphone: 'none', peer
 /** @type {Signaling | null} */ let signaling = null;
 /** @type {RTCIceServer[]} */ let iceServers = [];
 /** @type {MediaStreamTrack | null} */ let microphone = null;
-/** @type {(() => number) | null} */ let ownLevel = null;
+/** What measures each voice, ours too. @type {Map<string, () => number>} */ const meters = new Map();
 
 /** @param {'connecting' | 'connected' | 'reconnecting' | 'ended'} connection @param {string} [banner] */
 function setConnection(connection, banner) {
@@ -50,7 +50,9 @@ function link(name) {
   });
   peer.addEventListener('track', (event) => {
     const track = /** @type {CustomEvent} */ (event).detail;
-    if (track.kind === 'audio') view.play(name, track);
+    if (track.kind !== 'audio' || peers.get(name) !== peer) return;
+    view.play(name, track);
+    meters.set(name, meter(track));
   });
   peer.addEventListener('message', (event) => {
     const { text, fast } = /** @type {CustomEvent} */ (event).detail;
@@ -79,6 +81,7 @@ function unlink(name) {
   peers.get(name)?.close();
   peers.delete(name);
   voices.delete(name);
+  meters.delete(name);
   delete state.peers[name];
   view.removePeer(name);
 }
@@ -134,7 +137,7 @@ async function openMicrophone() {
       audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
     });
     [microphone] = stream.getAudioTracks();
-    ownLevel = localMeter(microphone);
+    meters.set(state.name, meter(microphone));
     state.microphone = 'on';
     for (const peer of peers.values()) peer.setMicrophone(microphone);
   } catch (error) {
@@ -189,9 +192,10 @@ function leave(why) {
   for (const name of [...peers.keys()]) unlink(name);
   present.clear();
   voices.clear();
+  meters.clear();
   view.clear();
   microphone?.stop();
-  microphone = ownLevel = null;
+  microphone = null;
   state.microphone = 'none';
   view.setMicrophone('none');
   view.enter(false);
@@ -209,9 +213,8 @@ function send(text, { fast = false } = {}) {
 function updateLevels() {
   const now = performance.now();
   for (const [name, voice] of voices) {
-    const isMe = name === state.name;
-    const level = isMe ? (ownLevel?.() ?? 0) : remoteLevel(peers.get(name)?.receiver);
-    voice.update(level, now);
+    const told = toldLevel(peers.get(name)?.receiver);
+    voice.update(Math.max(meters.get(name)?.() ?? 0, told), now);
     view.setVoice(name, voice);
     const shown = state.peers[name];
     if (shown) [shown.level, shown.speaking] = [voice.level, voice.speaking];

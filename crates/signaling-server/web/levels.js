@@ -19,24 +19,30 @@ export class Voice {
   speaking = false;
 }
 
-/** The level of what a peer sends, 0 to 1. @param {RTCRtpReceiver | undefined} receiver */
-export function remoteLevel(receiver) {
-  const sources = receiver?.getSynchronizationSources() ?? [];
-  return Math.max(0, ...sources.map((source) => source.audioLevel ?? 0));
-}
+/** One for the page: browsers allow only a few. @type {AudioContext | undefined} */
+let context;
 
-/** Measures a local track. @param {MediaStreamTrack} track @returns {() => number} its level, 0 to 1 */
-export function localMeter(track) {
-  const context = new AudioContext();
-  const analyser = context.createAnalyser();
+/** Measures a track, ours or a peer's. @param {MediaStreamTrack} track @returns {() => number} its level, 0 to 1 */
+export function meter(track) {
+  context ??= new AudioContext();
+  const audio = context;
+  const analyser = audio.createAnalyser();
   analyser.fftSize = 1024;
-  context.createMediaStreamSource(new MediaStream([track])).connect(analyser);
-  track.addEventListener('ended', () => context.close());
+  audio.createMediaStreamSource(new MediaStream([track])).connect(analyser);
   const samples = new Float32Array(analyser.fftSize);
   return () => {
-    // Without a click on the page the browser may hold the context back.
-    if (context.state === 'suspended') context.resume().catch(() => {});
+    // Before the first click on the page the browser may hold it back.
+    if (audio.state === 'suspended') audio.resume().catch(() => {});
     analyser.getFloatTimeDomainData(samples);
     return Math.sqrt(samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length);
   };
+}
+
+/**
+ * The level that a peer's packets tell of themselves (RFC 6464), 0 to 1: for as long as nothing may
+ * be measured. @param {RTCRtpReceiver | undefined} receiver
+ */
+export function toldLevel(receiver) {
+  const sources = receiver?.getSynchronizationSources() ?? [];
+  return Math.max(0, ...sources.map((source) => source.audioLevel ?? 0));
 }
