@@ -74,5 +74,8 @@ fn a_running_call_allocates_next_to_nothing() {
     }
     assert!(packets >= 1_490);
     assert_eq!(listening, 0, "listening");
-    assert!(sending <= 1_250 / 10, "{sending} allocations for 1250 packets");
+    assert!(
+        sending <= 1_250 / 10,
+        "{sending} allocations for 1250 packets"
+    );
 }

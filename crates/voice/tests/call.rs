@@ -10,7 +10,9 @@ use roundtable_core::{MediaCodec, MediaPacket, Timestamp, WallTime};
 use roundtable_voice::{
     Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
 };
-use support::{BLOCK, Network, Random, call, envelope_match, mouth_to_ear_ms, percentile, speech};
+use support::{
+    BLOCK, Network, Random, call, envelope_match, mouth_to_ear_ms, percentile, speech, steepest,
+};
 
 #[test]
 fn every_voice_arrives_whole_and_soon_over_a_clean_link() {
@@ -49,10 +51,18 @@ fn speech_survives_jitter_loss_and_overtaking() {
         let heard = call(&said, &network);
         let delays = mouth_to_ear_ms(&said, &heard.samples);
         let most = percentile(&delays, 0.95);
+        assert!(
+            steepest(&heard.samples) <= 1.2 * steepest(&said),
+            "no clicks"
+        );
         println!("{name} {seed}: 95 % {most:.1} ms, {:?}", heard.stats);
         assert!(
             envelope_match(&said, &heard.samples) >= 0.9,
             "{name} {seed}"
+        );
+        assert!(
+            steepest(&heard.samples) <= 1.2 * steepest(&said),
+            "no clicks"
         );
         assert!(most <= 160.0, "{name} {seed}: {most}");
         assert_eq!(heard.stats.lost, heard.lost as u64);
@@ -65,6 +75,24 @@ fn speech_survives_jitter_loss_and_overtaking() {
 }
 
 #[test]
+fn a_listener_whose_timer_is_unsteady_hears_everything_as_soon() {
+    let said = speech("carol");
+    let network = Network {
+        jitter_ms: 5.0,
+        pull_jitter_ms: 9.0,
+        ..Network::clean()
+    };
+    let heard = call(&said, &network);
+    let delays = mouth_to_ear_ms(&said, &heard.samples);
+    let most = percentile(&delays, 0.95);
+    println!("95 % {most:.1} ms, {:?}", heard.stats);
+    assert!(most <= 90.0, "{most}");
+    assert!(envelope_match(&said, &heard.samples) >= 0.94);
+    assert_eq!(heard.stats.lost, 0);
+    assert!(heard.stats.concealed <= 4, "of 880");
+}
+
+#[test]
 fn the_delay_comes_back_down_after_a_spike() {
     let said = speech("carol");
     let network = Network {
@@ -72,6 +100,10 @@ fn the_delay_comes_back_down_after_a_spike() {
         ..Network::clean()
     };
     let heard = call(&said, &network);
+    assert!(
+        steepest(&heard.samples) <= 1.2 * steepest(&said),
+        "no clicks"
+    );
     let before = heard.delays[190];
     let worst = heard.delays.iter().copied().fold(0.0, f32::max);
     let after = heard.delays[530];

@@ -2,7 +2,7 @@
 //! PulseAudio whose only speaker is its own microphone.
 //!
 //! `cargo test -p roundtable-voice --features pulse --test device`
-#![allow(clippy::cast_possible_truncation)] // figures
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)] // figures, in a test
 
 use std::{
     path::Path,

@@ -53,6 +53,8 @@ pub struct Network {
     pub overtaken: f64,
     /// Packets sent between these times (ms) arrive only at the end of it.
     pub outage_ms: Option<(u64, u64)>,
+    /// Uniform: by how much the listener's blocks are pulled late.
+    pub pull_jitter_ms: f64,
     pub seed: u64,
 }
 
@@ -64,6 +66,7 @@ impl Network {
             jitter_ms: 0.0,
             overtaken: 0.0,
             outage_ms: None,
+            pull_jitter_ms: 0.0,
             seed: 1,
         }
     }
@@ -134,6 +137,8 @@ pub fn call_with(
             wire.insert((arrival, sent.len()), packet);
         }
         now = now + PHASE;
+        let nominal = now;
+        now = now + Duration::from_secs_f64(network.pull_jitter_ms * random.unit() / 1000.0);
         while let Some(entry) = wire.first_entry()
             && entry.key().0 <= now
         {
@@ -143,7 +148,7 @@ pub fn call_with(
         let mut block = [0.0; BLOCK];
         pulled.push(receiver.pull(now, &mut block));
         if tick == 0 {
-            samples.resize(samples_of(now.saturating_since(Timestamp::ZERO)), 0.0);
+            samples.resize(samples_of(nominal.saturating_since(Timestamp::ZERO)), 0.0);
         }
         samples.extend_from_slice(&block);
         delays.push(receiver.stats(now).delay_ms);
@@ -196,19 +201,19 @@ pub fn envelope_match(said: &[f32], heard: &[f32]) -> f32 {
 }
 
 /// The delay of each stretch of 60 ms of speech in milliseconds, sorted: where the waveform of what
-/// was said is found again in what was heard. Judged at 6 kHz.
+/// was said is found again in what was heard. Judged at 4 kHz.
 pub fn mouth_to_ear_ms(said: &[f32], heard: &[f32]) -> Vec<f32> {
-    const WINDOW: usize = 360;
-    const LAGS: usize = 1200;
+    const WINDOW: usize = 240;
+    const LAGS: usize = 800;
     let thin =
-        |x: &[f32]| -> Vec<f32> { x.chunks(8).map(|c| c.iter().sum::<f32>() / 8.0).collect() };
+        |x: &[f32]| -> Vec<f32> { x.chunks(12).map(|c| c.iter().sum::<f32>() / 12.0).collect() };
     let (said, heard) = (thin(said), thin(heard));
     let mut delays: Vec<f32> = said
         .chunks_exact(WINDOW)
         .enumerate()
         .filter(|(_, window)| window.iter().map(|x| x * x).sum::<f32>() > 0.0005 * WINDOW as f32)
         .filter_map(|(i, window)| find(window, heard.get(i * WINDOW..i * WINDOW + WINDOW + LAGS)?))
-        .map(|lag| lag as f32 / 6.0)
+        .map(|lag| lag as f32 / 4.0)
         .collect();
     delays.sort_by(f32::total_cmp);
     delays
@@ -233,4 +238,10 @@ fn find(part: &[f32], whole: &[f32]) -> Option<usize> {
 /// The element that this share of the sorted values lies below.
 pub fn percentile(sorted: &[f32], share: f32) -> f32 {
     sorted[((sorted.len() - 1) as f32 * share) as usize]
+}
+
+/// The largest step from one sample to the next: a click is a step that no voice makes.
+pub fn steepest(samples: &[f32]) -> f32 {
+    let steps = samples.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+    steps.fold(0.0, f32::max)
 }
