@@ -13,7 +13,7 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 use roundtable_core::{Channel, CloseCode, Frame};
-use roundtable_transport::{Closed, Link};
+use roundtable_transport::{Closed, Link, SendError};
 use roundtable_transport_quic::{AcceptError, ConnectError, QuicConfig, QuicEndpoint, QuicLink};
 use tokio::net::UdpSocket;
 
@@ -47,6 +47,14 @@ async fn link_at(
 
 async fn link(from: &QuicEndpoint, to: &QuicEndpoint) -> (QuicLink, QuicLink) {
     link_at(from, to, to.local_address()).await
+}
+
+/// Waits until the link knows that it has ended, whatever is still to be read from it.
+async fn until_it_ended(link: &QuicLink) {
+    let probe = || Frame::binary(Channel::Replication, vec![1]);
+    while !matches!(link.try_send(probe()), Err(SendError::Closed(_))) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn alive_tasks() -> usize {
@@ -139,9 +147,27 @@ async fn an_endpoint_closes_though_a_user_neither_reads_nor_lets_go() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     to_bob.close(CloseCode::NORMAL, "enough").await;
+    until_it_ended(&to_alice).await;
     let closed = tokio::time::timeout(Duration::from_secs(5), bob.close()).await;
     closed.expect("close waits for a user who never reads");
     drop(to_alice);
+}
+
+#[tokio::test]
+async fn a_late_reader_gets_more_than_the_queue_holds_before_the_close() {
+    let (alice, bob) = (endpoint(config(), 1), endpoint(config(), 2));
+    let (to_bob, to_alice) = link(&alice, &bob).await;
+    let frame = |number| Frame::binary(Channel::Snapshot, vec![number; 70_000]);
+    for number in 0..14 {
+        to_bob.send(frame(number)).await.unwrap();
+    }
+    to_bob.close(CloseCode::REPLACED, "moved").await;
+    until_it_ended(&to_alice).await;
+    for number in 0..14 {
+        assert_eq!(to_alice.recv().await, Ok(frame(number)));
+    }
+    let end = Closed::new(CloseCode::REPLACED, "moved", true);
+    assert_eq!(to_alice.recv().await, Err(end));
 }
 
 #[test]
