@@ -213,6 +213,7 @@ impl VoiceReceiver {
             Decision::Stop => {
                 self.conceal(PIECE);
                 self.fade_out();
+                self.emit();
                 self.player.playing = false;
                 Pulled::Concealed
             }
@@ -283,8 +284,10 @@ impl VoiceReceiver {
         let Some(packet) = self.buffer.pop() else {
             return self.frame.clear();
         };
-        if !packet.spurt {
-            // Otherwise what was made up after the last spurt stood for nothing.
+        let follows = self.player.sequence == Some(packet.sequence - 1);
+        // What was made up before a pause of the speaker stood for nothing.
+        let pause = packet.spurt || (follows && packet.timestamp > self.player.position);
+        if !pause {
             self.count_concealed(self.player.held);
         }
         self.learn_loss(packet.sequence);

@@ -157,6 +157,33 @@ fn rtp_time_goes_on_through_silence_and_a_spurt_begins_with_the_marker() {
 }
 
 #[test]
+fn the_pause_of_a_sender_without_markers_is_no_loss_and_ends_softly() {
+    let word = &speech("alice")[14_400..62_400];
+    let mut said = word.to_vec();
+    said.extend(vec![0.0; 2 * 48_000]);
+    said.extend_from_slice(word);
+    let sent = call(&said, &Network::clean()).sent;
+    let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default()).unwrap();
+    let (mut heard, mut block) = (Vec::new(), [0.0; BLOCK]);
+    let mut packets = sent.into_iter().peekable();
+    let mut now = Timestamp::ZERO;
+    for tick in 0..600 {
+        now = Timestamp::from_millis(10 * tick);
+        while let Some((arrival, mut packet)) = packets.next_if(|(at, _)| *at <= now) {
+            packet.marker = false;
+            receiver.push(arrival, packet);
+        }
+        receiver.pull(now, &mut block);
+        heard.extend_from_slice(&block);
+    }
+    let stats = receiver.stats(now);
+    assert_eq!((stats.lost, stats.late, stats.concealed), (0, 0, 0));
+    assert!(!stats.active);
+    assert!(steepest(&heard) <= 1.2 * steepest(&said));
+    assert!(envelope_match(&said, &heard) >= 0.9);
+}
+
+#[test]
 fn nothing_said_while_muted_is_sent() {
     let said = speech("bob");
     let mut sender = VoiceSender::new(VoiceSenderConfig::default()).unwrap();
