@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestServer, any_port, next, soon};
+use common::{TestServer, any_port, code, next, soon};
 use roundtable_core::{PeerId, RoomId};
 use roundtable_signaling_client::{
     Backoff, ClientConfig, ClientState, EndReason, ErrorCode, Event, JoinError, OfferBody,
@@ -246,4 +246,44 @@ async fn what_the_server_refuses_comes_back_as_an_error() {
         Err(RequestError::Refused(error)) => assert_eq!(error.code, ErrorCode::PeerNotFound),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_client_whose_events_nobody_reads_holds_few_and_comes_back_when_they_are_read() {
+    let server = TestServer::open();
+    let (client, _, mut events) = SignalingClient::join(server.config("room", "bob"))
+        .await
+        .unwrap();
+    let (mut alice, _) = server.member("room", "alice").await;
+    alice.offer("bob", "o").await;
+    let candidate = json!({"jsonrpc": "2.0", "method": "peer.ice_candidate", "params":
+        {"to": "bob", "request_id": "o", "candidate": "x".repeat(1000)}});
+    let candidate = candidate.to_string();
+    let mut sent = 0;
+    let left = loop {
+        for _ in 0..200 {
+            alice.send_text(candidate.as_str()).await;
+            sent += 1;
+        }
+        assert!(sent < 50_000, "50 MB went somewhere");
+        // In order with what the room says, and so no earlier than the eviction.
+        if code(&alice.offer("bob", "o").await) == -32000 {
+            break alice.notification().await;
+        }
+    };
+    assert_eq!(left["params"]["reason"], "evicted");
+
+    let mut heard = 0;
+    loop {
+        match next(&mut events).await {
+            Event::Rejoined(joined) => {
+                assert_eq!(joined.peers[0].peer_id.as_str(), "alice");
+                break;
+            }
+            Event::Candidate { .. } => heard += 1,
+            _ => {}
+        }
+    }
+    assert!(heard < sent, "{heard} of {sent}");
+    client.leave().await;
 }

@@ -33,10 +33,8 @@ export class Peer extends EventTarget {
   #signaling;
   #iceServers;
   /** @type {MediaStreamTrack | null} */ #microphone;
-  /** @type {RTCPeerConnection} */ #connection;
-  /** @type {RTCDataChannel} */ #control;
-  /** @type {RTCDataChannel} */ #app;
-  /** @type {RTCDataChannel} */ #appFast;
+  /** @type {{connection: RTCPeerConnection, control: RTCDataChannel, app: RTCDataChannel,
+   *   appFast: RTCDataChannel}} */ #link;
   /** The offer that candidates belong to. */ #requestId = '';
   #makingOffer = false;
   /** Our description is on its way, so candidates may follow. */ #described = false;
@@ -58,35 +56,35 @@ export class Peer extends EventTarget {
     this.#signaling = signaling;
     this.#iceServers = iceServers;
     this.#microphone = microphone;
-    this.#open();
+    this.#link = this.#open();
   }
 
-  get connectionState() { return this.#connection.connectionState; }
+  get connectionState() { return this.#link.connection.connectionState; }
 
   /** The audio receiver, if there is one yet. */
   get receiver() {
-    return this.#connection.getReceivers().find((receiver) => receiver.track.kind === 'audio');
+    return this.#link.connection.getReceivers().find((receiver) => receiver.track.kind === 'audio');
   }
 
   /** Offers a link: what a newcomer does with everyone it finds. */
   offer() {
     // A transceiver or a microphone that comes later needs no second negotiation.
     const source = this.#microphone ?? 'audio';
-    this.#connection.addTransceiver(source, { direction: 'sendrecv' });
+    this.#link.connection.addTransceiver(source, { direction: 'sendrecv' });
     // That makes negotiation needed, and so an offer.
   }
 
   /** @param {MediaStreamTrack | null} track */
   setMicrophone(track) {
     this.#microphone = track;
-    for (const { sender, receiver } of this.#connection.getTransceivers()) {
+    for (const { sender, receiver } of this.#link.connection.getTransceivers()) {
       if (receiver.track.kind === 'audio') sender.replaceTrack(track).catch(console.warn);
     }
   }
 
   /** @param {string} text @param {boolean} fast @returns {boolean} whether it is on its way */
   send(text, fast = false) {
-    const channel = fast ? this.#appFast : this.#app;
+    const channel = fast ? this.#link.appFast : this.#link.app;
     if (channel.readyState !== 'open') return false;
     channel.send(text);
     return true;
@@ -94,13 +92,13 @@ export class Peer extends EventTarget {
 
   /** Ends the link. The peer is told, unless `reason` is empty. */
   close(reason = 'left') {
-    const connection = this.#connection;
+    const connection = this.#link.connection;
     connection.onconnectionstatechange = null;
-    if (!reason || this.#control.readyState !== 'open') {
+    if (!reason || this.#link.control.readyState !== 'open') {
       connection.close();
       return;
     }
-    this.#control.send(JSON.stringify({ close: { code: 0, reason } }));
+    this.#link.control.send(JSON.stringify({ close: { code: 0, reason } }));
     setTimeout(() => connection.close(), FAREWELL_MS);
   }
 
@@ -123,16 +121,16 @@ export class Peer extends EventTarget {
       made.binaryType = 'arraybuffer';
       return made;
     };
-    this.#control = channel('control', CONTROL);
-    this.#control.onmessage = ({ data }) => this.#onControl(data);
-    this.#app = channel('app', APP);
-    this.#appFast = channel('app-fast', APP_FAST, { ordered: false, maxRetransmits: 0 });
-    for (const [made, fast] of /** @type {const} */ ([[this.#app, false], [this.#appFast, true]])) {
+    const control = channel('control', CONTROL);
+    const app = channel('app', APP);
+    const appFast = channel('app-fast', APP_FAST, { ordered: false, maxRetransmits: 0 });
+    control.onmessage = ({ data }) => this.#onControl(data);
+    for (const [made, fast] of /** @type {const} */ ([[app, false], [appFast, true]])) {
       made.onmessage = ({ data }) => {
         if (typeof data === 'string') this.#tell('message', { text: data, fast });
       };
     }
-    this.#app.onopen = () => this.#tell('change');
+    app.onopen = () => this.#tell('change');
     connection.onnegotiationneeded = () => this.#makeOffer();
     connection.onicecandidate = ({ candidate }) => this.#trickle(candidate);
     connection.ontrack = ({ track }) => this.#tell('track', track);
@@ -140,7 +138,7 @@ export class Peer extends EventTarget {
       this.#tell('change');
       if (connection.connectionState === 'failed') this.#fail(new Error('no path to the peer'));
     };
-    this.#connection = connection;
+    return { connection, control, app, appFast };
   }
 
   /** Forgets the connection: the peer is a new endpoint under the same name. */
@@ -150,43 +148,47 @@ export class Peer extends EventTarget {
     this.#described = this.#makingOffer = false;
     this.#unsent = [];
     this.#held = [];
-    this.#open();
+    this.#link = this.#open();
   }
 
   async #makeOffer() {
-    const connection = this.#connection;
+    const connection = this.#link.connection;
+    const isCurrent = () => connection === this.#link.connection;
     try {
       this.#makingOffer = true;
       this.#described = false;
       await connection.setLocalDescription();
-      if (connection !== this.#connection || connection.signalingState !== 'have-local-offer') return;
+      if (!isCurrent() || connection.signalingState !== 'have-local-offer') return;
       this.#requestId = randomId();
       this.#held = [];
       const sent = this.#describe('peer.offer', connection);
       this.#makingOffer = false;
       await sent;
     } catch (error) {
-      this.#fail(error);
+      if (isCurrent()) this.#fail(error);
     } finally {
-      this.#makingOffer = false;
+      if (isCurrent()) this.#makingOffer = false;
     }
   }
 
   /** @param {{request_id: string, kind?: string, sdp: string}} offer */
   async #onOffer({ request_id, kind = 'webrtc', sdp }) {
     if (kind !== 'webrtc') return;
-    const remote = this.#connection.remoteDescription;
+    const remote = this.#link.connection.remoteDescription;
     if (remote && fingerprints(remote.sdp) !== fingerprints(sdp)) this.#reopen();
-    const collision = this.#makingOffer || this.#connection.signalingState !== 'stable';
+    const collision = this.#makingOffer || this.#link.connection.signalingState !== 'stable';
     if (collision && !this.#polite) return;
-    const connection = this.#connection;
+    // Before there was a link, starting anew is cleaner than a rollback, which would leave our
+    // transceiver behind beside the one that their offer brings.
+    if (collision && !this.#link.connection.currentRemoteDescription) this.#reopen();
+    const connection = this.#link.connection;
+    // If offers crossed on a living link, this rolls ours back, and only then theirs counts.
+    await connection.setRemoteDescription({ type: 'offer', sdp });
     this.#requestId = request_id;
     this.#described = false;
     this.#held = [];
-    // If offers crossed, this rolls ours back.
-    await connection.setRemoteDescription({ type: 'offer', sdp });
     for (const transceiver of connection.getTransceivers()) {
-      if (transceiver.receiver.track.kind === 'audio' && !transceiver.stopped) {
+      if (transceiver.receiver.track.kind === 'audio' && transceiver.direction !== 'stopped') {
         transceiver.direction = 'sendrecv';
         await transceiver.sender.replaceTrack(this.#microphone);
       }
@@ -198,8 +200,8 @@ export class Peer extends EventTarget {
 
   /** @param {{request_id: string, sdp: string}} answer */
   async #onAnswer({ request_id, sdp }) {
-    if (request_id !== this.#requestId || this.#connection.signalingState !== 'have-local-offer') return;
-    await this.#connection.setRemoteDescription({ type: 'answer', sdp });
+    if (request_id !== this.#requestId || this.#link.connection.signalingState !== 'have-local-offer') return;
+    await this.#link.connection.setRemoteDescription({ type: 'answer', sdp });
     await this.#releaseHeld();
   }
 
@@ -211,13 +213,13 @@ export class Peer extends EventTarget {
       ...(username_fragment && { usernameFragment: username_fragment }),
     };
     if (init.sdpMid === null && init.sdpMLineIndex === null) init.sdpMLineIndex = 0;
-    if (this.#connection.signalingState === 'stable') await this.#apply(init);
+    if (this.#link.connection.signalingState === 'stable') await this.#apply(init);
     else if (this.#held.length < 64) this.#held.push(init);
   }
 
   /** @param {{request_id: string}} expired */
   async #onExpired({ request_id }) {
-    if (request_id === this.#requestId && this.#connection.signalingState === 'have-local-offer') {
+    if (request_id === this.#requestId && this.#link.connection.signalingState === 'have-local-offer') {
       await this.#makeOffer();
     }
   }
@@ -255,7 +257,7 @@ export class Peer extends EventTarget {
 
   /** One candidate that does not fit is no reason to give up. @param {RTCIceCandidateInit} candidate */
   #apply(candidate) {
-    return this.#connection.addIceCandidate(candidate).catch(console.debug);
+    return this.#link.connection.addIceCandidate(candidate).catch(console.debug);
   }
 
   /** @param {unknown} data */
@@ -290,7 +292,7 @@ export class Peer extends EventTarget {
       rtt_ms: null, packets_received: 0, packets_lost: 0, packets_sent: 0,
       concealed: 0, samples: 0, energy: 0, jitter_ms: null,
     };
-    for (const report of (await this.#connection.getStats()).values()) {
+    for (const report of (await this.#link.connection.getStats()).values()) {
       if (report.type === 'candidate-pair' && report.nominated && report.currentRoundTripTime !== undefined) {
         summary.rtt_ms = report.currentRoundTripTime * 1000;
       } else if (report.type === 'inbound-rtp' && report.kind === 'audio') {
