@@ -19,6 +19,17 @@ pub enum JoinError {
         #[source]
         source: Option<Box<tungstenite::Error>>,
     },
+    /// Something answered a `wss` URL that is not trusted, or does not speak TLS.
+    #[error(
+        "no secure connection to {url}: its certificate must be one that this machine trusts, and it must speak TLS 1.3"
+    )]
+    Insecure {
+        /// Where.
+        url: Url,
+        /// What TLS said.
+        #[source]
+        source: Box<tungstenite::Error>,
+    },
     /// The room has a peer of this name.
     #[error("this name is taken in the room: choose another")]
     PeerIdTaken,

@@ -1,6 +1,6 @@
 //! One WebSocket to the server, from the dial to the announce's result.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use roundtable_signaling_protocol::{
@@ -47,7 +47,11 @@ impl Socket {
             Err(Error::Http(response)) if response.status() == 503 => {
                 Err(JoinError::Unavailable { retry_after: None })
             }
-            Err(error @ (Error::Io(_) | Error::Tls(_))) => Err(JoinError::Unreachable {
+            Err(error) if is_insecure(&error) => Err(JoinError::Insecure {
+                url: config.url.clone(),
+                source: Box::new(error),
+            }),
+            Err(error @ Error::Io(_)) => Err(JoinError::Unreachable {
                 url: config.url.clone(),
                 source: Some(Box::new(error)),
             }),
@@ -96,6 +100,15 @@ impl Socket {
         if self.0.close(None).await.is_ok() {
             while let Some(Ok(_)) = self.0.next().await {}
         }
+    }
+}
+
+/// TLS failures come as I/O errors of this kind, too.
+fn is_insecure(error: &Error) -> bool {
+    match error {
+        Error::Tls(_) => true,
+        Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
     }
 }
 

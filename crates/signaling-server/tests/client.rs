@@ -91,6 +91,13 @@ async fn joining_fails_with_what_to_do() {
         Err(JoinError::NotASignalingServer { .. })
     ));
 
+    let plain = at(&format!("wss://{}", server.address));
+    let refused = SignalingClient::join(plain).await;
+    assert!(
+        matches!(refused, Err(JoinError::Insecure { .. })),
+        "{refused:?}"
+    );
+
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_url = format!("ws://{}", silent.local_addr().unwrap());
     let config = at(&silent_url).with_join_timeout(Duration::from_millis(100));

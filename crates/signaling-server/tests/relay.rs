@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestServer, any_port, code, next};
+use common::{TestServer, any_port, code, next, soon};
 use roundtable_core::PeerId;
 use roundtable_signaling_client::{
     AnswerBody, Event, IceCandidate, LeaveReason, OfferBody, SignalingClient,
@@ -308,4 +308,30 @@ async fn a_resume_replaces_the_older_connection() {
     new.announce("room", "bob", joined["resume"].clone()).await;
     assert_eq!(old.close_code().await, Some(4409));
     new.assert_nothing_came().await;
+}
+
+#[tokio::test]
+async fn a_room_is_forgotten_with_its_last_peer_and_begins_anew_with_the_next() {
+    let server = TestServer::open();
+    for _ in 0..20 {
+        let (mut alice, joined) = server.member("room", "alice").await;
+        assert_eq!(joined["peers"], json!([]));
+        let left = alice.call("peer.disconnect", json!({"reason": ""})).await;
+        assert_eq!(left["result"]["status"], "left");
+        assert_eq!(alice.close_code().await, Some(1000));
+    }
+    let empty = async {
+        while !server
+            .get("/metrics")
+            .await
+            .contains("roundtable_signaling_rooms 0\n")
+        {}
+    };
+    soon(empty).await;
+    assert!(
+        server
+            .get("/metrics")
+            .await
+            .contains("roundtable_signaling_peers 0\n")
+    );
 }
