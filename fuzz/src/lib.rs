@@ -12,12 +12,14 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("opus_decode", opus_decode),
     ("quic_stream", quic_stream),
     ("rtp_packet", rtp_packet),
+    ("session_messages", session_messages),
     ("signaling_message", signaling_message),
     ("wire_envelope", wire_envelope),
 ];
 
 pub use roundtable_command_log::__fuzz_frame as command_frame;
 pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
+pub use roundtable_session::__fuzz_session as session_messages;
 pub use roundtable_signaling_protocol::__fuzz_message as signaling_message;
 pub use roundtable_sync::__fuzz_jitter_ops as jitter_ops;
 pub use roundtable_transport_quic::__fuzz_quic as quic_stream;
