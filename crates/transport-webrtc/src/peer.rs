@@ -351,6 +351,13 @@ impl Peer {
         if let Err(error) = self.pc.handle_read(message) {
             tracing::trace!(%error, "packet refused");
         }
+        // The core drops data that it reads before it has handled its own event that the
+        // association is up, so that event must not wait until a batch of packets is through.
+        while !self.is_open()
+            && let Some(event) = self.pc.poll_event()
+        {
+            self.on_core_event(now, event);
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -487,11 +494,9 @@ impl Peer {
                     None => Event::Violation(CloseCode::PROTOCOL),
                 }
             }
+            // Of any size that fits a datagram: browsers fill video packets to 1200 bytes.
             RTCMessage::RtpPacket(_, packet) => match self.media.receive(packet) {
-                Some((channel, packet)) if packet.payload.len() <= channel.max_message_len() => {
-                    Event::Frame(Frame::media(channel, packet))
-                }
-                Some((channel, _)) => Event::Dropped(channel),
+                Some((channel, packet)) => Event::Frame(Frame::media(channel, packet)),
                 None => return,
             },
             _ => return,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{SOON, config, pair, pair_with};
 use roundtable_core::{Channel, CloseCode, Frame, MediaClock, MediaCodec, MediaPacket, NtpTime};
 use roundtable_transport::{Closed, Link, SendError};
-use roundtable_transport_webrtc::WebRtcLink;
+use roundtable_transport_webrtc::{Connecting, WebRtcLink};
 use tokio::time::timeout;
 
 async fn next(link: &WebRtcLink) -> Frame {
@@ -287,4 +287,27 @@ async fn media_that_nobody_takes_loses_its_oldest() {
         assert_eq!(next(&b).await, frame);
     }
     assert_eq!(next(&b).await, last);
+}
+
+/// Either end may be open a moment before the other, and speaks at once: the core loses what comes
+/// in the same breath as the end of its own SCTP handshake, unless its events are read in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_the_moment_a_link_opens_is_heard() {
+    for _ in 0..20 {
+        let (offering, offer) = Connecting::offer(&config()).await.unwrap();
+        let (answering, answer) = Connecting::answer(&config(), &offer).await.unwrap();
+        offering.accept_answer(&answer).unwrap();
+        let greet = |connecting: Connecting| async move {
+            let link = connecting.opened().await.unwrap();
+            let hello = Frame::binary(Channel::Control, &b"hello"[..]);
+            link.send(hello.clone()).await.unwrap();
+            assert_eq!(next(&link).await, hello);
+            link
+        };
+        let (a, b) = tokio::join!(
+            tokio::spawn(greet(offering)),
+            tokio::spawn(greet(answering))
+        );
+        drop((a.unwrap(), b.unwrap()));
+    }
 }

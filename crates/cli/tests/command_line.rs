@@ -1,0 +1,150 @@
+//! The command as its users meet it: what it says, and how it ends.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn roundtable(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roundtable"));
+    command.args(line.split_whitespace());
+    command
+}
+
+/// A server process on a port of its own; ends with the test.
+struct Serve {
+    process: Child,
+    address: String,
+}
+
+impl Serve {
+    fn start() -> Self {
+        let mut process = roundtable("serve --listen 127.0.0.1:0 --open")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap();
+        let address = address.trim_end_matches('/').to_owned();
+        Self { process, address }
+    }
+
+    fn join(&self, rest: &str) -> Output {
+        let line = format!("join --server ws://{} --room r {rest}", self.address);
+        roundtable(&line).output().unwrap()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn refused(output: &Output, hint: &str) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(error.trim().lines().count(), 1, "one line: {error}");
+    assert!(error.contains(hint), "{error:?} does not say {hint:?}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+fn events(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_peer_joins_an_empty_room_and_leaves_in_good_order() {
+    let output = Serve::start().join("--name alice --duration 0.3 --submit-rate 50 --json");
+    assert!(output.status.success(), "{output:?}");
+    let events = events(&output);
+    let of = |name| events.iter().find(|event| event["event"] == name).unwrap();
+    assert_eq!(of("joined")["peer"], "alice");
+    assert_eq!(of("room")["created"], true);
+    assert!(of("room")["invite"].as_str().unwrap().contains("#genesis="));
+    let summary = of("summary");
+    assert!(summary["commands"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!(summary["tasks_left"], 0);
+    if cfg!(target_os = "linux") {
+        assert_eq!(summary["sockets_left"], 0);
+    }
+}
+
+#[test]
+fn bad_input_ends_with_one_line_that_helps() {
+    let nowhere = roundtable("join --server ws://127.0.0.1:1 --room r --name n")
+        .output()
+        .unwrap();
+    refused(&nowhere, "127.0.0.1:1");
+    let url = roundtable("join --server ftp://x --room r --name n")
+        .output()
+        .unwrap();
+    refused(&url, "ws://");
+    let serve = Serve::start();
+    refused(&serve.join("--name a%b"), "name");
+    refused(&serve.join("--name n --say /nowhere.wav"), "/nowhere.wav");
+    refused(
+        &serve.join("--name n --submit-rate 100000"),
+        "--submit-rate",
+    );
+    let text = serve.join(&format!("--name n --say {}", file!()));
+    refused(&text, "sox");
+    let invite = roundtable("join --invite http://x/ --name n")
+        .output()
+        .unwrap();
+    refused(&invite, "?room=");
+}
+
+#[test]
+fn a_server_without_grants_refuses_to_run_closed_and_on_a_taken_port() {
+    let closed = roundtable("serve --listen 127.0.0.1:0").output().unwrap();
+    refused(&closed, "--open");
+    let serve = Serve::start();
+    let taken = roundtable(&format!("serve --listen {} --open", serve.address))
+        .output()
+        .unwrap();
+    refused(&taken, &serve.address);
+}
+
+#[test]
+fn a_full_room_and_a_taken_name_are_refused() {
+    let serve = Serve::start();
+    let line = |name: &str| {
+        format!(
+            "join --server ws://{} --room r --name {name} --duration 60 --json",
+            serve.address
+        )
+    };
+    let mut peers: Vec<Child> = (0..10)
+        .map(|n| {
+            let mut child = roundtable(&line(&format!("p{n}")))
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut joined = String::new();
+            BufReader::new(child.stdout.take().unwrap())
+                .read_line(&mut joined)
+                .unwrap();
+            assert!(joined.contains("joined"), "{joined}");
+            child
+        })
+        .collect();
+    refused(&serve.join("--name p11"), "10");
+    peers.truncate(10);
+    for child in &mut peers {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let first = serve.join("--name p0");
+    refused(&first, "taken");
+}
