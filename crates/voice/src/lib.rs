@@ -4,6 +4,7 @@
 #[cfg(feature = "device")]
 mod device;
 mod frames;
+mod guard;
 mod mixer;
 mod receiver;
 mod resample;

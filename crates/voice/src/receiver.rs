@@ -10,7 +10,7 @@ use roundtable_sync::{
     decide,
 };
 
-use crate::{SAMPLE_RATE_HZ, VoiceConfigError, stretch};
+use crate::{SAMPLE_RATE_HZ, VoiceConfigError, guard::PopGuard, stretch};
 
 /// The longest that one packet lasts.
 const MAX_FRAME: usize = SAMPLE_RATE_HZ as usize / 1000 * MAX_OPUS_FRAME_MS;
@@ -101,6 +101,7 @@ pub struct VoiceReceiver {
     decoder: OpusDecoder,
     clock: SenderClock,
     pulls: PullClock,
+    guard: PopGuard,
     player: Player,
     /// Decoded sound that was not pulled yet: less than two frames.
     ready: VecDeque<f32>,
@@ -142,6 +143,7 @@ impl VoiceReceiver {
             decoder: OpusDecoder::new(AudioFormat::VOICE)?,
             clock: SenderClock::new(SAMPLE_RATE_HZ),
             pulls: PullClock::new(),
+            guard: PopGuard::new(),
             player: Player::default(),
             ready: VecDeque::with_capacity(2 * MAX_FRAME),
             frame: Vec::with_capacity(2 * MAX_FRAME),
@@ -293,7 +295,10 @@ impl VoiceReceiver {
         self.learn_loss(packet.sequence);
         self.frame.resize(MAX_FRAME, 0.0);
         match self.decoder.decode(&packet.payload, &mut self.frame) {
-            Ok(len) => self.frame.truncate(len),
+            Ok(len) => {
+                self.frame.truncate(len);
+                self.guard.check(&mut self.frame);
+            }
             Err(_) => {
                 self.stats.malformed += 1;
                 let len = self.player.frame_len.max(PIECE);
@@ -326,6 +331,8 @@ impl VoiceReceiver {
         };
         if recovered {
             self.stats.recovered += 1;
+            self.guard.lost();
+            self.guard.check(&mut self.frame);
         } else {
             self.conceal(len);
             self.count_concealed(len);
@@ -341,6 +348,7 @@ impl VoiceReceiver {
 
     /// Makes up `len` samples in the frame.
     fn conceal(&mut self, len: usize) {
+        self.guard.lost();
         let len = len.clamp(1, MAX_FRAME);
         self.frame.resize(len.next_multiple_of(STEP), 0.0);
         if self.decoder.conceal(&mut self.frame).is_err() {

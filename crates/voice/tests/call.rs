@@ -11,7 +11,8 @@ use roundtable_voice::{
     Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
 };
 use support::{
-    BLOCK, Network, Random, call, envelope_match, mouth_to_ear_ms, percentile, speech, steepest,
+    BLOCK, Network, Random, call, envelope, envelope_match, mouth_to_ear_ms, percentile, speech,
+    steepest,
 };
 
 #[test]
@@ -110,6 +111,34 @@ fn the_delay_comes_back_down_after_a_spike() {
     println!("{before} ms, {worst} ms, three seconds later {after} ms");
     assert!(worst > 150.0, "what came late was played, not thrown away");
     assert!(after <= before + 10.0);
+}
+
+/// Where a loud vowel ends abruptly, a decoder that missed a frame rings ten times as loud as the voice.
+#[test]
+fn no_single_lost_packet_makes_a_pop() {
+    let said = &speech("bob")[..72_000];
+    let sent = call(said, &Network::clean()).sent;
+    for lost in 10..30 {
+        let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default()).unwrap();
+        let mut packets = sent.iter().enumerate().peekable();
+        let (mut heard, mut block) = (Vec::new(), [0.0; BLOCK]);
+        for tick in 0..200 {
+            let now = Timestamp::from_millis(10 * tick);
+            while let Some((index, (_, packet))) = packets.next_if(|(_, (at, _))| *at <= now) {
+                if index != lost {
+                    receiver.push(now, packet.clone());
+                }
+            }
+            receiver.pull(now, &mut block);
+            heard.extend_from_slice(&block);
+        }
+        let loudest = |samples| envelope(samples).into_iter().fold(0.0, f32::max);
+        let rise = loudest(&heard) / loudest(said);
+        assert!(
+            rise < 1.7,
+            "without packet {lost}: {rise} times as loud as ever"
+        );
+    }
 }
 
 #[test]
