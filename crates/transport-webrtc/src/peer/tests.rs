@@ -286,6 +286,25 @@ fn the_reason_of_a_close_arrives_and_an_end_without_one_is_a_loss() {
 }
 
 #[test]
+fn the_larger_video_packets_of_browsers_are_taken() {
+    let mut world = World::open(9);
+    let packet = roundtable_core::MediaPacket {
+        sequence: 1,
+        timestamp: 0,
+        marker: true,
+        codec: roundtable_core::MediaCodec::Vp8,
+        payload: vec![1; 1190].into(),
+    };
+    let frame = Frame::media(Channel::Video, packet);
+    world.send(0, frame.clone());
+    world.run(Duration::from_secs(1));
+    let [(_, Event::Frame(seen))] = world.seen[1].as_slice() else {
+        panic!("{:?}", world.seen[1]);
+    };
+    assert_eq!(*seen, frame);
+}
+
+#[test]
 fn a_loss_that_the_peer_reports_is_shown() {
     let mut world = World::open(7);
     world.loss = 200;
