@@ -522,6 +522,9 @@ impl Actor {
             let result = synced(&mut self.store).await;
             self.synced(result);
         }
+        if let Some(store) = self.store {
+            store.close().await;
+        }
         self.attempts.shut_down().await;
         self.links
             .close_all(CloseCode::NORMAL, "left the room")

@@ -1,7 +1,7 @@
 //! Puts own frames on disk before they are sent, many at a time, away from the room's task.
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::identity::{IdentityError, Record, RoomLog};
 
@@ -14,17 +14,19 @@ pub(crate) struct Store {
     jobs: mpsc::Sender<(Record, Bytes)>,
     done: mpsc::Receiver<Result<usize, IdentityError>>,
     pending: usize,
+    task: JoinHandle<()>,
 }
 
 impl Store {
     pub(crate) fn start(log: RoomLog) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (report, done) = mpsc::channel(QUEUE);
-        tokio::spawn(run(log, queue, report));
+        let task = tokio::spawn(run(log, queue, report));
         Self {
             jobs,
             done,
             pending: 0,
+            task,
         }
     }
 
@@ -39,6 +41,15 @@ impl Store {
     /// Whether everything queued is on disk.
     pub(crate) fn is_synced(&self) -> bool {
         self.pending == 0
+    }
+
+    /// Lets go of the file, and of the identity's lock with it.
+    pub(crate) async fn close(self) {
+        let Self {
+            jobs, done, task, ..
+        } = self;
+        drop((jobs, done));
+        let _ = task.await;
     }
 
     /// Waits for the next group of records to reach the disk. Cancel safe.

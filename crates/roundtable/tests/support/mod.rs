@@ -20,7 +20,10 @@ impl TestServer {
     pub async fn start() -> Self {
         // `RUST_LOG=roundtable=debug` shows what a failing test did.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .try_init();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(ServerConfig::new(any).with_open(true)).unwrap();
         let url = format!("ws://{}", server.local_addr());
