@@ -4,8 +4,8 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use roundtable_signaling_protocol::{
-    Announce, ClientMessage, CloseReason, ConnectionId, ErrorCode, Joined, MessageId, Notification,
-    Refusal, Reply, Request, RpcError,
+    Announce, ClientMessage, CloseReason, ConnectionId, ErrorCode, Joined, Notification, Refusal,
+    Reply, Request, RpcError,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -83,8 +83,8 @@ pub(crate) async fn run(socket: WebSocket, slot: Slot, shared: Arc<Shared>) {
         pings,
     };
     let exit = match connection.enter().await {
-        Ok(mut place) => {
-            let Err(exit) = connection.stay(&mut place).await;
+        Ok((mut place, reply)) => {
+            let Err(exit) = connection.stay(&mut place, reply).await;
             place.give_up(connection.id, &exit).await;
             exit
         }
@@ -95,8 +95,8 @@ pub(crate) async fn run(socket: WebSocket, slot: Slot, shared: Arc<Shared>) {
 }
 
 impl Connection {
-    /// Waits for the announce until it succeeds or time is up.
-    async fn enter(&mut self) -> Result<Place, Exit> {
+    /// Waits for the announce until it succeeds or time is up; gives the place and what to answer.
+    async fn enter(&mut self) -> Result<(Place, String), Exit> {
         let stop = self.shared.stop.clone();
         let deadline = sleep_until(clock::deadline(self.shared.config.announce_timeout));
         tokio::pin!(deadline);
@@ -107,60 +107,51 @@ impl Connection {
                 () = stop.cancelled() => return Err(Exit::Close(CloseReason::Draining)),
             };
             let Some(text) = message else { continue };
-            let outcome = match ClientMessage::parse(&text) {
-                Ok(message) => {
-                    self.shared.metrics.count_request(&message.request);
-                    self.announce(message).await?
-                }
-                Err(refusal) => Err(refusal),
-            };
-            match outcome {
-                Ok((id, joined, place)) => {
-                    let reply = Reply::Joined(Box::new(joined));
-                    self.write(None, Message::text(reply.encode(&id))).await?;
-                    return Ok(place);
-                }
+            match self.on_first_text(&text).await? {
+                Ok(entered) => return Ok(entered),
                 Err(refusal) => self.refuse(None, &refusal).await?,
             }
         }
     }
 
-    /// Asks the room for a place.
-    async fn announce(
+    async fn on_first_text(
         &mut self,
-        message: ClientMessage,
-    ) -> Result<Result<(MessageId, Joined, Place), Refusal>, Exit> {
-        let refuse = |id: Option<MessageId>, code, message| {
-            Ok(Err(Refusal {
-                is_notification: false,
-                id,
-                error: RpcError::new(code, message),
-            }))
+        text: &str,
+    ) -> Result<Result<(Place, String), Refusal>, Exit> {
+        let ClientMessage { id, request } = match ClientMessage::parse(text) {
+            Ok(message) => message,
+            Err(refusal) => return Ok(Err(refusal)),
         };
-        let (id, announce) = match (message.id, message.request) {
-            (Some(id), Request::Announce(announce)) => (id, announce),
-            (None, Request::Announce(_)) => {
-                let message = "peer.announce must be a request with an id";
-                return refuse(None, ErrorCode::InvalidRequest, message);
+        self.shared.metrics.count_request(&request);
+        let (id, error) = match (id, request) {
+            (Some(id), Request::Announce(announce)) => {
+                // The room is gone only when the server stops.
+                let outcome = self.ask_for_place(*announce).await;
+                match outcome.ok_or(Exit::Close(CloseReason::Draining))? {
+                    Ok((place, joined)) => {
+                        let reply = Reply::Joined(Box::new(joined)).encode(&id);
+                        return Ok(Ok((place, reply)));
+                    }
+                    Err(error) => (Some(id), error),
+                }
             }
-            (id, _) => return refuse(id, ErrorCode::NotAnnounced, "peer.announce comes first"),
+            (id, _) => {
+                let message = "a request of peer.announce comes first";
+                (id, RpcError::new(ErrorCode::NotAnnounced, message))
+            }
         };
-        match self.ask_for_place(*announce).await {
-            Some(Ok((joined, place))) => Ok(Ok((id, joined, place))),
-            Some(Err(error)) => Ok(Err(Refusal {
-                is_notification: false,
-                id: Some(id),
-                error,
-            })),
-            // The room is gone only when the server stops.
-            None => Err(Exit::Close(CloseReason::Draining)),
-        }
+        Ok(Err(Refusal {
+            is_notification: id.is_none(),
+            id,
+            error,
+        }))
     }
 
+    /// Asks the room for a place.
     async fn ask_for_place(
         &mut self,
         announce: Announce,
-    ) -> Option<Result<(Joined, Place), RpcError>> {
+    ) -> Option<Result<(Place, Joined), RpcError>> {
         let config = &self.shared.config;
         let room = self.shared.rooms.get(&announce.room);
         let (outbox, inbox) = outbox::channel(config.max_queued_messages, config.max_queued_bytes);
@@ -175,12 +166,13 @@ impl Connection {
         room.send(Input::Join(Box::new(join))).await.ok()?;
         Some(answer.await.ok()?.map(|mut joined| {
             joined.ice_servers.clone_from(&config.ice_servers);
-            (joined, Place { room, inbox })
+            (Place { room, inbox }, joined)
         }))
     }
 
-    /// Serves a peer in its room until there is a reason to stop.
-    async fn stay(&mut self, place: &mut Place) -> Result<Infallible, Exit> {
+    /// Answers the announce and serves the peer until there is a reason to stop.
+    async fn stay(&mut self, place: &mut Place, reply: String) -> Result<Infallible, Exit> {
+        self.write(Some(place), Message::text(reply)).await?;
         let stop = self.shared.stop.clone();
         let silence_timeout = self.shared.config.silence_timeout;
         let silence = sleep_until(clock::deadline(silence_timeout));
