@@ -57,7 +57,7 @@ fn codec(c: &mut Criterion) {
 fn jitter(c: &mut Criterion) {
     let meta = |index: u64| RtpMeta {
         sequence: (index & 0xffff) as u16,
-        timestamp: (index * FRAME as u64 % (1 << 32)) as u32,
+        timestamp: ((index * FRAME as u64) & 0xffff_ffff) as u32,
         spurt: false,
     };
     let config = JitterConfig::voice().with_capacity(128, Duration::from_secs(2));
