@@ -10,3 +10,9 @@ pub(crate) fn unix_us() -> u64 {
         .unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
+
+/// Monotonic time, for deadlines.
+#[allow(clippy::disallowed_methods)] // this is the shell's clock
+pub(crate) fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}

@@ -8,12 +8,12 @@ use roundtable::{
     voice::{Clip, Voice},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use crate::{
     args::Join,
     board::{self, Pen},
-    clock::unix_us,
+    clock::{self, unix_us},
     error::CliError,
     leftovers::Census,
     report::Report,
@@ -147,7 +147,7 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
         let period = if rate > 0.0 { 1.0 / rate } else { 3600.0 };
         let mut stroke = tokio::time::interval(Duration::from_secs_f64(period));
         stroke.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut resting_until = Instant::now();
+        let mut resting_until = clock::now();
         loop {
             tokio::select! {
                 () = &mut stop => return,
@@ -177,9 +177,9 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
 
     /// Listens on until nothing new has come for a while.
     async fn settle(&mut self) {
-        let deadline = Instant::now() + SETTLE;
+        let deadline = clock::now() + SETTLE;
         self.last_applied = unix_us();
-        while Instant::now() < deadline {
+        while clock::now() < deadline {
             let quiet = Duration::from_micros(unix_us().saturating_sub(self.last_applied));
             let Some(rest) = QUIET.checked_sub(quiet).filter(|rest| !rest.is_zero()) else {
                 return;
@@ -356,11 +356,11 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
 
 /// Waits a little for what is still on its way out, and counts what stays.
 async fn vanished(census: Census) -> Census {
-    let deadline = Instant::now() + VANISH;
+    let deadline = clock::now() + VANISH;
     loop {
         let left = census.since();
         let clean = left.tasks == 0 && left.sockets.unwrap_or(0) == 0;
-        if clean || Instant::now() >= deadline {
+        if clean || clock::now() >= deadline {
             return left;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

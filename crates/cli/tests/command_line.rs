@@ -1,5 +1,7 @@
 //! The command as its users meet it: what it says, and how it ends.
 
+#![allow(clippy::unwrap_used)] // these are tests
+
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Output, Stdio},

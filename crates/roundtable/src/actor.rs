@@ -3,10 +3,10 @@
 //! Everything comes in through channels, is put to the session, and what the session wants done is
 //! done before the next thing is looked at. Nothing else touches this state.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, GenesisHash, Key};
+use roundtable_command_log::{Action, Key};
 use roundtable_core::{AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp};
 use roundtable_session::{
     Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
@@ -20,10 +20,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
     Event, MessageError, PeerStatus, SubmitError, Summary,
-    identity::Record,
     links::{FromLink, Gone, Links},
     peers::{Attempts, Outcome},
-    store::Store,
+    store::Durable,
     voice::{FromVoice, ToVoice, VoiceTask},
 };
 
@@ -50,12 +49,8 @@ pub(crate) struct Actor {
     pub(crate) attempts: Attempts,
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) events: broadcast::Sender<Event>,
-    pub(crate) store: Option<Store>,
-    pub(crate) storage_failed: bool,
+    pub(crate) durable: Durable,
     pub(crate) may_edit: bool,
-    pub(crate) stored_genesis: Option<GenesisHash>,
-    /// Command frames that wait until an own frame is on disk, in order.
-    pub(crate) held: VecDeque<(LinkId, Frame)>,
     pub(crate) quic: Option<QuicEndpoint>,
     pub(crate) voice: Option<VoiceTask>,
 }
@@ -72,14 +67,14 @@ impl Actor {
                     Some(Request::Leave) | None => break,
                     Some(request) => self.request(request),
                 },
-                Some(message) = self.inbox.recv() => self.from_link(message),
+                Some(message) = self.inbox.recv() => self.on_link(message),
                 event = self.signals.next(), if !self.attempts.is_closed() => match event {
                     Some(event) => self.signaling_event(event),
                     None => self.attempts.close(),
                 },
                 Some(outcome) = self.attempts.finished() => self.negotiated(outcome),
-                Some(voice) = from_voice(&mut self.voice) => self.from_voice(voice),
-                synced = synced(&mut self.store) => self.synced(synced),
+                Some(voice) = from_voice(&mut self.voice) => self.on_voice(voice),
+                synced = self.durable.next() => self.synced(synced),
                 () = timer => self.timeout(),
             }
         }
@@ -138,10 +133,7 @@ impl Actor {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) {
-        let waits = self.store.as_ref().is_some_and(|store| !store.is_synced());
-        if frame.channel == Channel::Command && (waits || !self.held.is_empty()) {
-            self.held.push_back((link, frame));
-        } else {
+        if let Some(frame) = self.durable.hold(link, frame) {
             self.put(link, frame);
         }
     }
@@ -154,38 +146,21 @@ impl Actor {
     }
 
     fn synced(&mut self, result: Result<(), crate::IdentityError>) {
-        if let Err(error) = result {
-            tracing::error!(%error, "own commands can no longer be stored");
-            self.storage_failed = true;
-            self.held.clear();
-        }
-        if !self.storage_failed && self.store.as_ref().is_some_and(Store::is_synced) {
-            for (link, frame) in std::mem::take(&mut self.held) {
-                self.put(link, frame);
-            }
-        }
-    }
-
-    fn persist(&mut self, kind: Record, content: Bytes) {
-        if let Some(store) = &mut self.store
-            && !store.append(kind, content)
-        {
-            self.storage_failed = true;
+        for (link, frame) in self.durable.synced(result) {
+            self.put(link, frame);
         }
     }
 
     fn session_event(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::OwnFrame(frame) => self.persist(Record::Frame, frame.bytes().clone()),
+            SessionEvent::OwnFrame(frame) => self.durable.own_frame(&frame),
             SessionEvent::GenesisKnown {
                 hash,
                 verified,
                 created,
             } => {
-                let encoded = self.session.genesis().map(|genesis| genesis.encode());
-                if let Some(encoded) = encoded.filter(|_| self.stored_genesis != Some(hash)) {
-                    self.stored_genesis = Some(hash);
-                    self.persist(Record::Genesis, encoded.into());
+                if let Some(genesis) = self.session.genesis() {
+                    self.durable.genesis(genesis);
                 }
                 self.tell(Event::RoomKnown {
                     genesis: hash,
@@ -210,7 +185,21 @@ impl Actor {
                 self.attempts.give_up(&peer);
                 self.tell(Event::Refused { peer, code, reason });
             }
+            SessionEvent::NotSigned { action, error } => {
+                self.tell(Event::NotSigned {
+                    action,
+                    reason: error,
+                });
+            }
+            SessionEvent::Misbehaved { peer, code } => self.tell(Event::Misbehaved { peer, code }),
             SessionEvent::Applied(applied) => self.tell(Event::Applied(applied)),
+            received => self.received(received),
+        }
+    }
+
+    /// What a peer sent for the user or for voice.
+    fn received(&mut self, event: SessionEvent) {
+        match event {
             SessionEvent::Message {
                 peer,
                 channel,
@@ -276,7 +265,7 @@ impl Actor {
 
     // --- links ---------------------------------------------------------------------------------
 
-    fn from_link(&mut self, message: FromLink) {
+    fn on_link(&mut self, message: FromLink) {
         match message {
             FromLink::Frame { link, frame } => self.must(Input::Received { link, frame }),
             FromLink::Closed { link, closed } => self.link_closed(link, &closed),
@@ -413,7 +402,7 @@ impl Actor {
 
     // --- voice ---------------------------------------------------------------------------------
 
-    fn from_voice(&mut self, message: FromVoice) {
+    fn on_voice(&mut self, message: FromVoice) {
         match message {
             FromVoice::Frame(frame) => {
                 // Before anyone is linked there is nobody to hear.
@@ -473,7 +462,7 @@ impl Actor {
     }
 
     fn submit(&mut self, actions: Vec<Action>) -> Result<(), SubmitError> {
-        if self.storage_failed {
+        if self.durable.has_failed() {
             return Err(SubmitError::Storage);
         }
         Ok(self.input(Input::Submit { actions })?)
@@ -518,13 +507,11 @@ impl Actor {
         }
         self.session.finish(self.now());
         self.carry_out();
-        while self.store.as_ref().is_some_and(|store| !store.is_synced()) && !self.storage_failed {
-            let result = synced(&mut self.store).await;
+        while self.durable.is_pending() {
+            let result = self.durable.next().await;
             self.synced(result);
         }
-        if let Some(store) = self.store {
-            store.close().await;
-        }
+        self.durable.close().await;
         self.attempts.shut_down().await;
         self.links
             .close_all(CloseCode::NORMAL, "left the room")
@@ -533,13 +520,6 @@ impl Actor {
             quic.close().await;
         }
         self.signaling.leave().await;
-    }
-}
-
-async fn synced(store: &mut Option<Store>) -> Result<(), crate::IdentityError> {
-    match store {
-        Some(store) => store.synced().await,
-        None => std::future::pending().await,
     }
 }
 

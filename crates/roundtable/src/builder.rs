@@ -1,6 +1,6 @@
 //! How a room is joined.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use roundtable_command_log::{Genesis, GenesisParams, Limits, Schema, Strategy};
 use roundtable_core::{Clock, PeerId, RoomId};
@@ -20,7 +20,7 @@ use crate::{
     negotiation::Negotiator,
     peers::Attempts,
     room::Shared,
-    store::Store,
+    store::{Durable, Store},
     voice::{Voice, VoiceTask},
 };
 
@@ -163,7 +163,6 @@ impl RoomBuilder {
             wall: clock.wall(),
         };
         let session = self.session(&room, &peer, &identity, recovered, now)?;
-        let stored_genesis = session.genesis().map(Genesis::hash);
         let quic = match self.transport.allows_quic() {
             true => Some(QuicEndpoint::bind(self.quic.clone(), identity.key())?),
             false => None,
@@ -180,23 +179,22 @@ impl RoomBuilder {
         let (events, first_events) = broadcast::channel(EVENT_QUEUE);
         let (requests, request_queue) = mpsc::channel(INBOX);
         let (from_links, inbox) = mpsc::channel(INBOX);
-        let negotiator = Negotiator {
-            signaling: signaling.clone(),
-            webrtc: self.webrtc,
-            quic: quic.clone(),
-        };
         let shared = Shared {
             author: identity.author(),
             peer: peer.clone(),
-            invite: invite,
+            invite,
             events: events.clone(),
             first_events: Some(first_events).into(),
             voice: voice.as_ref().map(VoiceTask::handle),
             task: None.into(),
         };
+        let negotiator = Negotiator {
+            signaling: signaling.clone(),
+            webrtc: self.webrtc,
+            quic: quic.clone(),
+        };
         let actor = Actor {
             clock,
-            session,
             signaling,
             signals,
             links: Links::new(from_links),
@@ -204,23 +202,17 @@ impl RoomBuilder {
             attempts: Attempts::new(peer, self.transport, negotiator),
             requests: request_queue,
             events,
-            store: log.map(Store::start),
-            storage_failed: false,
+            durable: Durable::new(log.map(Store::start), session.genesis().map(Genesis::hash)),
+            session,
             may_edit: false,
-            stored_genesis,
-            held: VecDeque::new(),
             quic,
             voice,
         };
         let task = tokio::spawn(actor.run(joined, announced));
-        let shared = Shared {
-            task: Some(task).into(),
-            ..shared
-        };
-        Ok(Room {
-            requests,
-            shared: shared.into(),
-        })
+        let task = Some(task).into();
+        let shared = Shared { task, ..shared };
+        let shared = shared.into();
+        Ok(Room { requests, shared })
     }
 
     fn session(

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use roundtable_command_log::{Applied, GenesisHash};
+use roundtable_command_log::{Action, AppendError, Applied, GenesisHash};
 use roundtable_core::{AuthorId, Channel, CloseCode, Payload, PeerId, TransportKind, WallTime};
 
 /// Something that happened in a room.
@@ -58,6 +58,21 @@ pub enum Event {
         code: CloseCode,
         /// Why, for people.
         reason: &'static str,
+    },
+    /// A command of ours was taken, and could not be signed after all. It is lost: submit it again
+    /// if it still makes sense.
+    NotSigned {
+        /// The command.
+        action: Action,
+        /// Why, for people.
+        reason: AppendError,
+    },
+    /// A member sent a frame that no honest peer sends. After eight of them its link is closed.
+    Misbehaved {
+        /// Who.
+        peer: PeerId,
+        /// The frame error's code, as `docs/protocols/command-log.md` lists them.
+        code: u8,
     },
     /// A command was applied to the shared state, or found not to count.
     Applied(Applied),

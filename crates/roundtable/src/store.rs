@@ -1,6 +1,11 @@
 //! Puts own frames on disk before they are sent, many at a time, away from the room's task.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
+use roundtable_command_log::{Genesis, GenesisHash, SignedFrame};
+use roundtable_core::{Channel, Frame};
+use roundtable_session::LinkId;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::identity::{IdentityError, Record, RoomLog};
@@ -38,11 +43,6 @@ impl Store {
         queued
     }
 
-    /// Whether everything queued is on disk.
-    pub(crate) fn is_synced(&self) -> bool {
-        self.pending == 0
-    }
-
     /// Lets go of the file, and of the identity's lock with it.
     pub(crate) async fn close(self) {
         let Self {
@@ -62,6 +62,109 @@ impl Store {
             Some(Err(error)) => Err(error),
             // The task ends only after it has reported a failure.
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// Keeps the promise that an own frame is on disk before it is sent: command frames that the
+/// session wants sent wait here, in order, while records are on their way to the disk.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    /// `None` for an author without a directory.
+    store: Option<Store>,
+    stored_genesis: Option<GenesisHash>,
+    held: VecDeque<(LinkId, Frame)>,
+    failed: bool,
+}
+
+impl Durable {
+    /// `stored_genesis` is what the log began with.
+    pub(crate) fn new(store: Option<Store>, stored_genesis: Option<GenesisHash>) -> Self {
+        Self {
+            store,
+            stored_genesis,
+            held: VecDeque::new(),
+            failed: false,
+        }
+    }
+
+    /// The genesis that frames belong to from now on.
+    pub(crate) fn genesis(&mut self, genesis: &Genesis) {
+        if self.stored_genesis != Some(genesis.hash()) {
+            self.stored_genesis = Some(genesis.hash());
+            self.append(Record::Genesis, genesis.encode().into());
+        }
+    }
+
+    pub(crate) fn own_frame(&mut self, frame: &SignedFrame) {
+        self.append(Record::Frame, frame.bytes().clone());
+    }
+
+    fn append(&mut self, kind: Record, content: Bytes) {
+        if let Some(store) = &mut self.store {
+            self.failed |= !store.append(kind, content);
+        }
+    }
+
+    /// Gives the frame back if it may be sent at once. What waits is bounded: own frames by the
+    /// store's queue, others by what peers may have asked for.
+    #[must_use]
+    pub(crate) fn hold(&mut self, link: LinkId, frame: Frame) -> Option<Frame> {
+        if frame.channel != Channel::Command {
+            return Some(frame);
+        }
+        // After a failure some frame is not on disk, and others may build on it: none is sent.
+        if self.failed {
+            return None;
+        }
+        if self.is_pending() || !self.held.is_empty() {
+            self.held.push_back((link, frame));
+            return None;
+        }
+        Some(frame)
+    }
+
+    /// Whether records are on their way to the disk.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.failed && self.store.as_ref().is_some_and(|store| store.pending > 0)
+    }
+
+    /// Whether own commands can no longer be stored, so that none may be signed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Waits for the next group of records to reach the disk; for ever without a store. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<(), IdentityError> {
+        match &mut self.store {
+            Some(store) => store.synced().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The frames that may be sent, now that this has come from [`next`](Self::next).
+    pub(crate) fn synced(
+        &mut self,
+        result: Result<(), IdentityError>,
+    ) -> impl Iterator<Item = (LinkId, Frame)> + use<> {
+        if let Err(error) = result {
+            tracing::error!(%error, "own commands can no longer be stored");
+            self.failed = true;
+        }
+        if self.failed {
+            self.held.clear();
+        }
+        let released = match self.is_pending() {
+            true => VecDeque::new(),
+            false => std::mem::take(&mut self.held),
+        };
+        released.into_iter()
+    }
+
+    /// Lets go of the file, and of the identity's lock with it.
+    pub(crate) async fn close(self) {
+        if let Some(store) = self.store {
+            store.close().await;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Speaking and listening in a room.
 
 mod clip;
+#[cfg(feature = "device")]
+mod devices;
 mod recorder;
 mod task;
 

@@ -1,5 +1,7 @@
 //! Whole rooms in one process: real server, real sockets, real keys, real speech.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test watches the real clock
+
 mod support;
 
 use std::collections::BTreeSet;

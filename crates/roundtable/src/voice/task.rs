@@ -14,6 +14,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+#[cfg(feature = "device")]
+use super::devices::Devices;
 use super::{SAMPLE_RATE_HZ, Source, Voice, VoiceError, VoiceHandle, recorder::Recordings};
 use crate::Event;
 
@@ -103,6 +105,10 @@ impl VoiceTask {
             mix_track: None,
             volumes: HashMap::new(),
             to_room,
+            #[cfg(feature = "device")]
+            speakers_wanted: voice.speakers,
+            #[cfg(feature = "device")]
+            devices: Devices::default(),
         };
         let task = tokio::spawn(run(desk, from_room, control, stats));
         Ok(Self {
@@ -150,6 +156,8 @@ async fn run(
     mut control: mpsc::Receiver<Control>,
     stats: watch::Sender<Arc<HashMap<PeerId, VoiceStats>>>,
 ) {
+    #[cfg(feature = "device")]
+    desk.open_devices().await;
     desk.begin();
     let mut ticks = tokio::time::interval(BLOCK_TIME);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -203,9 +211,21 @@ struct Desk {
     recordings: Option<(PathBuf, Recordings)>,
     mix_track: Option<usize>,
     to_room: mpsc::Sender<FromVoice>,
+    #[cfg(feature = "device")]
+    speakers_wanted: bool,
+    #[cfg(feature = "device")]
+    devices: Devices,
 }
 
 impl Desk {
+    #[cfg(feature = "device")]
+    async fn open_devices(&mut self) {
+        let microphone = matches!(self.source, Source::Microphone);
+        let speakers = self.speakers_wanted;
+        let opened = tokio::task::spawn_blocking(move || Devices::open(microphone, speakers));
+        self.devices = opened.await.unwrap_or_default();
+    }
+
     fn begin(&mut self) {
         self.started = self.clock.now();
         self.wall = self.clock.wall();
@@ -317,6 +337,11 @@ impl Desk {
         while self.captured < due {
             match &self.source {
                 Source::Silent => self.captured = due,
+                #[cfg(feature = "device")]
+                Source::Microphone => {
+                    self.captured = due;
+                    self.listen(now, &mut out);
+                }
                 Source::Clip(clip) => {
                     let first = self.captured * BLOCK as u64;
                     for (sample, position) in block.iter_mut().zip(first..) {
@@ -340,8 +365,28 @@ impl Desk {
         }
     }
 
-    /// Plays the blocks whose time has begun by now.
+    /// Takes what the microphone has heard up to now.
+    #[cfg(feature = "device")]
+    fn listen(&mut self, now: Timestamp, out: &mut Vec<VoiceOut>) {
+        let mut heard = Vec::new();
+        self.devices.read(&mut heard);
+        let micros = heard.len() as u64 * 1_000_000 / u64::from(SAMPLE_RATE_HZ);
+        let wall = self.clock.wall().as_micros().saturating_sub(micros);
+        let at = now - Duration::from_micros(micros);
+        self.sender
+            .push(at, WallTime::from_micros(wall), &heard, out);
+    }
+
+    /// Plays what the speakers want, or without speakers, the blocks whose time has begun by now.
     fn play(&mut self, now: Timestamp) {
+        #[cfg(feature = "device")]
+        if self.devices.want().is_some() {
+            while self.devices.want() == Some(true) {
+                self.play_block(now);
+                self.played += 1;
+            }
+            return;
+        }
         let due = self.blocks_by(now) + 1;
         if due.saturating_sub(self.played) > MAX_BEHIND_BLOCKS {
             self.skip_to(due - 1);
@@ -389,6 +434,8 @@ impl Desk {
             }
         }
         self.mixer.finish(&mut block);
+        #[cfg(feature = "device")]
+        self.devices.write(&block);
         if let (Some(track), Some((_, recordings))) = (self.mix_track, &mut self.recordings) {
             recordings.write(track, &block);
         }

@@ -1,5 +1,7 @@
 //! A real signaling server on loopback, and rooms joined through it.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test watches the real clock
+
 use std::{net::SocketAddr, path::PathBuf, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
@@ -8,16 +10,16 @@ use roundtable_signaling_server::{Server, ServerConfig};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 /// How long anything in these tests may take; only failures take so long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct TestServer {
-    pub url: String,
+pub(crate) struct TestServer {
+    pub(crate) url: String,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl TestServer {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         // `RUST_LOG=roundtable=debug` shows what a failing test did.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt()
@@ -34,31 +36,35 @@ impl TestServer {
         Self { url, stop, task }
     }
 
-    pub fn room(&self, peer: &str) -> RoomBuilder {
+    pub(crate) fn room(&self, peer: &str) -> RoomBuilder {
         Room::builder(&self.url, "test", peer)
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.stop);
         self.task.await.unwrap();
     }
 }
 
 /// A joined room with its events.
-pub struct Member {
-    pub room: Room,
+pub(crate) struct Member {
+    pub(crate) room: Room,
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
 }
 
 impl Member {
-    pub async fn join(builder: RoomBuilder) -> Self {
+    pub(crate) async fn join(builder: RoomBuilder) -> Self {
         let room = builder.join().await.unwrap();
         let events = Box::pin(room.events());
         Self { room, events }
     }
 
     /// The first event for which `pick` has an answer.
-    pub async fn wait_for<T>(&mut self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> T {
+    pub(crate) async fn wait_for<T>(
+        &mut self,
+        what: &str,
+        pick: impl Fn(&Event) -> Option<T>,
+    ) -> T {
         let found = async {
             loop {
                 let event = self.events.next().await.expect("the room is open");
@@ -72,20 +78,20 @@ impl Member {
         found.unwrap_or_else(|_| panic!("{peer} waited in vain for {what}"))
     }
 
-    pub async fn may_edit(&mut self) {
+    pub(crate) async fn may_edit(&mut self) {
         self.wait_for("leave to edit", |e| {
             matches!(e, Event::MayEdit(true)).then_some(())
         })
         .await;
     }
 
-    pub async fn hash(&self) -> Option<StateHash> {
+    pub(crate) async fn hash(&self) -> Option<StateHash> {
         self.room.summary().await.unwrap().state_hash
     }
 }
 
 /// Waits until all members have the same state and `commands` commands.
-pub async fn converged(members: &[&Member], commands: u64) {
+pub(crate) async fn converged(members: &[&Member], commands: u64) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let mut summaries = Vec::new();
@@ -107,6 +113,6 @@ pub async fn converged(members: &[&Member], commands: u64) {
     }
 }
 
-pub fn speech(name: &str) -> PathBuf {
+pub(crate) fn speech(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{name}.wav"))
 }
