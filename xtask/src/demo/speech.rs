@@ -93,9 +93,18 @@ impl Sound {
         Ok(Self { samples, start_us })
     }
 
-    /// Loudness in steps of 10 ms.
+    /// Loudness in steps of 10 ms, each over the 50 ms around it: words and syllables, but neither
+    /// the pitch nor the few milliseconds by which a playout delay moves.
     fn envelope(&self) -> Vec<f64> {
-        self.samples.chunks_exact(STEP).map(rms).collect()
+        const AROUND: usize = 2;
+        let power: Vec<f64> = self.samples.chunks_exact(STEP).map(power).collect();
+        (0..power.len())
+            .map(|step| {
+                let last = power.len().min(step + AROUND + 1);
+                let around = &power[step.saturating_sub(AROUND)..last];
+                (around.iter().sum::<f64>() / around.len() as f64).sqrt()
+            })
+            .collect()
     }
 }
 
@@ -299,8 +308,12 @@ fn normalised(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
 }
 
 fn rms(samples: &[f32]) -> f64 {
-    let power: f64 = samples.iter().map(|&s| f64::from(s) * f64::from(s)).sum();
-    (power / samples.len().max(1) as f64).sqrt()
+    power(samples).sqrt()
+}
+
+fn power(samples: &[f32]) -> f64 {
+    let sum: f64 = samples.iter().map(|&s| f64::from(s) * f64::from(s)).sum();
+    sum / samples.len().max(1) as f64
 }
 
 fn index(len: usize, place: i64) -> usize {
@@ -453,7 +466,7 @@ mod tests {
         let (alice, bob) = (speaker("alice"), speaker("bob"));
         let recording = heard(&alice, 400, 0.5);
         assert!(compare_undated(&recording, &alice.words).unwrap() > 0.95);
-        assert!(compare_undated(&recording, &bob.words).unwrap() < 0.7);
+        assert!(compare_undated(&recording, &bob.words).unwrap() < 0.6);
     }
 
     #[test]
