@@ -1,5 +1,6 @@
-// Opens the page in Chromium with a file for a microphone, stays until SIGINT, and then prints what
-// getStats counted. Speaks as `roundtable join --json` does: one event a line.
+// Starts Chromium with a file for a microphone, opens the page at SIGUSR2 (starting a browser takes so
+// much of a small machine that those who speak meanwhile would stutter), stays until SIGINT, and then
+// prints what getStats counted. Speaks as `roundtable join --json` does: one event a line.
 //
 //   node drive.mjs PAGE SPEECH.wav CHROMIUM
 //
@@ -79,6 +80,8 @@ async function attend(context, interrupted) {
   const tab = await context.newPage();
   tab.on('pageerror', (error) => errors.push(error.message));
   await tab.addInitScript(watchConnections);
+  say('ready', {});
+  await invited;
   await tab.goto(page);
   say('joined', {});
   const streams = new Map();
@@ -97,6 +100,10 @@ async function attend(context, interrupted) {
 }
 
 const interruption = new AbortController();
+const invited = new Promise((resolve) => {
+  process.once('SIGUSR2', resolve);
+  interruption.signal.addEventListener('abort', resolve);
+});
 process.on('SIGINT', () => interruption.abort());
 const profile = await mkdtemp(path.join(tmpdir(), 'roundtable-browser-'));
 try {

@@ -108,17 +108,24 @@ impl Scene<'_> {
         let assets = setting.assets.clone();
         let mut room = Room::open(setting)?;
         self.say("the signaling server answers");
+        if let Some(browser) = &self.browser {
+            let page = room.page(browser::NAME);
+            room.add(browser::NAME, &mut browser.command(&page))?;
+            room.wait_until("the browser has started", browser::PATIENCE, |room| {
+                let browser = room.state.peer(browser::NAME);
+                browser.is_some_and(|browser| browser.ready)
+            })?;
+        }
         let everyone = [NATIVES.as_slice(), &[LATE]].concat();
         for native in NATIVES {
             self.enter(&mut room, native)?;
         }
         wait_linked(&mut room, &NATIVES)?;
         self.say("alice, bob and carol are linked");
-        if let Some(browser) = &self.browser {
-            let page = room.page(browser::NAME);
-            room.add(browser::NAME, &mut browser.command(&page))?;
+        if self.browser.is_some() {
+            room.signal(browser::NAME, "USR2");
             room.wait_joined(browser::NAME, browser::PATIENCE)?;
-            self.say("a browser has opened the page");
+            self.say("the browser has opened the page");
         }
         room.listen(UNTIL_LATE)?;
         self.enter(&mut room, LATE)?;

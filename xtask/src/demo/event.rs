@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
+    /// The browser has started and waits to be told to open the page.
+    Ready,
     /// The peer is in the room.
     Joined,
     /// The room's founding document is known.

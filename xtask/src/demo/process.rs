@@ -106,11 +106,18 @@ impl Process {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
+    /// Sends it a signal; does nothing where there are none.
+    pub(crate) fn signal(&self, signal: &str) {
+        if cfg!(unix) {
+            let id = self.child.id().to_string();
+            workspace::succeeds("kill", &["-s", signal, &id]);
+        }
+    }
+
     /// Asks it to leave, as Ctrl-C does.
     pub(crate) fn interrupt(&mut self) {
         if cfg!(unix) {
-            let id = self.child.id().to_string();
-            workspace::succeeds("kill", &["-INT", &id]);
+            self.signal("INT");
         } else {
             let _ = self.child.kill();
         }

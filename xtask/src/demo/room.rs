@@ -200,6 +200,15 @@ impl Room {
         })
     }
 
+    /// Sends a signal to the process of this name.
+    pub(crate) fn signal(&self, name: &str, signal: &str) {
+        let named = |process: &&Process| process.name() == name;
+        self.processes
+            .iter()
+            .filter(named)
+            .for_each(|process| process.signal(signal));
+    }
+
     /// Listens for a while, and fails if a process has ended meanwhile.
     pub(crate) fn listen(&mut self, time: Duration) -> Result<(), RoomError> {
         self.hear_for(time);

@@ -17,6 +17,8 @@ pub(crate) struct State {
 /// What one peer has said.
 #[derive(Debug, Default)]
 pub(crate) struct Peer {
+    /// It has started, if it is the browser.
+    pub(crate) ready: bool,
     /// It is in the room.
     pub(crate) joined: bool,
     /// A link that lets others in.
@@ -125,6 +127,7 @@ impl Peer {
     fn hear(&mut self, line: Line) {
         let at_ms = line.at_ms;
         match line.event {
+            Event::Ready => self.ready = true,
             Event::Joined => self.joined = true,
             Event::Room { invite } => self.invite = Some(invite),
             Event::Connected {
