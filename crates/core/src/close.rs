@@ -43,7 +43,10 @@ impl CloseCode {
 
     /// Whether the same two peers may well get a link again: nobody refused anybody.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::LOST | Self::SLOW_CONSUMER | Self::HEARTBEAT_TIMEOUT)
+        matches!(
+            self,
+            Self::LOST | Self::SLOW_CONSUMER | Self::HEARTBEAT_TIMEOUT
+        )
     }
 
     /// A short name, `"unknown"` for a code that this version does not know.

@@ -82,6 +82,7 @@ impl From<WallTime> for NtpTime {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
 

@@ -141,7 +141,7 @@ impl RoomBuilder {
     }
 
     /// Joins. Returns when the server has admitted this peer; links to the others come up
-    /// meanwhile and afterwards, as [`Event::Connected`]. Needs a tokio runtime.
+    /// meanwhile and afterwards, as [`Event::Connected`](crate::Event::Connected). Needs a tokio runtime.
     ///
     /// # Errors
     /// [`JoinError`] says what to do. Nothing is left behind.
