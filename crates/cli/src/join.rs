@@ -265,6 +265,16 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                 json!({ "peer": peer.as_str(), "code": code.0, "reason": reason }),
                 format!("{peer} was refused: {reason}"),
             ),
+            Event::NotSigned { action, reason } => (
+                "not_signed",
+                json!({ "kind": board::kind(action), "reason": reason.to_string() }),
+                format!("a command was not signed: {reason}"),
+            ),
+            Event::Misbehaved { peer, code } => (
+                "misbehaved",
+                json!({ "peer": peer.as_str(), "code": code }),
+                format!("{peer} sent a frame that no honest peer sends (code {code})"),
+            ),
             Event::SignalingLost => (
                 "signaling_lost",
                 json!({}),
