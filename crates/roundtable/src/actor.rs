@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use roundtable_command_log::{Action, Key};
-use roundtable_core::{AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp};
+use roundtable_core::{
+    AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp, TransportKind,
+};
 use roundtable_session::{
     Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
     Side, Standing,
@@ -175,8 +177,8 @@ impl Actor {
             }
             SessionEvent::GuestAdmitted { peer, link } => self.connected(peer, link, None),
             SessionEvent::PeerGone { peer } => {
-                if let Some(voice) = &self.voice {
-                    voice.send(ToVoice::Gone { peer });
+                if let Some(voice) = &mut self.voice {
+                    voice.gone(peer);
                 }
             }
             SessionEvent::Refused {
@@ -217,7 +219,7 @@ impl Actor {
                 packet,
             } => {
                 let arrived = self.clock.now();
-                if let Some(voice) = &self.voice {
+                if let Some(voice) = &mut self.voice {
                     voice.send(ToVoice::Packet {
                         peer,
                         arrived,
@@ -231,7 +233,7 @@ impl Actor {
                 clock,
             } => {
                 let arrived = self.clock.now();
-                if let Some(voice) = &self.voice {
+                if let Some(voice) = &mut self.voice {
                     voice.send(ToVoice::Clock {
                         peer,
                         arrived,
@@ -288,13 +290,17 @@ impl Actor {
     }
 
     fn link_gone(&mut self, link: Gone, code: CloseCode) {
-        if self.links.reaches(&link.peer) {
-            return;
+        let now = self.clock.now();
+        if !self.links.reaches(&link.peer) {
+            if link.offered_here && link.kind == TransportKind::Quic && !link.admitted {
+                // The offer's key or addresses may have led to somebody else.
+                self.attempts.fall_back(&link.peer, link.kind, now);
+            } else if code.is_transient() {
+                self.attempts
+                    .retry_later(&link.peer, now, link.offered_here);
+            }
         }
-        if link.offered_here && code.is_transient() {
-            self.attempts.retry_later(&link.peer, self.clock.now());
-        }
-        if link.admitted {
+        if link.admitted && !self.links.admits(&link.peer) {
             self.tell(Event::Disconnected {
                 peer: link.peer,
                 code,
@@ -348,6 +354,20 @@ impl Actor {
         self.alone_if_nobody_knows_the_room();
     }
 
+    /// Brings the roster up to date after notifications may have been lost with the old socket.
+    fn present_are(&mut self, joined: &Joined, now: Timestamp) {
+        for gone in self.attempts.absent(&joined.peers) {
+            self.attempts.forget(&gone);
+        }
+        for info in &joined.peers {
+            self.attempts.present(info);
+            if !self.links.reaches(&info.peer_id) {
+                self.attempts.retry_later(&info.peer_id, now, false);
+            }
+        }
+        self.alone_if_nobody_knows_the_room();
+    }
+
     fn alone_if_nobody_knows_the_room(&mut self) {
         if !self.attempts.anyone_promises_session() {
             self.must(Input::AloneInRoom);
@@ -361,7 +381,7 @@ impl Actor {
             SignalingEvent::PeerLeft { peer_id, reason } => {
                 self.attempts.forget(&peer_id);
                 // A peer that only lost its signaling is still linked; its links will tell.
-                if reason != LeaveReason::Lost {
+                if matches!(reason, LeaveReason::Left | LeaveReason::Expired) {
                     self.peer_left(&peer_id);
                 }
                 self.alone_if_nobody_knows_the_room();
@@ -378,7 +398,10 @@ impl Actor {
                 self.tell(Event::SignalingResumed);
             }
             SignalingEvent::Reconnecting { attempt: 1, .. } => self.tell(Event::SignalingLost),
-            SignalingEvent::Resumed => self.tell(Event::SignalingResumed),
+            SignalingEvent::Resumed(joined) => {
+                self.present_are(&joined, now);
+                self.tell(Event::SignalingResumed);
+            }
             SignalingEvent::Ended(reason) => {
                 tracing::warn!(?reason, "signaling has ended");
                 self.tell(Event::SignalingEnded);

@@ -256,6 +256,8 @@ impl RoomBuilder {
             config = config.with_flush_interval(interval);
         }
         let mut session = Session::new(config, now)?;
+        let superseded = recovered.superseded.iter();
+        session.forsake(superseded.filter_map(|g| Some(Genesis::decode(g).ok()?.hash())));
         let stored = recovered.frames.len();
         if session.restore(now, recovered.frames) != stored {
             return Err(JoinError::Restore);

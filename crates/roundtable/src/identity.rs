@@ -15,10 +15,9 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use roundtable_core::{AuthorId, RoomId};
 
-/// Bytes before each record: length (u32), kind (u8), first 8 bytes of BLAKE3(kind ‖ content).
-const RECORD_HEADER: usize = 4 + 1 + 8;
-/// A record larger than this is damage, not data: the largest frame is far smaller.
-const MAX_RECORD: usize = 16 << 20;
+/// Bytes before each record: length (u32), kind (u8), the first 3 bytes of BLAKE3(length ‖ kind), the
+/// first 8 bytes of BLAKE3(content).
+const RECORD_HEADER: usize = 4 + 1 + 3 + 8;
 
 /// Why an identity could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +51,9 @@ pub enum IdentityError {
         /// Where the damaged record starts.
         offset: u64,
     },
+    /// The task that writes the log failed.
+    #[error("the log can no longer be written: join again")]
+    StoreFailed,
     /// The system gave no random numbers for a new key.
     #[error("the system's random number generator failed: {0}")]
     Random(getrandom::Error),
@@ -164,9 +166,7 @@ fn load_or_create(path: &Path) -> Result<SigningKey, IdentityError> {
             let temporary = path.join("key.new");
             write_private(&temporary, &key.to_bytes()).map_err(at(&temporary))?;
             fs::rename(&temporary, &key_path).map_err(at(&key_path))?;
-            File::open(path)
-                .and_then(|dir| dir.sync_all())
-                .map_err(at(path))?;
+            sync_directory(path)?;
             Ok(key)
         }
         Err(source) => Err(IdentityError::Io {
@@ -174,6 +174,19 @@ fn load_or_create(path: &Path) -> Result<SigningKey, IdentityError> {
             source,
         }),
     }
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> Result<(), IdentityError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(at(path))
+}
+
+/// Directories cannot be synced here; the file system sees to it.
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> Result<(), IdentityError> {
+    Ok(())
 }
 
 #[cfg(unix)]
@@ -208,8 +221,10 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) struct Recovered {
     /// The room's signed genesis.
     pub genesis: Option<Bytes>,
-    /// Own frames, in the order in which they were signed.
+    /// Own frames of that genesis, in the order in which they were signed.
     pub frames: Vec<Bytes>,
+    /// Geneses that were given up for it.
+    pub superseded: Vec<Bytes>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,6 +251,14 @@ impl RoomLog {
             .write(true)
             .open(&path)
             .map_err(at(&path))?;
+        // The directory is locked against other processes, this against another room of our own.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(IdentityError::Locked(path)),
+            Err(fs::TryLockError::Error(source)) => return Err(at(&path)(source)),
+        }
+        // A new file is in its directory for good only once that is on disk, too.
+        sync_directory(&directory.path.join("rooms"))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(at(&path))?;
         let (recovered, sound) =
@@ -261,9 +284,7 @@ impl RoomLog {
         let mut buffer = Vec::new();
         for (kind, content) in records {
             let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
-            buffer.extend_from_slice(&length.to_le_bytes());
-            buffer.push(*kind as u8);
-            buffer.extend_from_slice(&checksum(*kind as u8, content));
+            buffer.extend_from_slice(&header(length, *kind as u8, content));
             buffer.extend_from_slice(content);
         }
         let written = self
@@ -274,50 +295,50 @@ impl RoomLog {
     }
 }
 
-fn checksum(kind: u8, content: &[u8]) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[kind]).update(content);
-    let mut sum = [0; 8];
-    sum.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    sum
+fn header(length: u32, kind: u8, content: &[u8]) -> [u8; RECORD_HEADER] {
+    let mut header = [0; RECORD_HEADER];
+    header[..4].copy_from_slice(&length.to_le_bytes());
+    header[4] = kind;
+    let own = blake3::hash(&header[..5]);
+    header[5..8].copy_from_slice(&own.as_bytes()[..3]);
+    header[8..].copy_from_slice(&blake3::hash(content).as_bytes()[..8]);
+    header
 }
 
 /// Reads records up to the first torn one. `Err` is the offset of a record that is broken though
-/// others follow it; `Ok` carries the length of the sound part.
+/// it was written whole; `Ok` carries the length of the sound part.
 fn recover(bytes: &Bytes) -> Result<(Recovered, u64), u64> {
     let mut recovered = Recovered::default();
     let mut offset = 0;
-    while let Some(header) = bytes.get(offset..offset + RECORD_HEADER) {
-        let length = header[..4]
-            .iter()
-            .rev()
-            .fold(0_usize, |n, b| n << 8 | usize::from(*b));
-        let start = offset + RECORD_HEADER;
-        let end = start.saturating_add(length);
-        if length > MAX_RECORD {
-            return Err(offset as u64);
+    while let Some(found) = bytes.get(offset..offset + RECORD_HEADER) {
+        let damaged = Err(offset as u64);
+        let length = u32::from_le_bytes([found[0], found[1], found[2], found[3]]);
+        if found[5..8] != header(length, found[4], &[])[5..8] {
+            return damaged;
         }
+        let start = offset + RECORD_HEADER;
+        let end = start.saturating_add(length as usize);
         if end > bytes.len() {
             break;
         }
         let content = bytes.slice(start..end);
-        if checksum(header[4], &content) != header[5..] {
+        if found != header(length, found[4], &content) {
+            // The end of the file may have been written before what is in front of it.
             if end == bytes.len() {
                 break;
             }
-            return Err(offset as u64);
+            return damaged;
         }
-        match header[4] {
+        match found[4] {
+            0 if recovered.genesis.as_ref() == Some(&content) => {}
             // Another genesis begins another log: what was signed in the old one is over.
-            0 if recovered.genesis.as_ref() != Some(&content) => {
-                recovered = Recovered {
-                    genesis: Some(content),
-                    frames: Vec::new(),
-                };
+            0 => {
+                recovered.superseded.extend(recovered.genesis.take());
+                recovered.genesis = Some(content);
+                recovered.frames.clear();
             }
-            0 => {}
             1 => recovered.frames.push(content),
-            _ => return Err(offset as u64),
+            _ => return damaged,
         }
         offset = end;
     }
@@ -374,6 +395,39 @@ mod tests {
     }
 
     #[test]
+    fn a_room_is_written_by_one_at_a_time() {
+        let dir = scratch("twice");
+        let identity = Identity::open(&dir).unwrap();
+        let first = identity.room_log(&room()).unwrap();
+        let second = identity.clone().room_log(&room());
+        assert!(matches!(second, Err(IdentityError::Locked(_))));
+        drop(first);
+        assert!(identity.room_log(&room()).is_ok());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn another_genesis_begins_another_log_and_the_old_one_is_remembered() {
+        let dir = scratch("superseded");
+        let identity = Identity::open(&dir).unwrap();
+        let (mut log, _) = identity.room_log(&room()).unwrap().unwrap();
+        let record = |kind, content: &'static [u8]| (kind, Bytes::from_static(content));
+        log.append(&[
+            record(Record::Genesis, b"old"),
+            record(Record::Frame, b"over"),
+            record(Record::Genesis, b"new"),
+            record(Record::Frame, b"counts"),
+        ])
+        .unwrap();
+        drop(log);
+        let (_, recovered) = identity.room_log(&room()).unwrap().unwrap();
+        assert_eq!(recovered.superseded, [&b"old"[..]]);
+        assert_eq!(recovered.genesis.as_deref(), Some(&b"new"[..]));
+        assert_eq!(recovered.frames, [&b"counts"[..]]);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn a_key_without_its_log_may_not_join() {
         let dir = scratch("lost");
         drop(Identity::open(&dir).unwrap());
@@ -396,6 +450,7 @@ mod tests {
         let kept = fs::metadata(&path).unwrap().len();
         log.append(&[(Record::Frame, Bytes::from_static(b"torn"))])
             .unwrap();
+        drop(log);
         let whole = fs::read(&path).unwrap();
         for cut in usize::try_from(kept).unwrap()..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
@@ -416,12 +471,18 @@ mod tests {
             log.append(&[(Record::Frame, Bytes::from_static(content))])
                 .unwrap();
         }
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[RECORD_HEADER] ^= 1;
-        fs::write(&path, &bytes).unwrap();
-        let error = identity.room_log(&room()).unwrap_err();
-        assert!(matches!(error, IdentityError::Damaged { offset: 0, .. }));
-        assert_eq!(fs::read(&path).unwrap(), bytes);
+        drop(log);
+        // A length, a checksum, the content: whatever is damaged.
+        for at in [1, 6, 9, RECORD_HEADER] {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            let error = identity.room_log(&room()).unwrap_err();
+            assert!(matches!(error, IdentityError::Damaged { offset: 0, .. }));
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+        }
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use roundtable_core::{Channel, CloseCode, Delivery, Frame, PeerId, Timestamp};
+use roundtable_core::{Channel, CloseCode, Delivery, Frame, PeerId, Timestamp, TransportKind};
 use roundtable_session::LinkId;
 use roundtable_transport::{Closed, Link, SendError};
 use tokio::{
@@ -50,6 +50,7 @@ impl ActiveLink {
         } = *self;
         Gone {
             peer: self.peer.clone(),
+            kind: self.transport.kind(),
             offered_here,
             admitted,
         }
@@ -60,6 +61,7 @@ impl ActiveLink {
 #[derive(Debug)]
 pub(crate) struct Gone {
     pub(crate) peer: PeerId,
+    pub(crate) kind: TransportKind,
     pub(crate) offered_here: bool,
     pub(crate) admitted: bool,
 }
@@ -131,6 +133,12 @@ impl Links {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LinkId, &ActiveLink)> {
         self.active.iter().map(|(id, link)| (*id, link))
+    }
+
+    /// Whether `peer` is admitted on any link.
+    pub(crate) fn admits(&self, peer: &PeerId) -> bool {
+        let mut links = self.active.values();
+        links.any(|link| link.peer == *peer && link.admitted)
     }
 
     /// Whether a link to `peer` is open.

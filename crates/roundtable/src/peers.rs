@@ -19,6 +19,9 @@ use crate::{
 /// First and longest pause before a peer that could not be linked is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// By how much longer the side that did not make the last offer waits before it makes one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A negotiation that has ended.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -95,6 +98,13 @@ impl Attempts {
         }
     }
 
+    /// Those whom signaling no longer lists.
+    pub(crate) fn absent(&self, listed: &[PeerInfo]) -> Vec<PeerId> {
+        let listed = |peer: &PeerId| listed.iter().any(|info| info.peer_id == *peer);
+        let gone = self.present.keys().filter(|peer| !listed(peer));
+        gone.cloned().collect()
+    }
+
     pub(crate) fn forget_all(&mut self) {
         let peers: Vec<_> = self.present.keys().cloned().collect();
         for peer in peers {
@@ -143,18 +153,25 @@ impl Attempts {
         if failed == TransportKind::Quic && self.preference.allows_webrtc() && takes_data {
             self.start(peer, Role::Offer(TransportKind::WebRtc), now);
         } else {
-            self.retry_later(peer, now);
+            self.retry_later(peer, now, true);
         }
     }
 
-    pub(crate) fn retry_later(&mut self, peer: &PeerId, now: Timestamp) {
+    /// Tries again after a pause: whoever made the last offer first, and the other side only if
+    /// nothing has come of that.
+    pub(crate) fn retry_later(&mut self, peer: &PeerId, now: Timestamp, offered_here: bool) {
         if let Some(present) = self.present.get_mut(peer) {
             let pause = RETRY
                 .0
                 .saturating_mul(1 << present.failures.min(5))
                 .min(RETRY.1);
             present.failures += 1;
-            present.retry_at = Some(now + pause);
+            let patience = if offered_here {
+                Duration::ZERO
+            } else {
+                PATIENCE
+            };
+            present.retry_at = Some(now + pause + patience);
         }
     }
 
@@ -173,12 +190,18 @@ impl Attempts {
     }
 
     /// Peers whose pause is over.
-    pub(crate) fn due(&self, now: Timestamp) -> Vec<PeerId> {
-        let due = self
-            .present
-            .iter()
-            .filter(|(_, p)| p.retry_at.is_some_and(|at| at <= now));
-        due.map(|(peer, _)| peer.clone()).collect()
+    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<PeerId> {
+        let due = self.present.iter_mut();
+        let due = due.filter(|(_, present)| present.retry_at.is_some_and(|at| at <= now));
+        let mut peers = Vec::new();
+        for (peer, present) in due {
+            present.retry_at = None;
+            // A negotiation that is under way is not cut short.
+            if present.running.is_empty() {
+                peers.push(peer.clone());
+            }
+        }
+        peers
     }
 
     /// Takes an offer. If ours of the same kind is under way, the peer with the smaller id gives

@@ -17,8 +17,10 @@ const QUEUE: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Store {
     jobs: mpsc::Sender<(Record, Bytes)>,
-    done: mpsc::Receiver<Result<usize, IdentityError>>,
-    pending: usize,
+    done: mpsc::Receiver<Result<u64, IdentityError>>,
+    /// Records queued so far, and how many of them are on disk.
+    queued: u64,
+    synced: u64,
     task: JoinHandle<()>,
 }
 
@@ -30,7 +32,8 @@ impl Store {
         Self {
             jobs,
             done,
-            pending: 0,
+            queued: 0,
+            synced: 0,
             task,
         }
     }
@@ -39,7 +42,7 @@ impl Store {
     #[must_use]
     pub(crate) fn append(&mut self, kind: Record, content: Bytes) -> bool {
         let queued = self.jobs.try_send((kind, content)).is_ok();
-        self.pending += usize::from(queued);
+        self.queued += u64::from(queued);
         queued
     }
 
@@ -56,7 +59,7 @@ impl Store {
     pub(crate) async fn synced(&mut self) -> Result<(), IdentityError> {
         match self.done.recv().await {
             Some(Ok(count)) => {
-                self.pending = self.pending.saturating_sub(count);
+                self.synced += count;
                 Ok(())
             }
             Some(Err(error)) => Err(error),
@@ -73,7 +76,8 @@ pub(crate) struct Durable {
     /// `None` for an author without a directory.
     store: Option<Store>,
     stored_genesis: Option<GenesisHash>,
-    held: VecDeque<(LinkId, Frame)>,
+    /// Each with the number of records that must be on disk before it is sent.
+    held: VecDeque<(u64, LinkId, Frame)>,
     failed: bool,
 }
 
@@ -117,8 +121,11 @@ impl Durable {
         if self.failed {
             return None;
         }
-        if self.is_pending() || !self.held.is_empty() {
-            self.held.push_back((link, frame));
+        let Some(store) = &self.store else {
+            return Some(frame);
+        };
+        if store.synced < store.queued || !self.held.is_empty() {
+            self.held.push_back((store.queued, link, frame));
             return None;
         }
         Some(frame)
@@ -126,7 +133,7 @@ impl Durable {
 
     /// Whether records are on their way to the disk.
     pub(crate) fn is_pending(&self) -> bool {
-        !self.failed && self.store.as_ref().is_some_and(|store| store.pending > 0)
+        !self.failed && self.store.as_ref().is_some_and(|s| s.synced < s.queued)
     }
 
     /// Whether own commands can no longer be stored, so that none may be signed.
@@ -154,11 +161,11 @@ impl Durable {
         if self.failed {
             self.held.clear();
         }
-        let released = match self.is_pending() {
-            true => VecDeque::new(),
-            false => std::mem::take(&mut self.held),
-        };
-        released.into_iter()
+        let synced = self.store.as_ref().map_or(0, |store| store.synced);
+        let ready = self.held.partition_point(|(needed, ..)| *needed <= synced);
+        let rest = self.held.split_off(ready);
+        let released = std::mem::replace(&mut self.held, rest);
+        released.into_iter().map(|(_, link, frame)| (link, frame))
     }
 
     /// Lets go of the file, and of the identity's lock with it.
@@ -172,17 +179,18 @@ impl Durable {
 async fn run(
     mut log: RoomLog,
     mut queue: mpsc::Receiver<(Record, Bytes)>,
-    report: mpsc::Sender<Result<usize, IdentityError>>,
+    report: mpsc::Sender<Result<u64, IdentityError>>,
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, 256).await > 0 {
         let records = std::mem::take(&mut batch);
-        let count = records.len();
+        let count = records.len() as u64;
         let written = tokio::task::spawn_blocking(move || {
             let result = log.append(&records);
             (log, result)
         });
         let Ok((returned, result)) = written.await else {
+            let _ = report.send(Err(IdentityError::StoreFailed)).await;
             return;
         };
         log = returned;
@@ -190,5 +198,50 @@ async fn run(
         if report.send(result.map(|()| count)).await.is_err() || failed {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Identity;
+
+    fn command(byte: u8) -> Frame {
+        Frame::binary(Channel::Command, vec![byte])
+    }
+
+    #[tokio::test]
+    async fn a_frame_waits_for_the_records_before_it_and_for_none_after() {
+        let path = std::env::temp_dir().join(format!("roundtable-store-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        let identity = Identity::open(&path).unwrap();
+        let (log, _) = identity.room_log(&"r".parse().unwrap()).unwrap().unwrap();
+        let mut durable = Durable::new(Some(Store::start(log)), None);
+        let link = LinkId(1);
+        assert!(
+            durable.hold(link, command(0)).is_some(),
+            "nothing to wait for"
+        );
+
+        durable.append(Record::Frame, vec![1].into());
+        assert!(durable.hold(link, command(1)).is_none());
+        let message = Frame::text(Channel::App, "not held");
+        assert!(durable.hold(link, message).is_some());
+        let mut sent = Vec::new();
+        // Somebody goes on writing: there is always a record under way.
+        for byte in 2..10 {
+            durable.append(Record::Frame, vec![byte].into());
+            assert!(durable.hold(link, command(byte)).is_none());
+            let result = durable.next().await;
+            sent.extend(durable.synced(result).map(|(_, frame)| frame));
+            assert!(!sent.is_empty(), "held back though its record is on disk");
+        }
+        while durable.is_pending() {
+            let result = durable.next().await;
+            sent.extend(durable.synced(result).map(|(_, frame)| frame));
+        }
+        assert_eq!(sent, (1..10).map(command).collect::<Vec<_>>());
+        durable.close().await;
+        std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     config::GenesisSource,
     event::{Event, LinkId, Now},
     handshake::Refusal,
-    links::Link,
+    links::{Link, Phase},
     room::{Position, Room, Verdict, compare},
 };
 
@@ -144,6 +144,7 @@ impl Session {
         self.anti_entropy.clear();
         self.grants.clear();
         self.own_head = OwnHead::Unknown;
+        self.own_told = 0;
         tracing::debug!(genesis = %hash, verified, created, "genesis known");
         self.outbox.event(Event::GenesisKnown {
             hash,
@@ -158,7 +159,10 @@ impl Session {
         if self.room.is_none() {
             self.found(now);
         }
-        if self.room.is_some() {
+        // Signaling sees nobody, but a link may still stand, and its peer may know more of us.
+        let linked = |link: &Link| !matches!(link.phase, Phase::Guest { .. });
+        let behind = matches!(self.own_head, OwnHead::Behind(_));
+        if self.room.is_some() && !behind && self.links.ids(linked).is_empty() {
             self.own_head = OwnHead::Certain;
         }
     }

@@ -150,11 +150,26 @@ impl Session {
 
     /// Hands an own frame to the user first, then to everyone.
     fn publish(&mut self, now: Now, frame: &SharedFrame) {
-        self.outbox.event(Event::OwnFrame(Arc::clone(frame)));
+        self.tell_own_frames();
         for id in self.links.best(Link::is_aligned) {
             self.outbox.transmit(id, command(frame));
         }
         self.settle_soon(now);
+    }
+
+    /// Hands the user the own frames that it has not seen: new ones, and those that a store had lost
+    /// and peers have brought back.
+    fn tell_own_frames(&mut self) {
+        let Some(room) = &self.room else {
+            return;
+        };
+        for frame in room
+            .log
+            .frames_after(self.author, self.own_told, usize::MAX)
+        {
+            self.own_told = frame.header().last_nonce();
+            self.outbox.event(Event::OwnFrame(Arc::clone(frame)));
+        }
     }
 
     /// Has the state move on: at once, or when the tick since the last time is over.
@@ -195,6 +210,7 @@ impl Session {
                     self.plan(now);
                 }
                 if author == self.author {
+                    self.tell_own_frames();
                     self.flush(now);
                 }
             }

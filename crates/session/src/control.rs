@@ -1,5 +1,7 @@
 //! Control messages: handshakes and what follows them, and guests, who send none.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use roundtable_command_log::Genesis;
 use roundtable_core::CloseCode;
@@ -15,6 +17,9 @@ use crate::{
 
 /// How often a peer may announce another genesis on one link.
 const MAX_GENESIS_UPDATES: u32 = 16;
+
+/// By how much a link must be older than another for both ends to agree that it is.
+const OLDER: Duration = Duration::from_secs(3);
 
 impl Session {
     pub(crate) fn on_control(&mut self, now: Now, id: LinkId, message: &[u8]) {
@@ -111,6 +116,16 @@ impl Session {
             let reason = "not the key of the peer's other link";
             return Err(Refusal::new(CloseCode::IDENTITY_MISMATCH, reason));
         }
+        let guest =
+            |other: &Link| other.info.peer == peer && matches!(other.phase, Phase::Guest { .. });
+        for guest in self.links.ids(guest) {
+            let reason = "the name belongs to a member";
+            self.refuse(
+                now,
+                guest,
+                Refusal::new(CloseCode::IDENTITY_MISMATCH, reason),
+            );
+        }
         let member = Member::new(
             now.mono,
             hello.author,
@@ -183,6 +198,24 @@ impl Session {
             kind,
         });
         self.release(now, id);
+        self.replace_older(now, id);
+    }
+
+    /// Closes links that a new one of the same kind makes superfluous: most likely their peer gave
+    /// them up before we noticed. Links that came about at almost the same time both stay, as the
+    /// two ends could disagree on which is the older.
+    fn replace_older(&mut self, now: Now, id: LinkId) {
+        let Some(new) = self.links.get(id) else {
+            return;
+        };
+        let older = |link: &Link| {
+            let same = link.info.peer == new.info.peer && link.info.kind == new.info.kind;
+            same && link.is_ready() && link.opened + OLDER <= new.opened
+        };
+        for old in self.links.ids(older) {
+            let reason = "a newer link took over";
+            self.close(now, old, Refusal::new(CloseCode::REPLACED, reason));
+        }
     }
 
     /// Both sides of a link have the same genesis: commands may flow.
@@ -214,6 +247,15 @@ impl Session {
         if !genesis.params().guests_allowed {
             let reason = "this room admits no guests";
             return self.refuse(now, id, Refusal::new(CloseCode::GUESTS_REFUSED, reason));
+        }
+        // A member may have lost its signaling and with it its name there, but not its links.
+        let peer = self.links.get(id).map(|link| link.info.peer.clone());
+        let member = |link: &Link| {
+            Some(&link.info.peer) == peer.as_ref() && !matches!(link.phase, Phase::Guest { .. })
+        };
+        if !self.links.ids(member).is_empty() {
+            let reason = "a member is linked under this name";
+            return self.refuse(now, id, Refusal::new(CloseCode::IDENTITY_MISMATCH, reason));
         }
         let Some(link) = self.links.get_mut(id) else {
             return;

@@ -21,6 +21,7 @@ const MAX_HELD_BYTES: usize = 512 * 1024;
 
 /// One link.
 pub(crate) struct Link {
+    pub(crate) opened: Timestamp,
     pub(crate) info: LinkInfo,
     pub(crate) phase: Phase,
     /// When the peer must be ready, until it is.
@@ -90,8 +91,14 @@ impl Member {
 }
 
 impl Link {
-    pub(crate) fn new(info: LinkInfo, phase: Phase, deadline: Option<Timestamp>) -> Self {
+    pub(crate) fn new(
+        opened: Timestamp,
+        info: LinkInfo,
+        phase: Phase,
+        deadline: Option<Timestamp>,
+    ) -> Self {
         Self {
+            opened,
             info,
             phase,
             deadline,

@@ -26,6 +26,9 @@ use crate::{
     submissions::Submissions,
 };
 
+/// A peer has one link of each kind, and for a moment one that replaces it.
+const MAX_LINKS_TO_PEER: usize = 4;
+
 /// What a peer does with its links, for one room.
 ///
 /// Pure: it is told the time, it is handed what links receive, and it says what to send. After each
@@ -43,6 +46,8 @@ pub struct Session {
     /// Authors to make Editors of.
     pub(crate) grants: BTreeSet<AuthorId>,
     pub(crate) own_head: OwnHead,
+    /// Up to which nonce the user has been handed our own frames.
+    pub(crate) own_told: u64,
     pub(crate) next_heads: Timestamp,
     /// Since when peers are linked, or have been found to know no genesis either.
     pub(crate) orphaned_since: Option<Timestamp>,
@@ -68,6 +73,7 @@ impl Session {
             submissions: Submissions::default(),
             grants: BTreeSet::new(),
             own_head: OwnHead::Unknown,
+            own_told: 0,
             next_heads: now.mono,
             orphaned_since: None,
             given_up: BTreeSet::new(),
@@ -219,18 +225,25 @@ impl Session {
             return Err(InputError::LinkExists(id));
         }
         tracing::debug!(peer = %info.peer, link = id.0, kind = info.kind.name(), "link up");
+        let to_peer = |link: &Link| link.info.peer == info.peer;
+        let crowded = self.links.ids(to_peer).len() >= MAX_LINKS_TO_PEER;
         if info.promises_session {
             let deadline = now.mono + self.config.handshake_deadline;
             let (handshake, hello) = Handshake::start(&info, self.hello());
             let phase = Phase::Handshaking(Box::new(handshake));
             self.links
-                .insert(id, Link::new(info, phase, Some(deadline)));
+                .insert(id, Link::new(now.mono, info, phase, Some(deadline)));
             self.outbox
                 .transmit(id, Frame::binary(Channel::Control, hello));
         } else {
             let phase = Phase::Guest { admitted: false };
-            self.links.insert(id, Link::new(info, phase, None));
+            self.links
+                .insert(id, Link::new(now.mono, info, phase, None));
             self.review_guest(now, id);
+        }
+        if crowded {
+            let reason = "too many links to one peer";
+            self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
         }
         Ok(())
     }
@@ -275,7 +288,7 @@ impl Session {
     }
 
     /// Closes a link and forgets it.
-    fn close(&mut self, now: Now, id: LinkId, reason: Refusal) {
+    pub(crate) fn close(&mut self, now: Now, id: LinkId, reason: Refusal) {
         self.outbox.close(id, reason);
         self.link_down(now, id);
     }

@@ -82,11 +82,18 @@ pub enum Event {
         /// How long until it is made.
         delay: Duration,
     },
-    /// The connection is back and so is our place: the others noticed nothing.
-    Resumed,
+    /// The connection is back and so is our place: the others noticed nothing. What was sent to the
+    /// old connection may be lost, so who is in the room is given here.
+    Resumed(Joined),
     /// The connection is back, but our place was lost: the room is as given here, and the others
     /// saw us leave and enter.
     Rejoined(Joined),
+    /// The grant ends soon, and with it the client's place; one with a
+    /// [`TokenSource`](crate::TokenSource) gets another by itself.
+    GrantExpiring {
+        /// How long until then.
+        expires_in: Duration,
+    },
     /// The server is about to stop; the client will reconnect by itself.
     Draining,
     /// The client is no longer in the room. The last event.
@@ -130,6 +137,9 @@ impl Event {
                 Event::Disconnected { peer_id, reason }
             }
             Notification::OfferExpired { to, request_id } => Event::OfferExpired { to, request_id },
+            Notification::Expiring { expires_in_ms } => Event::GrantExpiring {
+                expires_in: Duration::from_millis(expires_in_ms),
+            },
             Notification::Draining { .. } => Event::Draining,
             _ => return None,
         })

@@ -8,7 +8,8 @@ use std::{
 };
 
 use roundtable_signaling_protocol::{
-    ClientMessage, CloseReason, MessageId, Notification, Request, ResumeToken, ServerMessage,
+    ClientMessage, CloseReason, Joined, MessageId, Notification, Request, ResumeToken,
+    ServerMessage,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -18,6 +19,7 @@ use tokio::{
 use crate::{
     ClientConfig, ClientState, EndReason, Event, RequestError, clock, event,
     socket::{self, Lost, Received, Socket},
+    token::{Renewal, TokenError},
 };
 
 /// Requests waiting for the task; further callers wait, each at most its own timeout.
@@ -79,6 +81,9 @@ pub(crate) struct Task {
     /// Requests written and not answered, by id.
     pending: HashMap<i64, Done>,
     last_id: i64,
+    renewal: Renewal,
+    /// The `session.refresh` that is not answered yet.
+    refreshing: Option<i64>,
     /// What a draining server asked for.
     reconnect_after: Duration,
 }
@@ -86,15 +91,17 @@ pub(crate) struct Task {
 impl Task {
     pub(crate) fn new(
         config: ClientConfig,
-        resume: ResumeToken,
+        joined: &Joined,
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
         state: watch::Sender<ClientState>,
         hint: Arc<Notify>,
     ) -> Self {
         Self {
+            renewal: Renewal::new(config.token_source().cloned(), joined),
+            refreshing: None,
+            resume: joined.resume.clone(),
             config,
-            resume,
             commands,
             events,
             state,
@@ -164,6 +171,11 @@ impl Task {
                         return Stop::End(end);
                     }
                 }
+                token = self.renewal.next() => {
+                    if let Err(lost) = self.refresh(socket, token).await {
+                        return lost.into();
+                    }
+                }
                 () = self.hint.notified() => {
                     if let Err(lost) = socket.ping().await {
                         return lost.into();
@@ -206,7 +218,56 @@ impl Task {
         written
     }
 
+    /// Shows the server a new grant, if there is one.
+    async fn refresh(
+        &mut self,
+        socket: &mut Socket,
+        token: Result<String, TokenError>,
+    ) -> Result<(), Lost> {
+        match token {
+            Ok(token) => {
+                self.last_id += 1;
+                self.refreshing = Some(self.last_id);
+                let id = MessageId::Number(self.last_id);
+                let message = ClientMessage::request(id, Request::Refresh { token });
+                socket.send(&message).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no new grant for the room");
+                self.renewal.failed();
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the answer to a `session.refresh`, if it is one.
+    fn on_refreshed(&mut self, message: &ServerMessage) -> bool {
+        let refreshing =
+            |id: &MessageId| matches!(id, MessageId::Number(id) if Some(*id) == self.refreshing);
+        match message {
+            ServerMessage::Result { id, result } if refreshing(id) => {
+                match ServerMessage::refreshed(result) {
+                    Ok(expires_ms) => self.renewal.granted(expires_ms),
+                    Err(_) => self.renewal.failed(),
+                }
+            }
+            ServerMessage::Error {
+                id: Some(id),
+                error,
+            } if refreshing(id) => {
+                tracing::warn!(%error, "the server refused a new grant");
+                self.renewal.failed();
+            }
+            _ => return false,
+        }
+        self.refreshing = None;
+        true
+    }
+
     fn on_message(&mut self, message: ServerMessage) -> ControlFlow<End> {
+        if self.on_refreshed(&message) {
+            return ControlFlow::Continue(());
+        }
         match message {
             ServerMessage::Result { id, .. } => self.answer(&id, Ok(())),
             ServerMessage::Error {
@@ -223,6 +284,11 @@ impl Task {
                 {
                     let after = Duration::from_millis(reconnect_after_ms);
                     self.reconnect_after = after.min(self.config.backoff.max);
+                }
+                if matches!(notification, Notification::Expiring { .. })
+                    && self.refreshing.is_none()
+                {
+                    self.renewal.hurry();
                 }
                 if let Some(event) = Event::from_notification(notification) {
                     return self.tell(event);
@@ -259,9 +325,13 @@ impl Task {
         }
         match code.and_then(CloseReason::from_code) {
             Some(CloseReason::Replaced) => return Err(EndReason::Replaced.into()),
-            Some(CloseReason::Unauthorized) => return Err(EndReason::Unauthorized.into()),
+            // With another grant it may go on.
+            Some(CloseReason::Unauthorized) if self.config.token_source().is_none() => {
+                return Err(EndReason::Unauthorized.into());
+            }
             _ => {}
         }
+        self.refreshing = None;
         let mut at_least = std::mem::take(&mut self.reconnect_after);
         let mut attempt = 0_u32;
         loop {
@@ -286,8 +356,9 @@ impl Task {
             let error = match self.meanwhile(joining).await? {
                 Ok((socket, joined)) => {
                     self.resume = joined.resume.clone();
+                    self.renewal.joined(&joined);
                     let event = match joined.resumed {
-                        true => Event::Resumed,
+                        true => Event::Resumed(joined),
                         false => Event::Rejoined(joined),
                     };
                     if let ControlFlow::Break(end) = self.tell(event) {

@@ -148,7 +148,7 @@ async fn a_cut_wire_is_resumed_and_the_others_notice_nothing() {
         assert!(matches!(next(&mut alice_hears).await, Event::Offer { .. }));
         loop {
             match next(&mut bob_hears).await {
-                Event::Resumed => break,
+                Event::Resumed(_) => break,
                 Event::Reconnecting { .. } => {}
                 other => panic!("{other:?}"),
             }

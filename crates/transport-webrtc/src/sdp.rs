@@ -15,12 +15,35 @@ pub(crate) fn check(sdp: &str) -> Result<usize, ConnectError> {
     if sdp.len() > MAX_SDP_LEN {
         return Err(ConnectError::SdpTooLarge(sdp.len()));
     }
+    if !is_plain(sdp) {
+        return Err(ConnectError::Sdp);
+    }
     fingerprint(sdp)?;
     let candidates = attributes(sdp, "candidate:").count();
     if candidates > MAX_CANDIDATES {
         return Err(ConnectError::TooManyCandidates);
     }
     Ok(candidates)
+}
+
+/// Whether every parser sees the same attributes: the core forgives spaces and stray carriage
+/// returns in front of a name, so a description with such would show it a fingerprint that we,
+/// and so the channel binding, do not see.
+fn is_plain(sdp: &str) -> bool {
+    sdp.split('\n').all(|line| {
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        let mut chars = line.chars();
+        match (chars.next(), chars.next()) {
+            (None, _) => true,
+            (Some('a'), Some('=')) => {
+                let name = line[2..].split(':').next().unwrap_or_default();
+                let token = |c: char| c.is_ascii_graphic() && !c.is_ascii_uppercase();
+                !line.contains('\r') && name.chars().all(token)
+            }
+            (Some(kind), Some('=')) => kind.is_ascii_lowercase() && !line.contains('\r'),
+            _ => false,
+        }
+    })
 }
 
 /// The one fingerprint of a description.
@@ -102,6 +125,19 @@ mod tests {
         let two = format!("{}{}", line(1), line(2));
         assert_eq!(fingerprint(&two), Err(ConnectError::Fingerprints(2)));
         assert_eq!(fingerprint(""), Err(ConnectError::Fingerprints(0)));
+    }
+
+    #[test]
+    fn a_fingerprint_that_only_the_core_would_see_is_refused() {
+        assert!(check(&line(1)).is_ok());
+        let hidden = line(2).replace("a=", "");
+        for disguise in ["a= ", "a=\t", "\ra=", "a=\r", " a=", "A=", "a =", "a=x\ra="] {
+            let sdp = format!("v=0\r\n{disguise}{hidden}{}", line(1));
+            assert_eq!(check(&sdp), Err(ConnectError::Sdp), "{disguise:?}");
+        }
+        let upper = hidden.replace("fingerprint", "Fingerprint");
+        let sdp = format!("a={upper}{}", line(1));
+        assert_eq!(check(&sdp), Err(ConnectError::Sdp));
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub(crate) struct VoiceTask {
     output: mpsc::Receiver<FromVoice>,
     handle: VoiceHandle,
     task: JoinHandle<()>,
+    /// Peers that are gone, while the task's queue was full.
+    gone: Vec<PeerId>,
 }
 
 impl VoiceTask {
@@ -119,6 +121,7 @@ impl VoiceTask {
                 stats: watched,
             },
             task,
+            gone: Vec::new(),
         })
     }
 
@@ -126,7 +129,24 @@ impl VoiceTask {
         self.handle.clone()
     }
 
-    pub(crate) fn send(&self, message: ToVoice) {
+    /// Packets may be dropped, but this may not.
+    pub(crate) fn gone(&mut self, peer: PeerId) {
+        self.gone.push(peer);
+        self.tell_gone();
+    }
+
+    fn tell_gone(&mut self) {
+        while let Some(peer) = self.gone.pop() {
+            let message = ToVoice::Gone { peer: peer.clone() };
+            if self.input.try_send(message).is_err() {
+                self.gone.push(peer);
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, message: ToVoice) {
+        self.tell_gone();
         if self.input.try_send(message).is_err() {
             tracing::trace!("voice is behind: a packet was dropped");
         }
@@ -142,8 +162,8 @@ impl VoiceTask {
         let Self {
             input,
             output,
-            handle: _,
             task,
+            ..
         } = self;
         drop((input, output));
         let _ = task.await;
@@ -262,10 +282,14 @@ impl Desk {
                 }
             }
             ToVoice::Gone { peer } => {
-                let track = self
-                    .speakers
-                    .remove(&peer)
-                    .and_then(|speaker| speaker.track);
+                let speaker = self.speakers.remove(&peer);
+                if speaker.as_ref().is_some_and(|speaker| speaker.speaking) {
+                    self.tell(Event::Speaking {
+                        peer,
+                        speaking: false,
+                    });
+                }
+                let track = speaker.and_then(|speaker| speaker.track);
                 if let (Some(track), Some((_, recordings))) = (track, &mut self.recordings) {
                     recordings.close(track);
                 }
