@@ -7,6 +7,8 @@ use roundtable_signaling_protocol::{Announce, Capabilities, Capability, ResumeTo
 use serde_json::Value;
 use url::Url;
 
+use crate::{JoinError, TokenSource};
+
 /// Why a [`ClientConfig`] was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -50,6 +52,14 @@ impl Backoff {
     }
 }
 
+/// What to show the server.
+#[derive(Clone)]
+enum Token {
+    None,
+    Fixed(String),
+    Source(TokenSource),
+}
+
 /// How a [`SignalingClient`](crate::SignalingClient) joins. `Debug` does not show the token.
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -58,7 +68,7 @@ pub struct ClientConfig {
     pub(crate) peer_id: PeerId,
     pub(crate) capabilities: Capabilities,
     pub(crate) user_data: Value,
-    pub(crate) token: Option<String>,
+    token: Token,
     pub(crate) backoff: Backoff,
     pub(crate) join_timeout: Duration,
     pub(crate) silence_timeout: Duration,
@@ -88,7 +98,7 @@ impl ClientConfig {
             peer_id,
             capabilities: Capabilities::from([Capability::Data]),
             user_data: Value::Null,
-            token: None,
+            token: Token::None,
             backoff: Backoff::default(),
             join_timeout: Duration::from_secs(10),
             silence_timeout: limits::SILENCE_TIMEOUT,
@@ -109,10 +119,19 @@ impl ClientConfig {
         self
     }
 
-    /// The grant to show. Default: none, which only an open server takes.
+    /// The grant to show. Default: none, which only an open server takes. When it ends, so does the
+    /// client: see [`with_token_source`](Self::with_token_source).
     #[must_use]
     pub fn with_token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Token::Fixed(token.into());
+        self
+    }
+
+    /// Where to get grants, again and again while the client is in the room. Replaces
+    /// [`with_token`](Self::with_token).
+    #[must_use]
+    pub fn with_token_source(mut self, source: TokenSource) -> Self {
+        self.token = Token::Source(source);
         self
     }
 
@@ -143,13 +162,32 @@ impl ClientConfig {
         &self.url
     }
 
-    pub(crate) fn announce(&self, resume: Option<ResumeToken>) -> Announce {
+    pub(crate) fn token_source(&self) -> Option<&TokenSource> {
+        match &self.token {
+            Token::Source(source) => Some(source),
+            Token::None | Token::Fixed(_) => None,
+        }
+    }
+
+    /// The grant for an announce.
+    pub(crate) async fn token(&self) -> Result<Option<String>, JoinError> {
+        match &self.token {
+            Token::None => Ok(None),
+            Token::Fixed(token) => Ok(Some(token.clone())),
+            Token::Source(source) => {
+                let fetched = source.fetch().await.map(Some);
+                fetched.map_err(|source| JoinError::NoToken { source })
+            }
+        }
+    }
+
+    pub(crate) fn announce(&self, token: Option<String>, resume: Option<ResumeToken>) -> Announce {
         Announce {
             protocol: limits::PROTOCOL_VERSION,
             room: self.room.clone(),
             peer_id: self.peer_id.clone(),
             capabilities: self.capabilities,
-            token: self.token.clone(),
+            token,
             resume,
             user_data: self.user_data.clone(),
         }

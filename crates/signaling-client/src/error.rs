@@ -44,6 +44,12 @@ pub enum JoinError {
         "the server wants a valid grant for this room: ask whoever invited you for a new invite"
     )]
     Unauthorized,
+    /// The [`TokenSource`](crate::TokenSource) has no grant.
+    #[error("no grant for this room could be had: {source}")]
+    NoToken {
+        /// What it met.
+        source: crate::TokenError,
+    },
     /// The server cannot take anyone now.
     #[error("the server takes nobody now: try again later")]
     Unavailable {

@@ -7,6 +7,7 @@ mod error;
 mod event;
 mod socket;
 mod task;
+mod token;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ pub use roundtable_signaling_protocol::{
     AnswerBody, Capabilities, Capability, Description, ErrorCode, IceCandidate, IceServer, Joined,
     Kind, LeaveReason, OfferBody, PeerInfo, RequestId,
 };
+pub use token::{TokenError, TokenSource};
 
 use crate::task::{COMMAND_QUEUE, Command, Task};
 
@@ -51,10 +53,9 @@ impl SignalingClient {
         let (event_queue, events) = mpsc::channel(event::QUEUE);
         let (state_writer, state) = watch::channel(ClientState::Connected);
         let hint = Arc::new(Notify::new());
-        let resume = joined.resume.clone();
         let task = Task::new(
             config,
-            resume,
+            &joined,
             command_queue,
             event_queue,
             state_writer,

@@ -152,8 +152,9 @@ pub(crate) async fn join(
     resume: Option<ResumeToken>,
 ) -> Result<(Socket, Joined), JoinError> {
     let joining = async {
+        let token = config.token().await?;
         let mut socket = Socket::connect(config).await?;
-        let announce = Request::Announce(Box::new(config.announce(resume)));
+        let announce = Request::Announce(Box::new(config.announce(token, resume)));
         let announce = ClientMessage::request(MessageId::Number(ANNOUNCE_ID), announce);
         let lost = |Lost(code)| lost_while_joining(config, code);
         socket.send(&announce).await.map_err(lost)?;

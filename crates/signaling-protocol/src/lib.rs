@@ -3,16 +3,20 @@
 
 mod client_message;
 mod error;
+mod grant;
 mod model;
 mod negotiation;
 mod room;
 mod server_message;
 mod text;
+mod token_bucket;
+mod turn;
 
 pub mod limits;
 
 pub use client_message::{Announce, ClientMessage, Refusal, Request};
 pub use error::{CloseReason, ErrorCode, ErrorData, RpcError};
+pub use grant::{Grant, GrantError, GrantKey, GrantKeyId, GrantVerifier, Media, MediaSet, Role};
 pub use model::{
     AnswerBody, Capabilities, Capability, Description, DescriptionError, IceCandidate, IceServer,
     Joined, Kind, LeaveReason, MessageId, OfferBody, PeerInfo, RequestId, ResumeToken,
@@ -20,6 +24,8 @@ pub use model::{
 pub use negotiation::{CandidateAction, Negotiation, OfferAction, Phase, UnexpectedAnswer};
 pub use room::{ConnectionId, Output, Room, RoomLimits};
 pub use server_message::{Malformed, Notification, Reply, ServerMessage};
+pub use token_bucket::{Spent, TokenBucket};
+pub use turn::{TurnCredentials, TurnSecret};
 
 /// Body of the fuzz target `signaling_message`: both parsers, and what they take must survive a
 /// round trip.

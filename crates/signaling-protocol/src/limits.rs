@@ -57,3 +57,18 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long either side stays silent before the other takes it for lost.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Longest life of a grant, counted from now: one that claims more is refused.
+pub const MAX_GRANT_LIFE: Duration = Duration::from_secs(600);
+
+/// How far the clocks of servers that honour each other's grants may differ.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+
+/// Longest grant in bytes.
+pub const MAX_GRANT_LEN: usize = 2048;
+
+/// How long before a grant ends its holder is told (`session.expiring`).
+pub const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
+
+/// How long a room's session lasts unless it is renewed.
+pub const ROOM_LIFE: Duration = Duration::from_secs(3600);

@@ -305,6 +305,14 @@ impl Room {
         }
     }
 
+    /// Removes the peer of a connection whose grant has ended: its place is not kept. The caller
+    /// closes the connection, with [`CloseReason::Unauthorized`].
+    pub fn expire(&mut self, connection: ConnectionId) {
+        if let Some(peer) = self.connections.get(&connection).cloned() {
+            self.remove(&peer, LeaveReason::Expired);
+        }
+    }
+
     /// Lets time pass: offers and places of lost peers expire.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         let is_over = |offer: &Offer| offer.expires.is_some_and(|expires| expires <= now);

@@ -25,6 +25,11 @@ pub enum Reply {
         /// The server's clock, in milliseconds since the Unix epoch.
         server_time_ms: u64,
     },
+    /// To `session.refresh`.
+    Refreshed {
+        /// When the new grant ends, in milliseconds since the Unix epoch.
+        grant_expires_ms: u64,
+    },
 }
 
 impl Reply {
@@ -35,6 +40,7 @@ impl Reply {
             Self::Forwarded => json!({ "status": "forwarded" }),
             Self::Left => json!({ "status": "left" }),
             Self::Pong { server_time_ms } => json!({ "server_time_ms": server_time_ms }),
+            Self::Refreshed { grant_expires_ms } => json!({ "grant_expires_ms": grant_expires_ms }),
         };
         json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()
     }
@@ -101,6 +107,11 @@ pub enum Notification {
         /// The offer's.
         request_id: RequestId,
     },
+    /// `session.expiring`: without a `session.refresh` the connection closes when the grant ends.
+    Expiring {
+        /// How long until then, in milliseconds.
+        expires_in_ms: u64,
+    },
     /// `server.draining`: reconnect elsewhere with `resume`.
     Draining {
         /// When, in milliseconds from now.
@@ -139,6 +150,16 @@ struct OfferExpired {
     #[serde(with = "text")]
     to: PeerId,
     request_id: RequestId,
+}
+
+#[derive(Deserialize)]
+struct Refreshed {
+    grant_expires_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Expiring {
+    expires_in_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +234,10 @@ impl Notification {
                 let params = json!({ "to": to.as_str(), "request_id": request_id });
                 encode_notification("peer.offer_expired", &params)
             }
+            Self::Expiring { expires_in_ms } => {
+                let params = json!({ "expires_in_ms": expires_in_ms });
+                encode_notification("session.expiring", &params)
+            }
             Self::Draining {
                 reconnect_after_ms,
                 url,
@@ -269,6 +294,10 @@ impl Notification {
             "peer.offer_expired" => {
                 let OfferExpired { to, request_id } = serde_json::from_str(params)?;
                 Self::OfferExpired { to, request_id }
+            }
+            "session.expiring" => {
+                let Expiring { expires_in_ms } = serde_json::from_str(params)?;
+                Self::Expiring { expires_in_ms }
             }
             "server.draining" => {
                 let Draining {
@@ -391,5 +420,15 @@ impl ServerMessage {
     /// [`Malformed`] if it is no such result.
     pub fn joined(result: &RawValue) -> Result<Joined, Malformed> {
         Ok(serde_json::from_str(result.get())?)
+    }
+
+    /// Reads the result of `session.refresh`: when the new grant ends, in milliseconds since the
+    /// Unix epoch.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is no such result.
+    pub fn refreshed(result: &RawValue) -> Result<u64, Malformed> {
+        let Refreshed { grant_expires_ms } = serde_json::from_str(result.get())?;
+        Ok(grant_expires_ms)
     }
 }
