@@ -6,7 +6,7 @@ use roundtable_core::{
     Channel::Command,
     TransportKind::{Quic, WebRtc},
 };
-use roundtable_session::{Event, GenesisSource};
+use roundtable_session::{Event, GenesisSource, Input};
 
 use crate::world::{World, author, config, note, trail};
 
@@ -226,6 +226,8 @@ fn a_peer_back_with_part_of_its_log_is_not_reassured_by_one_who_knows_less() {
     assert_eq!(log.role_of(author("bob")), Role::Editor);
     // carol has just come and holds nothing; within this time she has shown so, and no more.
     world.link("bob", "carol", Quic);
+    // Nor is bob alone, should signaling have lost her: whoever is linked may know more yet.
+    world.input("bob", Input::AloneInRoom).unwrap();
     world.millis(200);
     assert!(!world.node("bob").session.may_sign());
     world.link("bob", "alice", Quic);
@@ -233,6 +235,16 @@ fn a_peer_back_with_part_of_its_log_is_not_reassured_by_one_who_knows_less() {
     world.submit("bob", vec![trail("!")]);
     world.secs(3);
     assert_eq!(world.node("alice").trail(), "0123456789!");
+    // What peers brought back is handed to the shell as well: the store lacks it.
+    let own = world
+        .node("bob")
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::OwnFrame(frame) => Some(frame.header().first_nonce),
+            _ => None,
+        });
+    assert_eq!(own.collect::<Vec<_>>(), [7, 8, 9, 10, 11]);
 }
 
 #[test]

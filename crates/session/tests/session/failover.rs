@@ -118,3 +118,37 @@ fn messages_reach_a_peer_once_however_many_links_it_has() {
     assert_eq!(world.node("bob").texts().len(), 2);
     assert_eq!(world.node("carol").texts().len(), 1);
 }
+
+#[test]
+fn a_newer_link_replaces_an_older_one_of_its_kind() {
+    let mut world = World::founded_by(1, &["alice", "bob"]);
+    let older = world.link("alice", "bob", WebRtc);
+    let other = world.link("alice", "bob", Quic);
+    world.secs(4);
+    world.silence(older);
+    let newer = world.link("alice", "bob", WebRtc);
+    world.millis(200);
+    let closed = world.node("alice").closed.clone();
+    assert_eq!(closed, [(older, CloseCode::REPLACED)]);
+    let links = world.node("alice").session.peers().next().unwrap().links;
+    let links: Vec<_> = links.iter().map(|view| view.link).collect();
+    assert_eq!(links, [other, newer]);
+}
+
+#[test]
+fn one_peer_gets_four_links_and_no_more() {
+    let mut world = World::founded_by(1, &["alice", "bob"]);
+    for _ in 0..4 {
+        world.link("alice", "bob", WebRtc);
+    }
+    assert_eq!(world.node("alice").closed, []);
+    let fifth = world.link("alice", "bob", WebRtc);
+    assert!(
+        world
+            .node("alice")
+            .closed
+            .contains(&(fifth, CloseCode::PROTOCOL))
+    );
+    world.secs(1);
+    assert_eq!(gone(&world, "alice"), 0);
+}

@@ -174,3 +174,24 @@ fn a_peer_whose_promise_was_stripped_on_one_side_is_cut_by_the_other() {
     let gone = |e: &Event| matches!(e, Event::PeerGone { .. });
     assert!(world.node("alice").events.iter().any(gone));
 }
+
+#[test]
+fn a_guest_cannot_take_the_name_of_a_linked_member() {
+    let mut world = World::founded_by(1, &["alice", "browser"]);
+    world.link("alice", "browser", TransportKind::WebRtc);
+    world.secs(1);
+    guest_arrives(&mut world, "alice");
+    let refused = [(GUEST, CloseCode::IDENTITY_MISMATCH)];
+    assert_eq!(world.node("alice").closed, refused);
+}
+
+#[test]
+fn a_guest_gives_way_to_the_member_whose_name_it_has() {
+    let mut world = World::founded_by(1, &["alice", "browser"]);
+    guest_arrives(&mut world, "alice");
+    assert_eq!(world.node("alice").closed, []);
+    world.link("alice", "browser", TransportKind::WebRtc);
+    world.secs(1);
+    let refused = [(GUEST, CloseCode::IDENTITY_MISMATCH)];
+    assert_eq!(world.node("alice").closed, refused);
+}
