@@ -1,6 +1,6 @@
 //! The accept loop: bounds in number and time what a stranger can hold open.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use crate::{Shared, http};
+use crate::{Shared, address::AddressSlot, http};
 
 /// Pause after the operating system refused to accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -23,14 +23,20 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
     _permit: Arc<OwnedSemaphorePermit>,
+    /// Absent where the peer is a trusted proxy: its clients take places of their own.
+    _address: Option<Arc<AddressSlot>>,
 }
+
+/// Whom a connection comes from; a proxy's, too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerAddress(pub(crate) IpAddr);
 
 /// Accepts connections for ever.
 pub(crate) async fn run(listener: &TcpListener, shared: &Arc<Shared>) {
     let router = http::router(Arc::clone(shared));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
@@ -41,15 +47,39 @@ pub(crate) async fn run(listener: &TcpListener, shared: &Arc<Shared>) {
             shared.metrics.refused_connections.add(1);
             continue;
         };
+        let trusted = &shared.config.trusted_proxies;
+        let address = match trusted.iter().any(|range| range.contains(peer)) {
+            true => None,
+            false => match shared.addresses.take(peer) {
+                Some(address) => Some(Arc::new(address)),
+                None => {
+                    shared.metrics.refused_addresses.add(1);
+                    continue;
+                }
+            },
+        };
         let slot = Slot {
             _permit: Arc::new(permit),
+            _address: address,
         };
-        let serving = serve(stream, slot, router.clone(), Arc::clone(shared));
+        let serving = serve(
+            stream,
+            PeerAddress(peer),
+            slot,
+            router.clone(),
+            Arc::clone(shared),
+        );
         shared.tasks.spawn(serving);
     }
 }
 
-async fn serve(stream: TcpStream, slot: Slot, router: axum::Router, shared: Arc<Shared>) {
+async fn serve(
+    stream: TcpStream,
+    peer: PeerAddress,
+    slot: Slot,
+    router: axum::Router,
+    shared: Arc<Shared>,
+) {
     // Signaling messages are small and somebody waits for each; failure costs only time.
     let _ = stream.set_nodelay(true);
     let mut byte = [0];
@@ -62,6 +92,7 @@ async fn serve(stream: TcpStream, slot: Slot, router: axum::Router, shared: Arc<
     }
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(slot.clone());
+        request.extensions_mut().insert(peer);
         let response = router.clone().call(request);
         async move { response.await.map_err(|never: Infallible| never) }
     });

@@ -1,27 +1,51 @@
 //! How the server is to run.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use roundtable_signaling_protocol::{IceServer, RoomLimits, limits};
+
+use crate::{AddressRange, TurnConfig, access::AccessLimits};
 
 /// What is wrong with a [`ServerConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Access grants do not exist yet, so a server that is not open could let nobody in.
+    /// A closed server keeps keys and rooms; an open one has none.
     #[error(
-        "access grants come with a later version: start with --open to let anyone who reaches the server join any room (for development and trusted networks)"
+        "choose how peers get in: --data DIR keeps keys and rooms there and lets in who holds a grant; --open lets anyone into any room (for development)"
     )]
-    GrantsNotYet,
+    OpenOrData,
+    /// Anyone who reaches an open server may use it.
+    #[error(
+        "--open lets anyone in, and {0} is not a loopback address: add --i-know if that is meant, or use --data DIR"
+    )]
+    OpenToAll(SocketAddr),
+    /// No grant may live longer than [`MAX_GRANT_LIFE`](limits::MAX_GRANT_LIFE).
+    #[error("grants live for 1 to {} s", limits::MAX_GRANT_LIFE.as_secs())]
+    GrantLife,
+    /// What clients would be told to use is no TURN server.
+    #[error(
+        "TURN servers are given as turn:HOST:PORT or turns:HOST:PORT, at least one, with a lifetime above zero"
+    )]
+    Turn,
     /// A room takes at least one peer, at most [`MAX_PEERS`](limits::MAX_PEERS).
     #[error("max_peers must be 1 to {}", limits::MAX_PEERS)]
     MaxPeers,
-    /// At least one connection must be allowed.
-    #[error("max_connections must be at least 1")]
+    /// At least one connection must be allowed, in all and from each address.
+    #[error("max_connections and max_connections_per_address must be at least 1")]
     MaxConnections,
     /// A timeout of zero would close every connection at once.
     #[error("timeouts must be longer than zero")]
     ZeroTimeout,
+}
+
+/// How many messages each connection may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageRate {
+    /// At once.
+    pub burst: u32,
+    /// In the long run.
+    pub per_second: u32,
 }
 
 /// How a [`Server`](crate::Server) runs.
@@ -29,6 +53,13 @@ pub enum ConfigError {
 pub struct ServerConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) open: bool,
+    open_to_all: bool,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) access: AccessLimits,
+    pub(crate) turn: Option<TurnConfig>,
+    pub(crate) message_rate: Option<MessageRate>,
+    pub(crate) max_per_address: usize,
+    pub(crate) trusted_proxies: Vec<AddressRange>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) room: RoomLimits,
     pub(crate) ice_servers: Vec<IceServer>,
@@ -48,6 +79,20 @@ impl Default for ServerConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             open: false,
+            open_to_all: false,
+            data: None,
+            access: AccessLimits {
+                grant_life: limits::MAX_GRANT_LIFE,
+                room_life: limits::ROOM_LIFE,
+                max_rooms: 10_000,
+            },
+            turn: None,
+            message_rate: Some(MessageRate {
+                burst: 500,
+                per_second: 100,
+            }),
+            max_per_address: 1024,
+            trusted_proxies: Vec::new(),
             allowed_origins: Vec::new(),
             room: RoomLimits::default(),
             ice_servers: Vec::new(),
@@ -77,6 +122,69 @@ impl ServerConfig {
     #[must_use]
     pub fn with_open(mut self, open: bool) -> Self {
         self.open = open;
+        self
+    }
+
+    /// Lets an open server listen on addresses that others can reach. Default: off, and refused.
+    #[must_use]
+    pub fn with_open_to_all(mut self, open_to_all: bool) -> Self {
+        self.open_to_all = open_to_all;
+        self
+    }
+
+    /// Lets in only who holds a grant, and keeps keys and rooms in this directory, which is made on
+    /// first start. Default: none; a server has either a data directory or is open.
+    #[must_use]
+    pub fn with_data_dir(mut self, data: impl Into<PathBuf>) -> Self {
+        self.data = Some(data.into());
+        self
+    }
+
+    /// How long a grant lives (default 10 min, which is the most) and a room's session unless it is
+    /// renewed (default 1 h).
+    #[must_use]
+    pub fn with_lives(mut self, grant: Duration, room: Duration) -> Self {
+        (self.access.grant_life, self.access.room_life) = (grant, room);
+        self
+    }
+
+    /// Most rooms at once. Default 10,000; each is a small file. An open server's rooms are bounded
+    /// by its connections alone.
+    #[must_use]
+    pub fn with_max_rooms(mut self, max_rooms: usize) -> Self {
+        self.access.max_rooms = max_rooms;
+        self
+    }
+
+    /// TURN servers that peers get credentials for. Default: none.
+    #[must_use]
+    pub fn with_turn(mut self, turn: TurnConfig) -> Self {
+        self.turn = Some(turn);
+        self
+    }
+
+    /// How many messages each connection may send; `None` sets no bound. Default 500 at once and 100
+    /// a second: who joins nine peers sends about 250. More are refused with `RateLimited`, and who
+    /// goes on for as many again is closed with 4429.
+    #[must_use]
+    pub fn with_message_rate(mut self, message_rate: Option<MessageRate>) -> Self {
+        self.message_rate = message_rate;
+        self
+    }
+
+    /// Most connections at once from one address (IPv6: one /64). Default 1024: a school may sit
+    /// behind one.
+    #[must_use]
+    pub fn with_max_connections_per_address(mut self, max_per_address: usize) -> Self {
+        self.max_per_address = max_per_address;
+        self
+    }
+
+    /// Proxies whose `X-Forwarded-For` is believed; their clients' addresses then count, not theirs.
+    /// Default: none.
+    #[must_use]
+    pub fn with_trusted_proxies(mut self, proxies: impl IntoIterator<Item = AddressRange>) -> Self {
+        self.trusted_proxies = proxies.into_iter().collect();
         self
     }
 
@@ -172,12 +280,20 @@ impl ServerConfig {
             self.ping_interval,
             self.silence_timeout,
             self.write_timeout,
+            self.access.room_life,
         ];
-        if !self.open {
-            Err(ConfigError::GrantsNotYet)
+        let lives = Duration::from_secs(1)..=limits::MAX_GRANT_LIFE;
+        if self.open == self.data.is_some() {
+            Err(ConfigError::OpenOrData)
+        } else if self.open && !self.open_to_all && !self.listen.ip().is_loopback() {
+            Err(ConfigError::OpenToAll(self.listen))
+        } else if !lives.contains(&self.access.grant_life) {
+            Err(ConfigError::GrantLife)
+        } else if self.turn.as_ref().is_some_and(|turn| !turn.is_valid()) {
+            Err(ConfigError::Turn)
         } else if !(1..=limits::MAX_PEERS).contains(&self.room.max_peers) {
             Err(ConfigError::MaxPeers)
-        } else if self.max_connections == 0 {
+        } else if self.max_connections == 0 || self.max_per_address == 0 {
             Err(ConfigError::MaxConnections)
         } else if timeouts.contains(&Duration::ZERO) {
             Err(ConfigError::ZeroTimeout)

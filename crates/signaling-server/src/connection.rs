@@ -3,9 +3,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use roundtable_core::WallTime;
 use roundtable_signaling_protocol::{
-    Announce, ClientMessage, CloseReason, ConnectionId, ErrorCode, Joined, Notification, Refusal,
-    Reply, Request, RpcError,
+    Announce, ClientMessage, CloseReason, ConnectionId, ErrorCode, Joined, MessageId, Notification,
+    Refusal, Reply, Request, RpcError, Spent, TokenBucket,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,6 +21,7 @@ use crate::{
     metrics::Gauged,
     outbox::{self, Delivery, Inbox},
     rooms::{Input, Join},
+    session::{Moment, Session},
 };
 
 /// How long a closing handshake may take.
@@ -42,6 +44,8 @@ enum Exit {
 struct Place {
     room: mpsc::Sender<Input>,
     inbox: Inbox,
+    /// Absent in an open server.
+    session: Option<Session>,
 }
 
 impl Place {
@@ -56,6 +60,7 @@ impl Place {
                     reason: String::new(),
                 },
             },
+            Exit::Close(CloseReason::Unauthorized) => Input::Expired { connection },
             Exit::Close(_) | Exit::Lost => Input::Lost { connection },
         };
         // The room is gone only when the server stops.
@@ -68,6 +73,8 @@ struct Connection {
     socket: WebSocket,
     shared: Arc<Shared>,
     pings: Interval,
+    /// What may still be sent; absent where the server sets no bound.
+    bucket: Option<TokenBucket>,
 }
 
 /// Serves a WebSocket from upgrade to close.
@@ -76,11 +83,14 @@ pub(crate) async fn run(socket: WebSocket, slot: Slot, shared: Arc<Shared>) {
     let ping_interval = shared.config.ping_interval;
     let mut pings = interval_at(clock::deadline(ping_interval), ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let rate = shared.config.message_rate;
+    let bucket = rate.map(|rate| TokenBucket::new(clock::now(), rate.burst, rate.per_second));
     let mut connection = Connection {
         id: shared.next_connection(),
         socket,
         shared: Arc::clone(&shared),
         pings,
+        bucket,
     };
     let exit = match connection.enter().await {
         Ok((mut place, reply)) => {
@@ -102,14 +112,21 @@ impl Connection {
         tokio::pin!(deadline);
         loop {
             let message = tokio::select! {
-                message = self.socket.recv() => read(message)?,
+                message = self.socket.recv() => message,
                 () = &mut deadline => return Err(Exit::Close(CloseReason::AnnounceTimeout)),
                 () = stop.cancelled() => return Err(Exit::Close(CloseReason::Draining)),
             };
-            let Some(text) = message else { continue };
+            let Some(text) = self.admit(None, message).await? else {
+                continue;
+            };
             match self.on_first_text(&text).await? {
                 Ok(entered) => return Ok(entered),
-                Err(refusal) => self.refuse(None, &refusal).await?,
+                Err(refusal) => {
+                    self.refuse(None, &refusal).await?;
+                    if refusal.error.code == ErrorCode::Unauthorized {
+                        return Err(Exit::Close(CloseReason::Unauthorized));
+                    }
+                }
             }
         }
     }
@@ -147,11 +164,41 @@ impl Connection {
         }))
     }
 
-    /// Asks the room for a place.
+    /// The text of what came, unless it is nothing but a sign of life or the client sends too much.
+    async fn admit(
+        &mut self,
+        place: Option<&mut Place>,
+        message: Option<Result<Message, axum::Error>>,
+    ) -> Result<Option<String>, Exit> {
+        let text = read(message)?;
+        let bucket = self.bucket.as_mut();
+        match bucket.map_or(Spent::Granted, |bucket| bucket.spend(clock::now())) {
+            Spent::Granted => return Ok(text),
+            Spent::Denied(wait) => {
+                if let Some(text) = text {
+                    self.refuse(place, &too_fast(&text, wait)).await?;
+                }
+            }
+            Spent::Exhausted => {
+                self.shared.metrics.rate_closes.add(1);
+                return Err(Exit::Close(CloseReason::RateLimited));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks the room for a place, for a peer that may have one.
     async fn ask_for_place(
         &mut self,
         announce: Announce,
     ) -> Option<Result<(Place, Joined), RpcError>> {
+        let session = match &self.shared.access {
+            Some(access) => match Session::begin(access, &announce) {
+                Ok(session) => Some(session),
+                Err(error) => return Some(Err(error.into())),
+            },
+            None => None,
+        };
         let config = &self.shared.config;
         let room = self.shared.rooms.get(&announce.room);
         let (outbox, inbox) = outbox::channel(config.max_queued_messages, config.max_queued_bytes);
@@ -166,7 +213,17 @@ impl Connection {
         room.send(Input::Join(Box::new(join))).await.ok()?;
         Some(answer.await.ok()?.map(|mut joined| {
             joined.ice_servers.clone_from(&config.ice_servers);
-            (Place { room, inbox }, joined)
+            let turn = config.turn.as_ref();
+            let turn = turn.map(|turn| turn.ice_server(clock::wall(), &joined.peer_id));
+            joined.ice_servers.extend(turn);
+            let expires = session.as_ref().map(Session::expires);
+            joined.grant_expires_ms = expires.map(WallTime::as_millis);
+            let place = Place {
+                room,
+                inbox,
+                session,
+            };
+            (place, joined)
         }))
     }
 
@@ -181,7 +238,7 @@ impl Connection {
             tokio::select! {
                 message = self.socket.recv() => {
                     silence.as_mut().reset(clock::deadline(silence_timeout));
-                    if let Some(text) = read(message)? {
+                    if let Some(text) = self.admit(Some(place), message).await? {
                         self.on_text(place, &text).await?;
                     }
                 }
@@ -194,6 +251,7 @@ impl Connection {
                     Delivery::Finished => return Err(Exit::Close(CloseReason::Left)),
                     Delivery::Close(reason) => return Err(Exit::Close(reason)),
                 },
+                moment = moment(&mut place.session) => self.on_moment(place, &moment).await?,
                 _ = self.pings.tick() => {
                     self.write(Some(place), Message::Ping(Vec::new().into())).await?;
                 }
@@ -209,19 +267,20 @@ impl Connection {
             Err(refusal) => return self.refuse(Some(place), &refusal).await,
         };
         self.shared.metrics.count_request(&request);
-        match request {
-            Request::Ping => {
+        match (request, &mut place.session) {
+            (Request::Ping, _) => {
                 let server_time_ms = clock::wall().as_millis();
                 let reply = Reply::Pong { server_time_ms };
-                match id {
-                    Some(id) => {
-                        self.write(Some(place), Message::text(reply.encode(&id)))
-                            .await
-                    }
-                    None => Ok(()),
-                }
+                self.answer(place, id, Ok(reply)).await
             }
-            request => {
+            (Request::Refresh { token }, Some(session)) => {
+                let outcome = session.refresh(&token).map_err(RpcError::from);
+                let outcome = outcome.map(|expires| Reply::Refreshed {
+                    grant_expires_ms: expires.as_millis(),
+                });
+                self.answer(place, id, outcome).await
+            }
+            (request, _) => {
                 let connection = self.id;
                 let input = Input::Request {
                     connection,
@@ -231,6 +290,45 @@ impl Connection {
                 // The room is gone only when the server stops.
                 let sent = place.room.send(input).await;
                 sent.map_err(|_| Exit::Close(CloseReason::Draining))
+            }
+        }
+    }
+
+    async fn on_moment(&mut self, place: &mut Place, moment: &Moment) -> Result<(), Exit> {
+        match moment {
+            Moment::Expiring(left) => {
+                let expires_in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                let notification = Notification::Expiring { expires_in_ms };
+                self.write(Some(place), Message::text(notification.encode()))
+                    .await
+            }
+            Moment::Ended => {
+                self.shared.metrics.expirations.add(1);
+                Err(Exit::Close(CloseReason::Unauthorized))
+            }
+        }
+    }
+
+    /// Answers a request that is not the room's; a notification is not answered.
+    async fn answer(
+        &mut self,
+        place: &mut Place,
+        id: Option<MessageId>,
+        outcome: Result<Reply, RpcError>,
+    ) -> Result<(), Exit> {
+        match (outcome, id) {
+            (Ok(reply), Some(id)) => {
+                self.write(Some(place), Message::text(reply.encode(&id)))
+                    .await
+            }
+            (Ok(_), None) => Ok(()),
+            (Err(error), id) => {
+                let refusal = Refusal {
+                    is_notification: id.is_none(),
+                    id,
+                    error,
+                };
+                self.refuse(Some(place), &refusal).await
             }
         }
     }
@@ -297,6 +395,27 @@ impl Connection {
         };
         // A client that does not follow is dropped.
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
+    }
+}
+
+async fn moment(session: &mut Option<Session>) -> Moment {
+    match session {
+        Some(session) => session.moment().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a client is told that does not slow down.
+fn too_fast(text: &str, wait: Duration) -> Refusal {
+    let (id, is_notification) = match ClientMessage::parse(text) {
+        Ok(message) => (message.id.clone(), message.id.is_none()),
+        Err(refusal) => (refusal.id, refusal.is_notification),
+    };
+    let error = RpcError::new(ErrorCode::RateLimited, "too many messages: slow down");
+    Refusal {
+        id,
+        is_notification,
+        error: error.with_retry_after(wait),
     }
 }
 

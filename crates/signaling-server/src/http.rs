@@ -11,7 +11,11 @@ use axum::{
 };
 use roundtable_signaling_protocol::limits;
 
-use crate::{Shared, accept::Slot, connection, page};
+use crate::{
+    Shared,
+    accept::{PeerAddress, Slot},
+    address, api, connection, page,
+};
 
 /// Largest request header in bytes (hyper takes no less).
 pub(crate) const MAX_HEADER_LEN: usize = 8192;
@@ -26,6 +30,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .merge(api::router())
         .merge(page::router())
         .with_state(shared)
 }
@@ -45,12 +50,26 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 async fn upgrade(
     State(shared): State<Arc<Shared>>,
     Extension(slot): Extension<Slot>,
+    Extension(PeerAddress(peer)): Extension<PeerAddress>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
     if !origin_is_allowed(&headers, &shared.config.allowed_origins) {
         return (StatusCode::FORBIDDEN, "this origin may not connect\n").into_response();
     }
+    let client = address::client_address(peer, &headers, &shared.config.trusted_proxies);
+    // Who comes by a trusted proxy has taken no place of its own yet.
+    let forwarded = match client == peer.to_canonical() {
+        true => None,
+        false => match shared.addresses.take(client) {
+            Some(place) => Some(place),
+            None => {
+                shared.metrics.refused_addresses.add(1);
+                let message = "too many connections from your address\n";
+                return (StatusCode::TOO_MANY_REQUESTS, message).into_response();
+            }
+        },
+    };
     let running = shared.tasks.token();
     upgrade
         .read_buffer_size(BUFFER_LEN)
@@ -59,7 +78,7 @@ async fn upgrade(
         .max_frame_size(limits::MAX_MESSAGE_LEN)
         .on_upgrade(move |socket| async move {
             connection::run(socket, slot, shared).await;
-            drop(running);
+            drop((running, forwarded));
         })
 }
 

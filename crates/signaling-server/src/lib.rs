@@ -2,6 +2,9 @@
 #![doc = include_str!("../README.md")]
 
 mod accept;
+mod access;
+mod address;
+mod api;
 mod clock;
 mod config;
 mod connection;
@@ -10,6 +13,9 @@ mod metrics;
 mod outbox;
 mod page;
 mod rooms;
+mod session;
+mod store;
+mod turn;
 
 use std::{
     io,
@@ -29,10 +35,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use config::{ConfigError, ServerConfig};
-pub use roundtable_signaling_protocol::{IceServer, RoomLimits};
+pub use address::{AddressRange, NotARange};
+pub use config::{ConfigError, MessageRate, ServerConfig};
+pub use roundtable_signaling_protocol::{IceServer, RoomLimits, TurnSecret};
+pub use store::DataError;
+pub use turn::TurnConfig;
 
-use crate::{metrics::Metrics, rooms::Rooms};
+use crate::{access::Access, address::Addresses, metrics::Metrics, rooms::Rooms};
 
 /// Connections that the kernel holds until they are accepted: a storm of joins fits.
 const BACKLOG: u32 = 4096;
@@ -47,6 +56,9 @@ pub enum BindError {
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; choose another address or stop what uses it")]
     Listen {
@@ -63,6 +75,9 @@ pub(crate) struct Shared {
     pub(crate) config: ServerConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rooms: Rooms,
+    /// Absent in an open server.
+    pub(crate) access: Option<Arc<Access>>,
+    pub(crate) addresses: Addresses,
     /// Cancelled when the server is to stop.
     pub(crate) stop: CancellationToken,
     /// Every task of the server.
@@ -93,6 +108,8 @@ impl Server {
     /// [`BindError`]
     pub fn bind(config: ServerConfig) -> Result<Self, BindError> {
         config.validate()?;
+        let open_access = |root| Access::open(root, config.access.clone()).map(Arc::new);
+        let access = config.data.as_deref().map(open_access).transpose()?;
         let address = config.listen;
         let listen = || {
             let socket = match address {
@@ -117,6 +134,8 @@ impl Server {
                 stop.clone(),
                 tasks.clone(),
             ),
+            access,
+            addresses: Addresses::new(config.max_per_address),
             slots: Arc::new(Semaphore::new(config.max_connections)),
             next_connection: AtomicU64::new(0),
             config,

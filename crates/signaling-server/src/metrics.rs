@@ -57,6 +57,11 @@ const METHODS: [&str; 7] = [
 pub(crate) struct Metrics {
     pub(crate) connections: Count,
     pub(crate) refused_connections: Count,
+    pub(crate) refused_addresses: Count,
+    pub(crate) rate_closes: Count,
+    pub(crate) grants: Count,
+    pub(crate) refused_grants: Count,
+    pub(crate) expirations: Count,
     pub(crate) rooms: Count,
     pub(crate) peers: Count,
     pub(crate) sent_messages: Count,
@@ -98,6 +103,22 @@ impl Metrics {
         let help = "TCP connections closed because the server was full.";
         let refused = &self.refused_connections;
         single("counter", "refused_connections_total", help, refused);
+        let help = "Connections refused because their address held too many.";
+        let refused = &self.refused_addresses;
+        single("counter", "refused_addresses_total", help, refused);
+        let help = "Clients closed because they sent too many messages.";
+        single("counter", "rate_closes_total", help, &self.rate_closes);
+        let help = "Grants given for an invite or a creator's token.";
+        single("counter", "grants_total", help, &self.grants);
+        let help = "Requests for a grant with a wrong secret or room.";
+        single(
+            "counter",
+            "refused_grants_total",
+            help,
+            &self.refused_grants,
+        );
+        let help = "Clients closed because their grant ended or was revoked.";
+        single("counter", "expirations_total", help, &self.expirations);
         let help = "Messages written to clients.";
         single("counter", "sent_messages_total", help, &self.sent_messages);
         let help = "Clients thrown out because they did not read.";

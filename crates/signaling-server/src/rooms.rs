@@ -38,6 +38,10 @@ pub(crate) enum Input {
     Lost {
         connection: ConnectionId,
     },
+    /// The peer's grant is.
+    Expired {
+        connection: ConnectionId,
+    },
 }
 
 /// A peer at the door.
@@ -178,6 +182,10 @@ impl Task {
             Input::Lost { connection } => {
                 self.outboxes.remove(&connection);
                 self.room.connection_lost(clock::now(), connection);
+            }
+            Input::Expired { connection } => {
+                self.outboxes.remove(&connection);
+                self.room.expire(connection);
             }
         }
     }

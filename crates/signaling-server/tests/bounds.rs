@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use common::{Raw, TestServer, any_port, code, next, soon};
 use roundtable_signaling_client::{Event, SignalingClient};
-use roundtable_signaling_server::{BindError, ConfigError, Server, ServerConfig};
+use roundtable_signaling_server::{
+    BindError, ConfigError, Server, ServerConfig, TurnConfig, TurnSecret,
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -276,8 +278,23 @@ async fn bad_configuration_is_refused_before_a_socket_opens() {
         Err(BindError::Config(error)) => Some(error),
         _ => None,
     };
-    assert_eq!(refused(config.clone()), Some(ConfigError::GrantsNotYet));
+    assert_eq!(refused(config.clone()), Some(ConfigError::OpenOrData));
+    let both = config.clone().with_open(true).with_data_dir("nowhere");
+    assert_eq!(refused(both), Some(ConfigError::OpenOrData));
+    let anywhere = "0.0.0.0:0".parse().unwrap();
+    let open = ServerConfig::new(anywhere).with_open(true);
+    assert_eq!(refused(open), Some(ConfigError::OpenToAll(anywhere)));
     let config = config.with_open(true);
+    let long = config
+        .clone()
+        .with_lives(Duration::from_secs(601), Duration::from_secs(1));
+    assert_eq!(refused(long), Some(ConfigError::GrantLife));
+    let secret = TurnSecret::new("s").unwrap();
+    let stun = TurnConfig::new(["stun:example.org".into()], secret);
+    assert_eq!(
+        refused(config.clone().with_turn(stun)),
+        Some(ConfigError::Turn)
+    );
     assert_eq!(
         refused(config.clone().with_max_peers(0)),
         Some(ConfigError::MaxPeers)

@@ -28,8 +28,11 @@ pub struct TestServer {
     running: JoinHandle<()>,
 }
 
+/// An open server's configuration. Without a message rate, which is not what most tests flood.
 pub fn any_port() -> ServerConfig {
-    ServerConfig::new("127.0.0.1:0".parse().unwrap()).with_open(true)
+    ServerConfig::new("127.0.0.1:0".parse().unwrap())
+        .with_open(true)
+        .with_message_rate(None)
 }
 
 impl TestServer {
@@ -77,6 +80,28 @@ impl TestServer {
         assert!(joined["error"].is_null(), "{joined}");
         let joined = joined["result"].clone();
         (raw, joined)
+    }
+
+    /// Asks the HTTP interface; gives status and JSON.
+    pub async fn http(&self, method: &str, path: &str, bearer: &str, body: &Value) -> (u16, Value) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {bearer}\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        soon(stream.read_to_string(&mut response)).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
     pub async fn get(&self, path: &str) -> String {

@@ -1,0 +1,75 @@
+//! What peers are told of the TURN servers.
+
+use std::time::Duration;
+
+use roundtable_core::{PeerId, WallTime};
+use roundtable_signaling_protocol::{IceServer, TurnSecret};
+use serde::Serialize;
+
+/// TURN servers that take credentials made with a shared secret, as coturn does with
+/// `use-auth-secret`.
+#[derive(Debug, Clone)]
+pub struct TurnConfig {
+    pub(crate) uris: Vec<String>,
+    secret: TurnSecret,
+    pub(crate) ttl: Duration,
+}
+
+/// What `GET /v1/turn-credentials` answers.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer<'a> {
+    username: String,
+    password: String,
+    ttl: u64,
+    uris: &'a [String],
+}
+
+impl TurnConfig {
+    /// TURN servers by their `turn:` and `turns:` URIs (RFC 7065), and the secret shared with them.
+    /// To change it without turning anybody away, let the TURN servers take both the old and the
+    /// new one, then give the new one here, and retire the old once `ttl` has passed.
+    pub fn new(uris: impl IntoIterator<Item = String>, secret: TurnSecret) -> Self {
+        Self {
+            uris: uris.into_iter().collect(),
+            secret,
+            ttl: Duration::from_secs(3600),
+        }
+    }
+
+    /// How long credentials serve. Default one hour; a peer that reconnects gets new ones.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Whether every URI is one of a TURN server.
+    pub(crate) fn is_valid(&self) -> bool {
+        let is_turn = |uri: &String| uri.starts_with("turn:") || uri.starts_with("turns:");
+        !self.uris.is_empty() && self.uris.iter().all(is_turn) && !self.ttl.is_zero()
+    }
+
+    pub(crate) fn answer(&self, now: WallTime, user: &PeerId) -> Answer<'_> {
+        let ttl = self.ttl.as_secs().max(1);
+        let expires_ms = now.as_millis().saturating_add(ttl.saturating_mul(1000));
+        let credentials = self
+            .secret
+            .credentials(user, WallTime::from_millis(expires_ms));
+        Answer {
+            username: credentials.username,
+            password: credentials.password,
+            ttl,
+            uris: &self.uris,
+        }
+    }
+
+    /// The same in the form of an announce's result.
+    pub(crate) fn ice_server(&self, now: WallTime, user: &PeerId) -> IceServer {
+        let answer = self.answer(now, user);
+        IceServer {
+            urls: self.uris.clone(),
+            username: Some(answer.username),
+            credential: Some(answer.password),
+        }
+    }
+}
