@@ -205,12 +205,16 @@ impl<T> JitterBuffer<T> {
             return Pushed::Duplicate;
         }
         let overtaken = sequence <= stream.popped || timestamp < stream.played;
+        let place = self.packets.partition_point(|p| p.sequence < sequence);
+        if !self.fits(place, timestamp) {
+            self.stats.strays += 1;
+            return Pushed::Stray;
+        }
         self.observe(now, timestamp, meta.spurt);
         if overtaken {
             self.stats.late += 1;
             return Pushed::Late;
         }
-        let place = self.packets.partition_point(|p| p.sequence < sequence);
         let packet = Packet {
             sequence,
             timestamp,
@@ -223,6 +227,15 @@ impl<T> JitterBuffer<T> {
             outcome = Pushed::Displaced;
         }
         outcome
+    }
+
+    /// Whether time goes on from packet to packet with this one at `place`. No honest sender makes one
+    /// where it does not; taken in, it would stretch the span when those around it are gone.
+    fn fits(&self, place: usize, timestamp: i64) -> bool {
+        let before = place.checked_sub(1).and_then(|i| self.packets.get(i));
+        let after = self.packets.get(place);
+        before.is_none_or(|p| p.timestamp <= timestamp)
+            && after.is_none_or(|p| p.timestamp >= timestamp)
     }
 
     /// Whether a packet cannot belong to the stream: far off in sequence, or in time.

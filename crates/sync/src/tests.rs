@@ -141,6 +141,25 @@ fn a_flood_is_held_within_the_bounds_and_the_oldest_go() {
     assert_eq!(buffer.front().map(|packet| packet.payload), Some(992));
 }
 
+/// Found by fuzzing: such a packet let the span grow beyond its bound once its neighbours were gone.
+#[test]
+fn a_packet_whose_time_contradicts_its_number_is_not_taken_in() {
+    let mut buffer = voice();
+    let at = |ms: u64| Timestamp::from_millis(10_000 + ms);
+    for index in [0, 1, 3] {
+        buffer.push(at(20 * index), meta(index), index);
+    }
+    let lying = |index: u64, time: u64| RtpMeta {
+        timestamp: meta(time).timestamp,
+        ..meta(index)
+    };
+    assert_eq!(buffer.push(at(60), lying(4, 0), 4), Pushed::Stray);
+    assert_eq!(buffer.push(at(60), lying(2, 5), 2), Pushed::Stray);
+    assert_eq!(buffer.push(at(60), meta(5), 5), Pushed::Queued);
+    let times = std::iter::from_fn(|| buffer.pop()).map(|packet| packet.payload);
+    assert_eq!(times.collect::<Vec<_>>(), [0, 1, 3, 5]);
+}
+
 #[test]
 fn a_sender_that_starts_anew_is_followed_and_a_stray_packet_is_not() {
     let mut buffer = voice();
