@@ -23,7 +23,7 @@ use crate::{
 /// How the browser is called in the room.
 pub(crate) const NAME: &str = "browser";
 /// How long a browser may take to start.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Least correlation of a recording of the browser with what it was given to say. The browser cleans
 /// and levels what it takes for a microphone, so less is asked than of a native peer; the words of
 /// someone else stay below 0.6.
