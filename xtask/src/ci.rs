@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    codegen, demo, docs, fuzz, layers, lint, setup,
+    codegen, demo, docs, fuzz, layers, lint, setup, sim,
     step::{self, Outcome, Step},
     test,
     workspace::{self, Workspace},
@@ -46,7 +46,7 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
         .chain(lint::STEPS)
         .chain([layers::STEP, codegen::CHECK])
         .chain(test::STEPS)
-        .chain([docs::STEP, DENY, fuzz::REPLAY])
+        .chain([sim::STEP, docs::STEP, DENY, fuzz::REPLAY])
         .chain(long.iter().copied())
         .collect();
     step::run_all(workspace, &steps, args.strict)

@@ -48,7 +48,10 @@ const TABLE: &[(&str, Uses)] = &[
         AllBut(&["cli", "testkit", "signaling-server"]),
     ),
     ("cli", Only(&["roundtable", "signaling-server"])),
-    ("testkit", Only(&["session", "netem", "transport"])),
+    (
+        "testkit",
+        Only(&["command-log", "session", "netem", "transport"]),
+    ),
     ("benches", Only(&[])),
     ("xtask", Only(&[])),
 ];

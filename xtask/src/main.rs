@@ -14,6 +14,7 @@ mod fuzz;
 mod layers;
 mod lint;
 mod setup;
+mod sim;
 mod step;
 mod test;
 mod workspace;
@@ -50,6 +51,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Write the Rust code of the FlatBuffers schemas.
     Codegen(codegen::Args),
+    /// Play worlds of simulated peers and print the seeds that fail.
+    Sim(sim::Args),
     /// Run the benches.
     Bench(bench::Args),
     /// Run everything that must hold before a change is merged.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Docs => step::run_all(&workspace, &[docs::STEP], false),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Codegen(args) => codegen::run(&workspace, args),
+        Command::Sim(args) => sim::run(&workspace, args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Ci(args) => ci::run(&workspace, args),
     }

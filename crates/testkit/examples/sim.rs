@@ -1,0 +1,122 @@
+//! Plays worlds, one for each seed: `cargo xtask sim` runs this.
+#![forbid(unsafe_code)]
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use clap::Parser;
+use roundtable_testkit::{Failure, Report, run};
+
+/// How many failures are printed in full.
+const SHOWN: usize = 3;
+
+/// Plays worlds of simulated peers, one for each seed, and says which broke a promise.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many worlds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    reports: Vec<Report>,
+    failures: Vec<Failure>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let tally = play(&args);
+    for failure in tally.failures.iter().take(SHOWN) {
+        eprintln!("{failure}");
+    }
+    let summary = summary(&args, &tally);
+    if args.json {
+        println!("{summary}");
+    } else {
+        eprintln!("{summary:#}");
+    }
+    if tally.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Plays all worlds, as many at a time as there are processors.
+fn play(args: &Args) -> Tally {
+    let next = AtomicU64::new(0);
+    let (send, results) = mpsc::channel();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let tally = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let send = send.clone();
+            scope.spawn(|| {
+                let send = send;
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let seed = args.seed.wrapping_add(number);
+                    if number >= args.seeds || send.send(run(seed, None)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for (done, result) in results.iter().enumerate() {
+            let mut tally = tally
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            match result {
+                Ok(report) => tally.reports.push(report),
+                Err(failure) => {
+                    eprintln!("seed {} fails: {}", failure.seed, failure.violation);
+                    tally.failures.push(*failure);
+                }
+            }
+            if (done + 1) % 250 == 0 {
+                eprintln!("{} of {} worlds", done + 1, args.seeds);
+            }
+        }
+    });
+    tally.into_inner().unwrap_or_default()
+}
+
+fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
+    let mut times: Vec<Duration> = tally
+        .reports
+        .iter()
+        .map(|report| report.converged_in)
+        .collect();
+    times.sort_unstable();
+    let at = |percent: usize| {
+        let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+        times.get(index).map(Duration::as_millis)
+    };
+    let failed: Vec<u64> = tally.failures.iter().map(|failure| failure.seed).collect();
+    let sum = |of: fn(&Report) -> u64| tally.reports.iter().map(of).sum::<u64>();
+    serde_json::json!({
+        "first_seed": args.seed,
+        "worlds": args.seeds,
+        "failed_seeds": failed,
+        "commands": sum(|report| report.commands),
+        "crashes": sum(|report| report.crashes.into()),
+        "partitions": sum(|report| report.partitions.into()),
+        "convergence_ms": { "p50": at(50), "p99": at(99), "max": at(100) },
+    })
+}

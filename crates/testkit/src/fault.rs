@@ -1,0 +1,29 @@
+//! Peers that are broken on purpose, to show that the simulator would notice.
+
+/// Something that honest peers of a world do wrong. Each lies outside the product: in what the
+/// simulated shell does, or in what it reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A peer that returns has forgotten its log, and writes as if it were alone.
+    ForgetsLogOnRestart,
+    /// What was under way on a link when it broke is taken for received, and never taken again.
+    DropsTailAtFailover,
+    /// A frame that comes twice is applied twice.
+    AppliesDuplicates,
+    /// Roles follow the plain order of role commands, without ranks.
+    RolesByPlainOrder,
+    /// Peers do not listen to what others say they hold.
+    NeverComparesHeads,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::ForgetsLogOnRestart,
+        Self::DropsTailAtFailover,
+        Self::AppliesDuplicates,
+        Self::RolesByPlainOrder,
+        Self::NeverComparesHeads,
+    ];
+}

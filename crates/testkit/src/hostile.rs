@@ -1,0 +1,216 @@
+//! A member of the room who sends whatever hurts.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use roundtable_core::{Channel, Frame};
+use roundtable_session::LinkId;
+use roundtable_wire::session::{Control, Head, Range};
+
+use crate::{
+    World,
+    forge::{self, Draft, Forged, Forger},
+};
+
+/// A frame of this many commands is beyond the burst of every simulated room.
+const BEYOND_BURST: u32 = 1000;
+/// How far ahead of the truth a hostile author dates its frames.
+const AHEAD_MS: u64 = 300_000;
+
+/// The hostile authors' logs, by peer.
+pub(crate) type Forgers = BTreeMap<usize, Forger>;
+
+const TRICKS: [(&str, Trick); 16] = [
+    ("garbage", |_, world| Some(vec![world.garbage()])),
+    ("a valid frame", |forger, world| {
+        let (lamport, wall) = world.time_of(forger);
+        Some(vec![forger.next(lamport, wall)])
+    }),
+    ("a frame dated ahead", |forger, world| {
+        let (lamport, wall) = world.time_of(forger);
+        Some(vec![forger.next(lamport, wall + AHEAD_MS)])
+    }),
+    ("a frame at the Lamport cap", |forger, world| {
+        let (_, wall) = world.time_of(forger);
+        Some(vec![forger.next(u64::MAX, wall)])
+    }),
+    ("a frame with torsion", |forger, world| {
+        let (lamport, wall) = world.time_of(forger);
+        let draft = forger.draft(lamport, wall, 1, b"torsion");
+        let torsion = world.dice.index(8)?;
+        let forged = forger.sign_with_torsion(&draft, torsion);
+        forger.keep(&draft, &forged);
+        Some(vec![forged.bytes])
+    }),
+    (
+        "a frame over budget and its valid sibling",
+        |forger, world| {
+            let (lamport, wall) = world.time_of(forger);
+            let cheat = forger.draft(lamport, wall, BEYOND_BURST, b"!");
+            let cheat = forger.sign(&cheat).bytes;
+            Some(vec![cheat, forger.next(lamport, wall)])
+        },
+    ),
+    ("a bad frame and a valid one after it", |forger, world| {
+        let (lamport, wall) = world.time_of(forger);
+        let mut bad = forger.draft(lamport, wall, 1, b"bad");
+        bad.count = 2;
+        let forged = forger.sign(&bad);
+        let good = forger.draft(lamport, wall, 1, b"good");
+        let after = Draft {
+            previous: forged.id(),
+            first_nonce: bad.first_nonce + 2,
+            ..good
+        };
+        Some(vec![forged.bytes.clone(), forger.sign(&after).bytes])
+    }),
+    ("a Lamport time beyond the cap", |forger, world| {
+        forger.altered(world, |draft, cap| draft.lamport = cap + 1)
+    }),
+    ("a Lamport time that does not rise", |forger, world| {
+        let last = forger.lamport;
+        forger.altered(world, |draft, _| draft.lamport = last)
+    }),
+    ("a wall time before the genesis", |forger, world| {
+        let begin = forger.genesis_wall_ms();
+        forger.altered(world, |draft, _| draft.wall_ms = begin - 1)
+    }),
+    ("the last nonce of all", |forger, world| {
+        forger.altered(world, |draft, _| draft.first_nonce = u64::MAX - 1)
+    }),
+    ("a frame beyond a gap that never closes", |forger, world| {
+        forger.altered(world, |draft, _| draft.first_nonce += 3)
+    }),
+    ("a frame of a weak key", |forger, world| {
+        forger.altered(world, |draft, _| draft.author = forge::weak_key())
+    }),
+    ("frames of others, altered", |_, world| {
+        let genuine = world.any_frame()?;
+        let mut altered = genuine.to_vec();
+        let at = world.dice.index(altered.len())?;
+        altered[at] ^= 1;
+        Some(vec![altered.into(), genuine])
+    }),
+    ("frames in another's name", |forger, world| {
+        let honest = world.honest();
+        let victim = world.dice.pick(&honest)?;
+        let victim = world.author(victim);
+        forger.altered(world, |draft, _| draft.author = victim)
+    }),
+    ("garbage again, nine times", |_, world| {
+        Some((0..9).map(|_| world.garbage()).collect())
+    }),
+];
+
+type Trick = fn(&mut Forger, &mut World) -> Option<Vec<Bytes>>;
+
+impl Forger {
+    /// The next frame of the own log, kept.
+    fn next(&mut self, lamport: u64, wall_ms: u64) -> Bytes {
+        let draft = self.draft(lamport, wall_ms, 1, &wall_ms.to_le_bytes());
+        let forged = self.sign(&draft);
+        self.keep(&draft, &forged);
+        forged.bytes
+    }
+
+    /// What would be the next frame, but for one thing. `alter` is told the cap of Lamport time.
+    fn altered(&self, world: &World, alter: impl FnOnce(&mut Draft, u64)) -> Option<Vec<Bytes>> {
+        let (lamport, wall) = world.time_of(self);
+        let mut draft = self.draft(lamport, wall, 1, b"altered");
+        let cap = self.cap(draft.wall_ms);
+        alter(&mut draft, cap);
+        let Forged { bytes, .. } = self.sign(&draft);
+        Some(vec![bytes])
+    }
+}
+
+impl World {
+    /// A hostile peer does something, to some of those it is linked to.
+    pub(crate) fn attack(&mut self, number: usize, forgers: &mut Forgers) {
+        let Some(genesis) = self.genesis() else {
+            return;
+        };
+        let key = self.peers[number].key.clone();
+        let forger = forgers
+            .entry(number)
+            .or_insert_with(|| Forger::new(key, genesis));
+        if self.dice.chance(20) {
+            let message = self.nonsense();
+            self.note(format!("p{number} sends nonsense on control"));
+            return self.send_to_some(number, &[(Channel::Control, message)]);
+        }
+        let Some((name, trick)) = self.dice.pick(&TRICKS) else {
+            return;
+        };
+        self.note(format!("p{number} sends {name}"));
+        let frames = trick(forger, self).into_iter().flatten();
+        let frames: Vec<_> = frames.map(|bytes| (Channel::Command, bytes)).collect();
+        self.send_to_some(number, &frames);
+    }
+
+    fn send_to_some(&mut self, number: usize, messages: &[(Channel, Bytes)]) {
+        let links = self
+            .cables
+            .iter()
+            .filter(|(_, cable)| cable.ends.contains(&number) && cable.up[cable.end_of(number)]);
+        let links: Vec<u64> = links.map(|(id, _)| *id).collect();
+        for id in links {
+            if self.dice.chance(60) {
+                for (channel, message) in messages {
+                    let frame = Frame::binary(*channel, message.clone());
+                    self.transmit(number, LinkId(id), frame);
+                }
+            }
+        }
+    }
+
+    /// Lamport and wall time that fit the moment.
+    fn time_of(&self, forger: &Forger) -> (u64, u64) {
+        let honest = self.honest();
+        let logs = honest
+            .iter()
+            .filter_map(|number| self.session(*number)?.log());
+        let lamport = logs.map(|log| log.lamport()).max().unwrap_or_default();
+        let elapsed_ms = self.now.as_micros() / 1000;
+        (lamport + 1, forger.genesis_wall_ms() + elapsed_ms)
+    }
+
+    fn garbage(&mut self) -> Bytes {
+        let length = self.dice.between(0, 400);
+        let bytes = (0..length).map(|_| self.dice.number().to_le_bytes()[0]);
+        bytes.collect::<Vec<u8>>().into()
+    }
+
+    fn any_frame(&mut self) -> Option<Bytes> {
+        let honest = self.honest();
+        let owner = self.dice.pick(&honest)?;
+        let frames: Vec<_> = self.session(owner)?.log()?.frames().cloned().collect();
+        let index = self.dice.index(frames.len())?;
+        Some(frames[index].bytes().clone())
+    }
+
+    /// A control message that is well formed and makes no sense, or is not even well formed.
+    fn nonsense(&mut self) -> Bytes {
+        let honest = self.honest();
+        let author = match self.dice.pick(&honest) {
+            Some(number) if self.dice.chance(70) => self.author(number),
+            _ => forge::weak_key(),
+        };
+        let (first, last) = (self.dice.between(0, 30), self.dice.number());
+        let range = Range {
+            author,
+            first,
+            last,
+        };
+        match self.dice.below(5) {
+            0 => Control::Want(vec![range; 50]).encode(),
+            1 => Control::Served(vec![range; 5]).encode(),
+            2 => {
+                let (id, nonce) = ([9; 32], last);
+                Control::Heads(vec![Head { author, id, nonce }]).encode()
+            }
+            3 => Control::Pong { sequence: last }.encode(),
+            _ => self.garbage(),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What a set of frames means, computed as `docs/protocols/command-log.md` words it: all at once, slowly, and
+//! sharing no code with the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roundtable_command_log::{
+    Action, Genesis, Key, MergeRule, Role, Schema, SignedFrame, Strategy,
+};
+use roundtable_core::AuthorId;
+
+/// Where a command stands among all.
+type Place = (u64, AuthorId, u64);
+
+struct RoleCommand {
+    place: Place,
+    target: AuthorId,
+    role: Role,
+    covered: u64,
+}
+
+struct Ruling<'a> {
+    rank: u32,
+    command: &'a RoleCommand,
+}
+
+/// Roles and values as they should be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    /// The authors whose role is not the default.
+    pub(crate) roles: BTreeMap<AuthorId, Role>,
+    pub(crate) values: BTreeMap<Key, Vec<u8>>,
+}
+
+impl Model {
+    pub(crate) fn of<'a>(
+        genesis: &Genesis,
+        schema: &Schema,
+        frames: impl Iterator<Item = &'a SignedFrame>,
+    ) -> Self {
+        let commands = commands(schema, frames);
+        let role_commands = role_commands(&commands);
+        let rulings = rulings(genesis, &role_commands);
+        let mut puts: BTreeMap<Key, (Strategy, Vec<&[u8]>)> = BTreeMap::new();
+        for (place, action) in &commands {
+            let Action::Put { key, value } = action else {
+                continue;
+            };
+            let Some(strategy) = schema.strategy(key.key_type) else {
+                continue;
+            };
+            let (role, _) = role_at(genesis, &rulings, *place);
+            if role >= Role::Editor && strategy.accepts(value) {
+                let (_, values) = puts.entry(key.clone()).or_insert((strategy, Vec::new()));
+                values.push(value);
+            }
+        }
+        let fold = |(key, (strategy, values)): (Key, (Strategy, Vec<&[u8]>))| {
+            (key, fold(strategy, &values))
+        };
+        Self {
+            roles: without_default(genesis, &role_commands, |author| {
+                role_at(genesis, &rulings, (u64::MAX, author, u64::MAX)).0
+            }),
+            values: puts.into_iter().map(fold).collect(),
+        }
+    }
+}
+
+/// All commands of the room's schema, in order.
+fn commands<'a>(
+    schema: &Schema,
+    frames: impl Iterator<Item = &'a SignedFrame>,
+) -> Vec<(Place, Action)> {
+    let mut commands = Vec::new();
+    for frame in frames.filter(|frame| frame.header().schema == schema.hash()) {
+        let header = frame.header();
+        for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {
+            commands.push(((header.lamport, header.author, nonce), action));
+        }
+    }
+    commands.sort_by_key(|(place, _)| *place);
+    commands
+}
+
+fn role_commands(commands: &[(Place, Action)]) -> Vec<RoleCommand> {
+    let role_command = |(place, action): &(Place, Action)| match action {
+        Action::SetRole {
+            target,
+            role,
+            covered,
+        } => Some(RoleCommand {
+            place: *place,
+            target: *target,
+            role: *role,
+            covered: covered.nonce,
+        }),
+        _ => None,
+    };
+    commands.iter().filter_map(role_command).collect()
+}
+
+fn rulings<'a>(genesis: &Genesis, commands: &'a [RoleCommand]) -> Vec<Ruling<'a>> {
+    let mut rulings: Vec<Ruling<'a>> = Vec::new();
+    for rank in 1.. {
+        let counts = |command: &&RoleCommand| {
+            role_at(genesis, &rulings, command.place) == (Role::Admin, Some(rank - 1))
+        };
+        let counted: Vec<_> = commands.iter().filter(counts).collect();
+        if counted.is_empty() {
+            break;
+        }
+        rulings.extend(counted.into_iter().map(|command| Ruling { rank, command }));
+    }
+    rulings
+}
+
+fn role_at(genesis: &Genesis, rulings: &[Ruling<'_>], place: Place) -> (Role, Option<u32>) {
+    let (lamport, author, nonce) = place;
+    if author == genesis.creator() {
+        return (Role::Admin, Some(0));
+    }
+    let on_author =
+        |ruling: &&Ruling<'_>| ruling.command.target == author && ruling.command.covered < nonce;
+    let mut rulings: Vec<_> = rulings.iter().filter(on_author).collect();
+    rulings.sort_by_key(|ruling| (ruling.rank, std::cmp::Reverse(ruling.command.place)));
+    let mut lowest = Role::Admin;
+    for ruling in rulings {
+        lowest = lowest.min(ruling.command.role);
+        if ruling.command.place.0 < lamport {
+            return (lowest, Some(ruling.rank));
+        }
+    }
+    (lowest.min(genesis.params().default_role), None)
+}
+
+fn without_default(
+    genesis: &Genesis,
+    commands: &[RoleCommand],
+    role: impl Fn(AuthorId) -> Role,
+) -> BTreeMap<AuthorId, Role> {
+    let targets = commands.iter().map(|command| command.target);
+    let authors: BTreeSet<_> = targets.chain([genesis.creator()]).collect();
+    let roles = authors.into_iter().map(|author| (author, role(author)));
+    let default = genesis.params().default_role;
+    roles.filter(|(_, role)| *role != default).collect()
+}
+
+fn fold(strategy: Strategy, values: &[&[u8]]) -> Vec<u8> {
+    let numbers = || {
+        let number = |value: &&[u8]| Some(i64::from_le_bytes((*value).try_into().ok()?));
+        values.iter().filter_map(number)
+    };
+    let value = match strategy {
+        Strategy::LastWriteWins => return values.last().map_or(Vec::new(), |v| v.to_vec()),
+        Strategy::Reject => return values.first().map_or(Vec::new(), |v| v.to_vec()),
+        Strategy::Merge(MergeRule::Append { max_len }) => {
+            let mut whole = Vec::new();
+            for value in values {
+                if whole.len() + value.len() <= max_len as usize {
+                    whole.extend_from_slice(value);
+                }
+            }
+            return whole;
+        }
+        Strategy::Merge(MergeRule::Add) => numbers().fold(0, i64::wrapping_add),
+        Strategy::Merge(MergeRule::Max) => numbers().max().unwrap_or_default(),
+        Strategy::Merge(MergeRule::Min) => numbers().min().unwrap_or_default(),
+        _ => 0,
+    };
+    value.to_le_bytes().to_vec()
+}
+
+/// Roles as [`Fault::RolesByPlainOrder`](crate::Fault::RolesByPlainOrder) has them.
+pub(crate) fn roles_by_plain_order<'a>(
+    genesis: &Genesis,
+    schema: &Schema,
+    frames: impl Iterator<Item = &'a SignedFrame>,
+) -> BTreeMap<AuthorId, Role> {
+    let commands = role_commands(&commands(schema, frames));
+    let mut roles = BTreeMap::from([(genesis.creator(), Role::Admin)]);
+    for command in &commands {
+        let (_, author, _) = command.place;
+        if roles.get(&author) == Some(&Role::Admin) && command.target != genesis.creator() {
+            roles.insert(command.target, command.role);
+        }
+    }
+    let default = genesis.params().default_role;
+    without_default(genesis, &commands, |author| {
+        roles.get(&author).copied().unwrap_or(default)
+    })
+}

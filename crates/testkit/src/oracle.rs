@@ -1,0 +1,149 @@
+//! What must hold of a world at rest.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use roundtable_command_log::{CommandLog, Role};
+use roundtable_core::{AuthorId, PeerId, WallTime};
+use roundtable_session::Session;
+
+use crate::{Fault, Violation, World, model};
+
+/// Later than any frame of any world.
+const AFTER_ALL: WallTime = WallTime::from_millis(2_000_000_000_000);
+/// How often frames are handed to a log whose places for waiting frames may be full.
+const ROUNDS: usize = 100;
+
+/// By author, the last nonce.
+pub(crate) type Frontier = BTreeMap<AuthorId, u64>;
+
+impl World {
+    /// All that any honest peer holds that is up.
+    pub(crate) fn frontier(&self) -> Frontier {
+        let mut frontier = Frontier::new();
+        for log in self.honest_logs() {
+            for head in log.heads() {
+                let last = frontier.entry(head.author).or_default();
+                *last = head.nonce.max(*last);
+            }
+        }
+        frontier
+    }
+
+    /// Whether every honest peer holds that.
+    pub(crate) fn holds_everywhere(&self, frontier: &Frontier) -> bool {
+        let held = |log: &CommandLog| {
+            frontier
+                .iter()
+                .all(|(author, nonce)| log.head(*author).is_some_and(|head| head.nonce >= *nonce))
+        };
+        self.honest().len() == self.honest_logs().count() && self.honest_logs().all(held)
+    }
+
+    /// Whether all honest peers hold the same, and show the same state.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let mut hashes = self.honest_logs().map(CommandLog::state_hash);
+        let first = hashes.next();
+        self.holds_everywhere(&self.frontier()) && hashes.all(|hash| Some(hash) == first)
+    }
+
+    fn honest_logs(&self) -> impl Iterator<Item = &CommandLog> {
+        let honest = self.peers.iter().filter(|peer| peer.is_honest());
+        honest.filter_map(|peer| peer.session.as_ref()?.log())
+    }
+
+    fn roles_shown_by(&self, log: &CommandLog) -> BTreeMap<AuthorId, Role> {
+        if self.fault == Some(Fault::RolesByPlainOrder) {
+            let frames = log.frames().map(AsRef::as_ref);
+            return model::roles_by_plain_order(log.genesis(), &self.schema, frames);
+        }
+        log.roles().collect()
+    }
+
+    /// Holds a world at rest against everything that was promised.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn check(&mut self) -> Result<(), Violation> {
+        self.verdict()?;
+        let honest = self.honest();
+        let Some(first) = honest.first().copied() else {
+            return Ok(());
+        };
+        for number in &honest {
+            self.compare(first, *number)?;
+        }
+        self.check_meaning(first)?;
+        let reader = self.dice.pick(&honest).unwrap_or(first);
+        self.check_shuffled(reader)
+    }
+
+    fn log_of(&self, number: usize) -> Result<(&PeerId, &CommandLog), Violation> {
+        let peer = &self.peers[number];
+        let log = peer.session.as_ref().and_then(Session::log);
+        let log = log.ok_or_else(|| Violation::AnotherRoom(peer.id.clone()))?;
+        Ok((&peer.id, log))
+    }
+
+    /// Two peers hold the same and mean the same by it. Heads name whole logs: ids are chained.
+    fn compare(&self, first: usize, other: usize) -> Result<(), Violation> {
+        let ((a, left), (b, right)) = (self.log_of(first)?, self.log_of(other)?);
+        if left.genesis_hash() != right.genesis_hash() {
+            return Err(Violation::AnotherRoom(b.clone()));
+        }
+        if left.heads() != right.heads() {
+            return Err(Violation::Heads(a.clone(), b.clone()));
+        }
+        if self.roles_shown_by(left) != self.roles_shown_by(right) {
+            return Err(Violation::Roles(b.clone()));
+        }
+        if left.state_hash() != right.state_hash() {
+            return Err(Violation::State(a.clone(), b.clone()));
+        }
+        Ok(())
+    }
+
+    /// A peer's roles and values are what the protocol's text makes of its frames.
+    fn check_meaning(&self, number: usize) -> Result<(), Violation> {
+        let (peer, log) = self.log_of(number)?;
+        let frames = log.frames().map(AsRef::as_ref);
+        let model = model::Model::of(log.genesis(), &self.schema, frames);
+        if model.roles != self.roles_shown_by(log) {
+            return Err(Violation::Roles(peer.clone()));
+        }
+        let keys = self.schema.key_types().flat_map(|(id, _)| log.entries(id));
+        let values: BTreeMap<_, _> = keys
+            .map(|(key, value)| (key.clone(), value.to_vec()))
+            .collect();
+        if model.values != values {
+            return Err(Violation::Values(peer.clone()));
+        }
+        Ok(())
+    }
+
+    /// A log that gets a peer's frames in any order comes to where the peer is.
+    fn check_shuffled(&mut self, number: usize) -> Result<(), Violation> {
+        let (_, log) = self.log_of(number)?;
+        let mut frames: Vec<Bytes> = log.frames().map(|frame| frame.bytes().clone()).collect();
+        self.dice.shuffle(&mut frames);
+        let (peer, log) = self.log_of(number)?;
+        let failed = || Violation::Shuffled(peer.clone());
+        let mut fresh = CommandLog::new(log.genesis().clone(), self.schema.clone(), None)
+            .map_err(|_| failed())?;
+        for _ in 0..ROUNDS {
+            for frame in &frames {
+                fresh
+                    .receive(AFTER_ALL, frame.clone())
+                    .map_err(|_| failed())?;
+            }
+            if fresh.heads() == log.heads() {
+                break;
+            }
+        }
+        fresh.settle(AFTER_ALL);
+        if fresh.heads() == log.heads() && fresh.state_hash() == log.state_hash() {
+            return Ok(());
+        }
+        Err(failed())
+    }
+}

@@ -1,0 +1,171 @@
+//! One simulated peer: its session, its disk, its clock, and the application on top.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use roundtable_command_log::SignedFrame;
+use roundtable_core::{AuthorId, Channel, Frame, Payload, PeerId, Timestamp, WallTime};
+use roundtable_session::{Now, Session};
+use roundtable_wire::session::Control;
+
+use crate::{Fault, Violation};
+
+/// When every world begins, in Unix microseconds.
+const EPOCH: i64 = 1_700_000_000_000_000;
+
+/// What a peer is to the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Keeps the protocol.
+    Honest,
+    /// Has a working session and, beside it, sends whatever hurts.
+    Hostile,
+    /// Has no session at all.
+    Guest,
+}
+
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) key: SigningKey,
+    pub(crate) kind: Kind,
+    /// How far its wall clock is from the truth, in microseconds.
+    pub(crate) skew_micros: i64,
+    /// Which side of a partition it is on.
+    pub(crate) side: bool,
+    /// None while it is down, and for guests.
+    pub(crate) session: Option<Session>,
+    /// A peer that is gone for good does not return.
+    pub(crate) gone: bool,
+    pub(crate) due: Option<Timestamp>,
+    pub(crate) store: Store,
+    /// The last nonce that the application has seen of each author.
+    applied: BTreeMap<AuthorId, u64>,
+    /// Frames that were under way on links that broke; only a faulty peer cares.
+    pub(crate) ignored: BTreeSet<Bytes>,
+    pub(crate) starts: u64,
+}
+
+/// What survives a crash.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) own: Vec<Bytes>,
+    pub(crate) foreign: Vec<Bytes>,
+    /// First nonces of the own frames.
+    durable: BTreeSet<u64>,
+}
+
+impl Store {
+    pub(crate) fn keep(&mut self, frame: &SignedFrame) {
+        self.own.push(frame.bytes().clone());
+        self.durable.insert(frame.header().first_nonce);
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, key: SigningKey, kind: Kind) -> Self {
+        Self {
+            id,
+            key,
+            kind,
+            skew_micros: 0,
+            side: false,
+            session: None,
+            gone: false,
+            due: None,
+            store: Store::default(),
+            applied: BTreeMap::new(),
+            ignored: BTreeSet::new(),
+            starts: 0,
+        }
+    }
+
+    pub(crate) fn author(&self) -> AuthorId {
+        AuthorId::from_bytes(self.key.verifying_key().to_bytes())
+    }
+
+    pub(crate) fn is_honest(&self) -> bool {
+        self.kind == Kind::Honest
+    }
+
+    /// Whether links may lead to it.
+    pub(crate) fn is_up(&self) -> bool {
+        self.session.is_some() || (self.kind == Kind::Guest && !self.gone)
+    }
+
+    pub(crate) fn clock(&self, mono: Timestamp) -> Now {
+        let elapsed = i64::try_from(mono.as_micros()).unwrap_or(i64::MAX);
+        let wall = u64::try_from(EPOCH + elapsed + self.skew_micros).unwrap_or_default();
+        Now {
+            mono,
+            wall: WallTime::from_micros(wall),
+        }
+    }
+
+    /// The application starts anew, with whatever is applied from here on.
+    pub(crate) fn forget_applied(&mut self) {
+        self.applied.clear();
+    }
+
+    /// The application sees a command.
+    pub(crate) fn apply(&mut self, author: AuthorId, nonce: u64) -> Result<(), Violation> {
+        let last = self.applied.entry(author).or_default();
+        let expected = *last + 1;
+        *last = nonce;
+        if nonce == expected {
+            return Ok(());
+        }
+        Err(Violation::AppliedOutOfTurn {
+            reader: self.id.clone(),
+            author,
+            expected,
+            nonce,
+        })
+    }
+
+    /// An own frame must be on disk before it is sent.
+    pub(crate) fn check_sent(&self, frame: &Frame) -> Result<(), Violation> {
+        let Some((author, nonce)) = place(frame) else {
+            return Ok(());
+        };
+        if author != self.author() || self.store.durable.contains(&nonce) {
+            return Ok(());
+        }
+        let peer = self.id.clone();
+        Err(Violation::SentBeforeDurable { peer, nonce })
+    }
+
+    /// What a faulty peer does before its session sees a frame; says whether the session does.
+    pub(crate) fn takes(&mut self, fault: Option<Fault>, frame: &Frame) -> Result<bool, Violation> {
+        let (Some(fault), Payload::Binary(bytes)) = (fault, &frame.payload) else {
+            return Ok(true);
+        };
+        match fault {
+            Fault::NeverComparesHeads => {
+                let heads = || matches!(Control::decode(bytes), Ok(Control::Heads(_)));
+                Ok(frame.channel != Channel::Control || !heads())
+            }
+            Fault::DropsTailAtFailover => Ok(!self.ignored.contains(bytes)),
+            Fault::AppliesDuplicates => {
+                let place = place(frame).filter(|(author, nonce)| {
+                    self.applied.get(author).is_some_and(|last| last >= nonce)
+                });
+                if let Some((author, nonce)) = place {
+                    self.apply(author, nonce)?;
+                }
+                Ok(true)
+            }
+            Fault::ForgetsLogOnRestart | Fault::RolesByPlainOrder => Ok(true),
+        }
+    }
+}
+
+/// The author and first nonce of a command frame.
+fn place(frame: &Frame) -> Option<(AuthorId, u64)> {
+    let (Channel::Command, Payload::Binary(bytes)) = (frame.channel, &frame.payload) else {
+        return None;
+    };
+    let author = bytes.get(1..33)?.try_into().ok()?;
+    let nonce = bytes.get(65..73)?.try_into().ok()?;
+    Some((AuthorId::from_bytes(author), u64::from_le_bytes(nonce)))
+}

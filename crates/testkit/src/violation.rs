@@ -1,0 +1,89 @@
+//! What must never be seen in a world.
+
+use roundtable_core::{AuthorId, Channel, CloseCode, PeerId};
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A command was applied twice, or before the one ahead of it.
+    #[error("{reader} applied command {nonce} of {author:?} when {expected} was next")]
+    AppliedOutOfTurn {
+        /// Who applied it.
+        reader: PeerId,
+        /// Who wrote it.
+        author: AuthorId,
+        /// The nonce that was to come.
+        expected: u64,
+        /// The nonce that came.
+        nonce: u64,
+    },
+    /// A frame left its author before it was on disk.
+    #[error("{peer} sent its frame from nonce {nonce} before it was durable")]
+    SentBeforeDurable {
+        /// Who.
+        peer: PeerId,
+        /// The frame's first nonce.
+        nonce: u64,
+    },
+    /// An honest peer was reported for a frame.
+    #[error("{judge} blamed the honest {peer} for a frame: code {code}")]
+    Blamed {
+        /// Who reported it.
+        judge: PeerId,
+        /// Who was reported.
+        peer: PeerId,
+        /// The frame error's code.
+        code: u8,
+    },
+    /// An honest peer's link was refused for what it did.
+    #[error("{judge} barred the honest {peer}: {code}")]
+    Barred {
+        /// Who closed the link.
+        judge: PeerId,
+        /// Who was turned away.
+        peer: PeerId,
+        /// What it was told.
+        code: CloseCode,
+    },
+    /// A guest was sent what is for members.
+    #[error("{sender} sent the guest {guest} a message on {}", channel.name())]
+    GuestServed {
+        /// Who sent it.
+        sender: PeerId,
+        /// To whom.
+        guest: PeerId,
+        /// On which channel.
+        channel: Channel,
+    },
+    /// A session wants to be woken at a time that has passed, for ever.
+    #[error("{0} spins")]
+    Spins(PeerId),
+    /// A session did not start, or would not take its own frames back.
+    #[error("{0} did not come back with what it had stored")]
+    NotRestored(PeerId),
+    /// A peer has no genesis, or another one.
+    #[error("{0} is in another room")]
+    AnotherRoom(PeerId),
+    /// After quiescence a peer lacks frames, or has others.
+    #[error("the heads of {0} and {1} differ")]
+    Heads(PeerId, PeerId),
+    /// Equal frames, unequal state.
+    #[error("the states of {0} and {1} differ")]
+    State(PeerId, PeerId),
+    /// Equal frames, unequal roles.
+    #[error("the roles of {0} are not what its frames say")]
+    Roles(PeerId),
+    /// A value is not what the frames say.
+    #[error("the values of {0} are not what its frames say")]
+    Values(PeerId),
+    /// A log that gets the same frames in another order comes to another end.
+    #[error("the frames of {0}, shuffled, come to another end")]
+    Shuffled(PeerId),
+    /// Peers did not come to rest in time.
+    #[error("no convergence within {0} s after the last link was up")]
+    NoConvergence(u64),
+    /// The product panicked.
+    #[error("a peer panicked")]
+    Panicked,
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask sim`: worlds of simulated peers, one for each seed.
+
+use std::process::ExitCode;
+
+use crate::{
+    step::{self, Outcome, Step},
+    workspace::Workspace,
+};
+
+/// In `ci`: some worlds, in the profile in which everything else has been built already.
+pub(crate) const STEP: Step = Step::cargo(
+    "simulator",
+    &[
+        "run",
+        "--package",
+        "roundtable-testkit",
+        "--example",
+        "sim",
+        "--",
+        "--seeds",
+        "200",
+    ],
+);
+
+/// What `sim` may be told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Args {
+    /// How many worlds to play.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed; a failing world prints its own.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print what was seen as one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plays the worlds in release.
+pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
+    let mut command = workspace.cargo();
+    command.args(["run", "--release", "--package", "roundtable-testkit"]);
+    command.args(["--example", "sim", "--"]);
+    command.args(["--seeds", &args.seeds.to_string()]);
+    command.args(["--seed", &args.seed.to_string()]);
+    command.args(args.json.then_some("--json"));
+    match Outcome::from(step::run_shown(&mut command)) {
+        Outcome::Ok => ExitCode::SUCCESS,
+        Outcome::Skipped(why) | Outcome::Failed(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
