@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use roundtable::TransportPreference;
+use roundtable_signaling_server::AddressRange;
 
 /// Rooms in which up to ten peers talk and edit together.
 #[derive(Debug, Parser)]
@@ -16,7 +17,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a signaling server with its browser page
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Join a room: speak, listen, and edit the shared board
     Join(Box<Join>),
 }
@@ -27,9 +28,41 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
 
+    /// Let in who holds a grant, and keep keys and rooms in this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "open")]
+    pub(crate) data: Option<PathBuf>,
+
     /// Let anyone into any room, without a grant. For development
     #[arg(long)]
     pub(crate) open: bool,
+
+    /// With --open: listen even where others can reach the server
+    #[arg(long, requires = "open")]
+    pub(crate) i_know: bool,
+
+    /// Let pages of this origin connect, such as https://example.org. May be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<String>,
+
+    /// A TURN server for peers to use, such as turn:turn.example.org:3478. May be repeated
+    #[arg(long, value_name = "URI", requires = "turn_secret_file")]
+    pub(crate) turn: Vec<String>,
+
+    /// The file with the secret that is shared with the TURN servers
+    #[arg(long, value_name = "FILE", requires = "turn")]
+    pub(crate) turn_secret_file: Option<PathBuf>,
+
+    /// Most connections at once
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    pub(crate) max_connections: usize,
+
+    /// Most connections at once from one address
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) max_connections_per_address: usize,
+
+    /// Believe X-Forwarded-For of this proxy, an address or a range. May be repeated
+    #[arg(long, value_name = "RANGE")]
+    pub(crate) trusted_proxy: Vec<AddressRange>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -16,6 +16,13 @@ pub(crate) enum CliError {
     #[cfg(not(feature = "audio"))]
     #[error("this binary was built without sound devices: build it with --features audio")]
     NoAudio,
+    #[error(
+        "cannot take a secret from {path}: {source}; write the TURN servers' secret on its first line"
+    )]
+    TurnSecret {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Serve(#[from] roundtable_signaling_server::BindError),
     #[error("{0}")]

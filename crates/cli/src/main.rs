@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let result = match runtime {
         Ok(runtime) => runtime.block_on(async {
             match args.command {
-                Command::Serve(serve) => serve::run(serve).await,
+                Command::Serve(serve) => serve::run(*serve).await,
                 Command::Join(join) => join::run(*join).await,
             }
         }),

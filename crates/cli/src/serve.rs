@@ -1,15 +1,41 @@
 //! `roundtable serve`.
 
-use roundtable_signaling_server::{Server, ServerConfig};
+use std::{fs, io, path::Path};
+
+use roundtable_signaling_server::{Server, ServerConfig, TurnConfig, TurnSecret};
 
 use crate::{args::Serve, error::CliError};
 
 pub(crate) async fn run(args: Serve) -> Result<(), CliError> {
-    let config = ServerConfig::new(args.listen).with_open(args.open);
+    let mut config = ServerConfig::new(args.listen)
+        .with_open(args.open)
+        .with_open_to_all(args.i_know)
+        .with_allowed_origins(args.allow_origin)
+        .with_max_connections(args.max_connections)
+        .with_max_connections_per_address(args.max_connections_per_address)
+        .with_trusted_proxies(args.trusted_proxy);
+    if let Some(data) = args.data {
+        config = config.with_data_dir(data);
+    }
+    if let Some(path) = args.turn_secret_file {
+        config = config.with_turn(TurnConfig::new(args.turn, turn_secret(&path)?));
+    }
     let server = Server::bind(config)?;
     println!("listening on http://{}/", server.local_addr());
     server.run(stopped()).await;
     Ok(())
+}
+
+/// The secret on a file's first line.
+fn turn_secret(path: &Path) -> Result<TurnSecret, CliError> {
+    let read = fs::read_to_string(path).and_then(|text| {
+        let line = text.lines().next().unwrap_or_default().trim();
+        TurnSecret::new(line).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    });
+    read.map_err(|source| CliError::TurnSecret {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Resolves when the process is asked to stop: Ctrl-C, or SIGTERM from a service manager.

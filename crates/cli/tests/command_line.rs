@@ -4,6 +4,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -23,7 +24,11 @@ struct Serve {
 
 impl Serve {
     fn start() -> Self {
-        let mut process = roundtable("serve --listen 127.0.0.1:0 --open")
+        Self::with("--open")
+    }
+
+    fn with(rest: &str) -> Self {
+        let mut process = roundtable(&format!("serve --listen 127.0.0.1:0 {rest}"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -107,14 +112,39 @@ fn bad_input_ends_with_one_line_that_helps() {
 }
 
 #[test]
-fn a_server_without_grants_refuses_to_run_closed_and_on_a_taken_port() {
-    let closed = roundtable("serve --listen 127.0.0.1:0").output().unwrap();
-    refused(&closed, "--open");
+fn a_server_that_makes_no_sense_does_not_start() {
+    let refuse = |line: &str, hint| refused(&roundtable(line).output().unwrap(), hint);
+    refuse("serve --listen 127.0.0.1:0", "--data DIR");
+    refuse("serve --listen 0.0.0.0:0 --open", "--i-know");
+    refuse("serve --listen 127.0.0.1:0 --data /dev/null", "--data");
+    refuse(
+        "serve --open --turn turn:h --turn-secret-file /nowhere",
+        "/nowhere",
+    );
     let serve = Serve::start();
     let taken = roundtable(&format!("serve --listen {} --open", serve.address))
         .output()
         .unwrap();
     refused(&taken, &serve.address);
+}
+
+#[test]
+fn a_closed_server_keeps_its_secrets_and_lets_nobody_in_without_a_grant() {
+    let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("closed-server");
+    let _ = std::fs::remove_dir_all(&data);
+    let serve = Serve::with(&format!("--data {}", data.display()));
+    refused(&serve.join("--name alice"), "grant");
+    let second = format!("serve --listen 127.0.0.1:0 --data {}", data.display());
+    refused(&roundtable(&second).output().unwrap(), "in use");
+    #[cfg(unix)]
+    for file in ["operator-key.json", "keys.json"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(data.join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
 }
 
 #[test]

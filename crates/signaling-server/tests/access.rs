@@ -1,6 +1,7 @@
 //! A closed server: who gets in, who does not, for how long, and how much anyone may send.
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
+
 mod common;
 
 use std::{
