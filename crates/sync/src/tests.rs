@@ -339,7 +339,75 @@ fn wild_reports_are_ignored_until_the_clock_really_was_set() {
     }
 }
 
+#[test]
+fn wild_reports_that_contradict_each_other_never_set_the_clock() {
+    let mut clock = SenderClock::new(48_000);
+    assert!(clock.update(report(0.0, 0)));
+    for index in 1..50_i64 {
+        let wild = 1_000.0 * f64::from(index as i32 * 7 % 13);
+        assert!(!clock.update(report(wild + 40.0, 240_000 * index)));
+    }
+    assert!(clock.update(report(250.0, 12_000_000)));
+}
+
+#[test]
+fn a_report_after_an_hour_of_silence_is_believed_though_the_clocks_have_parted() {
+    let mut clock = SenderClock::new(48_000);
+    assert!(clock.update(report(0.0, 0)));
+    // 500 ppm of 3600 s are 1.8 s.
+    assert!(clock.update(report(3_601.8, 3_600 * 48_000)));
+    let ntp = clock.ntp_of(3_601 * 48_000).unwrap();
+    assert!(ntp.0.abs_diff(report(3_602.8, 0).ntp.0) < 1 << 16);
+}
+
+#[test]
+fn the_sync_of_a_sender_that_starts_anew_waits_for_its_own_report() {
+    let mut clock = SenderClock::new(90_000);
+    assert!(clock.update(report(0.0, 1_000)));
+    clock.restart();
+    assert_eq!(
+        clock.ntp_of(1_000),
+        None,
+        "the old stream's line is forgotten"
+    );
+    assert!(clock.update(report(1.0, 2_000_000_000)));
+    assert!(
+        !clock.update(report(2.0, 77)),
+        "of the next stream, ahead of its packets"
+    );
+    clock.restart();
+    let ntp = clock.ntp_of(77 + 90_000).unwrap();
+    assert!(ntp.0.abs_diff(report(3.0, 0).ntp.0) < 1 << 16);
+}
+
 proptest! {
+    #[test]
+    fn timestamps_map_to_the_wall_and_back_whatever_wraps(
+        start in any::<u32>(),
+        wall_s in 0.0..4e9_f64,
+        steps in prop::collection::vec(1..20_000_000_u32, 1..60),
+        offset in -1_000_000_000..1_000_000_000_i64,
+    ) {
+        let mut clock = SenderClock::new(48_000);
+        let mut ticks = i64::from(start);
+        let at = |ticks: i64| {
+            let us = wall_s * 1e6 + (ticks - i64::from(start)) as f64 / 0.048;
+            let ntp = NtpTime::from(WallTime::from_micros(us as u64));
+            MediaClock { ntp, timestamp: ticks as u32 }
+        };
+        for step in steps {
+            prop_assert!(clock.update(at(ticks)), "an honest report is believed");
+            ticks += i64::from(step);
+        }
+        let last = ticks + offset;
+        prop_assume!(last >= i64::from(start));
+        let asked = last as u32;
+        let ntp = clock.ntp_of(asked).unwrap();
+        prop_assert!(ntp.0.wrapping_sub(at(last).ntp.0).cast_signed().abs() < 1 << 17, "30 µs");
+        let back = clock.timestamp_of(ntp).unwrap();
+        prop_assert!(back.wrapping_sub(asked).cast_signed().abs() <= 1);
+    }
+
     #[test]
     fn any_order_and_any_loss_come_out_ascending_and_bounded(
         order in prop::collection::vec((0..200_u64, 0..3_u8, 0..40_u64), 1..400),

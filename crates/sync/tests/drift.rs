@@ -51,6 +51,30 @@ fn the_recommended_action_follows_what_is_certain() {
     assert_eq!(action(-5_000.0, 300), DriftAction::Investigate);
 }
 
+#[test]
+fn the_interval_is_honest_for_noise_of_other_shapes() {
+    let shapes: [fn(&mut Dice) -> f64; 3] = [
+        |dice| 20.0 * (dice.unit() + dice.unit()),
+        |dice| -10.0 * (1.0 - dice.unit()).ln(),
+        |dice| 3.0 * dice.unit() * dice.unit(),
+    ];
+    for (index, noise_ms) in shapes.iter().enumerate() {
+        let covered = (0..100).filter(|seed| {
+            let mut dice = Dice(1_000 + seed);
+            let mut estimator = ClockDriftEstimator::new(48_000, 100.0);
+            for packet in 0..3_000_u32 {
+                let media_us = f64::from(packet) * 20e3;
+                let arrival = 1e6 + media_us / (1.0 + 70e-6) + 1e3 * noise_ms(&mut dice);
+                estimator.add_observation(packet * 960, Timestamp::from_micros(arrival as u64));
+            }
+            let drift = estimator.estimate_drift().unwrap().drift;
+            (drift.low..=drift.high).contains(&70.0)
+        });
+        let covered = covered.count();
+        assert!(covered >= 91, "shape {index}: {covered} of 100");
+    }
+}
+
 /// Two minutes of voice with the path's delay given by the time in seconds.
 fn through(seed: u64, ppm: f64, path_ms: impl Fn(f64) -> f64) -> ClockDriftEstimator {
     let mut dice = Dice(seed);
