@@ -8,7 +8,7 @@ use std::{
 };
 
 use roundtable_command_log::{Action, GenesisParams, Key, Limits, Role};
-use roundtable_core::{Channel, Frame, Timestamp};
+use roundtable_core::{Bitrate, Channel, Frame, Timestamp};
 use roundtable_netem::Conditions;
 use roundtable_session::{GenesisSource, LinkId};
 
@@ -21,6 +21,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most links that two peers have at a time.
 const MAX_LINKS: usize = 2;
+/// Bytes of a large value: a dozen of them are more than one answer to a request holds.
+const LARGE: usize = 24 * 1024;
 /// How precisely convergence is measured.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -113,7 +115,7 @@ struct Life {
 }
 
 /// What may happen, each as often as it is listed.
-const EVENTS: [fn(&mut Life); 24] = [
+const EVENTS: [fn(&mut Life); 26] = [
     Life::write,
     Life::write,
     Life::write,
@@ -138,6 +140,8 @@ const EVENTS: [fn(&mut Life); 24] = [
     Life::attack,
     Life::chatter,
     Life::join,
+    Life::misinform,
+    Life::pour,
 ];
 
 impl Life {
@@ -255,6 +259,7 @@ impl Life {
         Conditions {
             duplicate_per_mille: 20,
             reorder_per_mille: 20,
+            rate: dice.chance(20).then(|| Bitrate::from_kbps(2000)),
             ..conditions(
                 dice.between(1, 120),
                 dice.below(60),
@@ -334,6 +339,29 @@ impl Life {
         }
     }
 
+    /// One peer writes frame after frame.
+    fn pour(&mut self) {
+        let writer = self.any_honest();
+        let frames = self.world.dice.between(10, 30);
+        self.world.note(format!("p{writer} pours out {frames}"));
+        for _ in 0..frames {
+            let action = self.any_put();
+            // What its role or its budget does not allow is not written.
+            let _ = self.world.submit(writer, vec![action]);
+            self.pass(Duration::from_millis(12));
+        }
+    }
+
+    /// Signaling says that a peer has left, whether or not that is true.
+    fn misinform(&mut self) {
+        let (told, about) = (self.any_honest(), self.any_author());
+        if told != about {
+            self.world
+                .note(format!("p{told} hears that p{about} has left"));
+            self.world.tell_left(told, about);
+        }
+    }
+
     fn any_put(&mut self) -> Action {
         let dice = &mut self.world.dice;
         let key = [b'a' + dice.below(5).to_le_bytes()[0]].to_vec();
@@ -343,6 +371,7 @@ impl Life {
             0 => (CLAIM, text),
             1 => (TRAIL, text),
             2 => (SCORE, value.to_le_bytes().to_vec()),
+            _ if dice.chance(5) => (NOTE, vec![b'x'; LARGE]),
             _ => (NOTE, text),
         };
         Action::put(Key::new(key_type, key), value)

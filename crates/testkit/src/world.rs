@@ -230,6 +230,12 @@ impl World {
         self.drain(number);
     }
 
+    /// Signaling tells a peer that another has left the room.
+    pub fn tell_left(&mut self, told: usize, about: usize) {
+        let peer = self.peers[about].id.clone();
+        self.request(told, Input::PeerLeft { peer });
+    }
+
     /// Links two peers, the first being the one that offers.
     pub fn link(&mut self, a: usize, b: usize, kind: TransportKind) {
         self.links_made += 1;
