@@ -18,7 +18,10 @@ pub(crate) async fn run(args: Serve) -> Result<(), CliError> {
         config = config.with_data_dir(data);
     }
     if let Some(path) = args.turn_secret_file {
-        config = config.with_turn(TurnConfig::new(args.turn, turn_secret(&path)?));
+        let turn = TurnConfig::new(args.turn, turn_secret(&path)?);
+        config = config.with_turn(turn.clone());
+        #[cfg(unix)]
+        rotate_on_hangup(path, turn)?;
     }
     let server = Server::bind(config)?;
     println!("listening on http://{}/", server.local_addr());
@@ -36,6 +39,23 @@ fn turn_secret(path: &Path) -> Result<TurnSecret, CliError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Reads the secret again whenever a service manager asks to reload (SIGHUP), for as long as the
+/// program runs.
+#[cfg(unix)]
+fn rotate_on_hangup(path: std::path::PathBuf, turn: TurnConfig) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            match turn_secret(&path) {
+                Ok(secret) => turn.rotate(secret),
+                Err(error) => tracing::error!(%error, "the TURN secret stays as it was"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Resolves when the process is asked to stop: Ctrl-C, or SIGTERM from a service manager.

@@ -147,6 +147,30 @@ fn a_closed_server_keeps_its_secrets_and_lets_nobody_in_without_a_grant() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_server_asked_to_reload_its_turn_secret_goes_on() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("turn-secret");
+    std::fs::write(&file, "north\n").unwrap();
+    let serve = Serve::with(&format!(
+        "--open --turn turn:127.0.0.1:3478 --turn-secret-file {}",
+        file.display()
+    ));
+    for secret in ["south\n", ""] {
+        std::fs::write(&file, secret).unwrap();
+        let hangup = format!("kill -HUP {}", serve.process.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &hangup])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let joined = serve.join("--name alice --duration 0.1");
+        assert!(joined.status.success(), "{joined:?}");
+    }
+}
+
 #[test]
 fn a_full_room_and_a_taken_name_are_refused() {
     let serve = Serve::start();

@@ -1,17 +1,20 @@
 //! What peers are told of the TURN servers.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use roundtable_core::{PeerId, WallTime};
 use roundtable_signaling_protocol::{IceServer, TurnSecret};
 use serde::Serialize;
 
 /// TURN servers that take credentials made with a shared secret, as coturn does with
-/// `use-auth-secret`.
+/// `use-auth-secret`. Clones share the secret.
 #[derive(Debug, Clone)]
 pub struct TurnConfig {
     pub(crate) uris: Vec<String>,
-    secret: TurnSecret,
+    secret: Arc<RwLock<TurnSecret>>,
     pub(crate) ttl: Duration,
 }
 
@@ -26,12 +29,10 @@ pub(crate) struct Answer<'a> {
 
 impl TurnConfig {
     /// TURN servers by their `turn:` and `turns:` URIs (RFC 7065), and the secret shared with them.
-    /// To change it without turning anybody away, let the TURN servers take both the old and the
-    /// new one, then give the new one here, and retire the old once `ttl` has passed.
     pub fn new(uris: impl IntoIterator<Item = String>, secret: TurnSecret) -> Self {
         Self {
             uris: uris.into_iter().collect(),
-            secret,
+            secret: Arc::new(RwLock::new(secret)),
             ttl: Duration::from_secs(3600),
         }
     }
@@ -43,6 +44,12 @@ impl TurnConfig {
         self
     }
 
+    /// Signs with another secret from now on, in a server that runs with a clone of this, too. Lest
+    /// anybody is turned away, let the TURN servers take both secrets before, and for `ttl` after.
+    pub fn rotate(&self, secret: TurnSecret) {
+        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = secret;
+    }
+
     /// Whether every URI is one of a TURN server.
     pub(crate) fn is_valid(&self) -> bool {
         let is_turn = |uri: &String| uri.starts_with("turn:") || uri.starts_with("turns:");
@@ -52,9 +59,8 @@ impl TurnConfig {
     pub(crate) fn answer(&self, now: WallTime, user: &PeerId) -> Answer<'_> {
         let ttl = self.ttl.as_secs().max(1);
         let expires_ms = now.as_millis().saturating_add(ttl.saturating_mul(1000));
-        let credentials = self
-            .secret
-            .credentials(user, WallTime::from_millis(expires_ms));
+        let secret = self.secret.read().unwrap_or_else(PoisonError::into_inner);
+        let credentials = secret.credentials(user, WallTime::from_millis(expires_ms));
         Answer {
             username: credentials.username,
             password: credentials.password,

@@ -14,6 +14,7 @@ use std::{
 };
 
 use common::{Raw, TestServer, any_port, code, next, soon};
+use roundtable_core::{PeerId, WallTime};
 use roundtable_signaling_client::{EndReason, Event, JoinError, SignalingClient, TokenSource};
 use roundtable_signaling_server::{MessageRate, ServerConfig, TurnConfig, TurnSecret};
 use serde_json::{Value, json};
@@ -338,7 +339,8 @@ async fn the_http_interface_tells_strangers_nothing() {
 async fn turn_credentials_are_for_their_holder() {
     let secret = TurnSecret::new("north").unwrap();
     let turn = TurnConfig::new(["turn:127.0.0.1:3478".into()], secret.clone());
-    let closed = Closed::with(|config| config.with_turn(turn)).await;
+    let shared = turn.clone();
+    let closed = Closed::with(|config| config.with_turn(shared)).await;
     let (_alice, joined) = closed.member("alice").await;
     let server = &joined["ice_servers"][0];
     assert_eq!(server["urls"], json!(["turn:127.0.0.1:3478"]));
@@ -349,7 +351,20 @@ async fn turn_credentials_are_for_their_holder() {
     let (status, answer) = ask("/v1/turn-credentials?username=alice").await;
     assert_eq!((status, &answer["ttl"]), (200, &json!(3600)));
     assert!(text(&answer["username"]).ends_with(":alice"));
-    assert_eq!(ask("/v1/turn-credentials").await.0, 200);
+    let signed_with = |secret: &TurnSecret, answer: &Value| {
+        let username = text(&answer["username"]);
+        let expires_s: u64 = username.split(':').next().unwrap().parse().unwrap();
+        let (alice, expires) = (
+            PeerId::new("alice"),
+            WallTime::from_millis(expires_s * 1000),
+        );
+        secret.credentials(&alice.unwrap(), expires).password == text(&answer["password"])
+    };
+    assert!(signed_with(&secret, &answer));
+    let next = TurnSecret::new("south").unwrap();
+    turn.rotate(next.clone());
+    let (_, answer) = ask("/v1/turn-credentials").await;
+    assert!(signed_with(&next, &answer) && !signed_with(&secret, &answer));
     assert_eq!(ask("/v1/turn-credentials?username=bob").await.0, 403);
 }
 
