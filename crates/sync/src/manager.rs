@@ -17,6 +17,9 @@ const AUDIBLE_US: i64 = 200_000;
 const LINE_HOLD_US: i64 = 5_000_000;
 /// For how long after its last frame a picture is waited for, in microseconds.
 const VIDEO_LIVE_US: i64 = 1_000_000;
+/// Reports cannot be right that put sound and picture, or a frame and its arrival, this far apart, in
+/// microseconds: a sender's clock was set, and not every stream's reports say so yet.
+const IMPLAUSIBLE_US: u64 = 2_000_000;
 
 /// A stream of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -215,9 +218,9 @@ impl<A, V> SyncManager<A, V> {
             if behind_us < 0 {
                 return None;
             }
+            let skew_us = self.by_sound_us(now, front).map(|_| behind_us);
             let packet = self.video.buffer.pop()?;
             let capture = self.video.capture(packet.timestamp);
-            let skew_us = (self.is_audible(now) && capture.is_some()).then_some(behind_us);
             self.skew_us = skew_us.or(self.skew_us);
             let behind = skew_us.is_some_and(|us| us > micros(self.config.max_skew));
             if behind && self.is_within_reach(now) {
@@ -252,8 +255,9 @@ impl<A, V> SyncManager<A, V> {
         let front = self.audio.buffer.front();
         let spurt = self.heard.is_none() || front.is_some_and(|front| front.spurt);
         let begins = spurt && !self.is_audible(now);
+        let near = |line: &PlayoutLine| line.offset_us().abs_diff(wanted_us) <= IMPLAUSIBLE_US;
         match &mut self.line {
-            Some(line) if !begins => {
+            Some(line) if near(line) && !begins => {
                 let stepped = line.follow(now, wanted_us, &self.config);
                 self.stats.steps += u64::from(stepped);
             }
@@ -267,7 +271,8 @@ impl<A, V> SyncManager<A, V> {
         let origin = self.origin?;
         let audio = self.audio.own_line_us(now, origin)?;
         let live = self.video.is_live(now, VIDEO_LIVE_US);
-        let video = self.video.own_line_us(now, origin).filter(|_| live);
+        let video = self.video.own_line_us(now, origin);
+        let video = video.filter(|video| live && video.abs_diff(audio) <= IMPLAUSIBLE_US);
         let longest = audio.saturating_add(micros(self.config.max_hold));
         Some(video.map_or(audio, |video| video.clamp(audio, longest)))
     }
@@ -288,19 +293,29 @@ impl<A, V> SyncManager<A, V> {
     }
 
     fn audio_playout_us(&self, now: Timestamp, packet: &Packet<A>) -> Option<i64> {
+        let natural = self.audio.natural_us(now, packet.timestamp)?;
         let by_line = self.line_us(self.capture_us(&self.audio, packet));
-        by_line.or_else(|| self.audio.natural_us(now, packet.timestamp))
+        Some(plausible(by_line, natural).unwrap_or(natural))
     }
 
-    /// Pictures go by the sound that is heard, in a pause by where its line has got to, and without
-    /// either by themselves.
     fn video_playout_us(&self, now: Timestamp, packet: &Packet<V>) -> Option<i64> {
-        let capture_us = self.capture_us(&self.video, packet);
-        let by_sound = self.heard.and_then(|heard| match heard.line_us {
-            Some(line_us) if self.is_audible(now) => Some(capture_us?.saturating_add(line_us)),
-            _ => self.line_us(capture_us),
-        });
-        by_sound.or_else(|| self.video.natural_us(now, packet.timestamp))
+        let natural = self.video.natural_us(now, packet.timestamp)?;
+        if let Some(by_sound) = self.by_sound_us(now, packet) {
+            return Some(by_sound);
+        }
+        // In a pause the line of the sound before it holds.
+        let by_line = self.line_us(self.capture_us(&self.video, packet));
+        let by_line = by_line.filter(|_| self.heard.is_some());
+        Some(plausible(by_line, natural).unwrap_or(natural))
+    }
+
+    /// When the picture should be seen by the sound that is heard at `now`, if there is any and
+    /// reports relate them.
+    fn by_sound_us(&self, now: Timestamp, packet: &Packet<V>) -> Option<i64> {
+        let line_us = self.heard.filter(|_| self.is_audible(now))?.line_us?;
+        let capture_us = self.capture_us(&self.video, packet)?;
+        let natural = self.video.natural_us(now, packet.timestamp)?;
+        plausible(Some(capture_us.saturating_add(line_us)), natural)
     }
 
     fn capture_us<T>(&self, stream: &Stream<T>, packet: &Packet<T>) -> Option<i64> {
@@ -412,6 +427,11 @@ pub struct TimestampOffset {
     pub offset_us: i64,
     /// Whether both peers are [`SyncState::Synced`].
     pub is_stable: bool,
+}
+
+/// A time of playout by the line, if it is near the stream's own.
+fn plausible(by_line: Option<i64>, natural: i64) -> Option<i64> {
+    by_line.filter(|by_line| by_line.abs_diff(natural) <= IMPLAUSIBLE_US)
 }
 
 fn synced<T>(

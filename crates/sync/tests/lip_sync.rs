@@ -286,6 +286,38 @@ fn an_hour_of_silence_between_two_words_leaves_them_in_step() {
 }
 
 #[test]
+fn a_senders_clock_that_is_set_by_an_hour_stops_neither_stream() {
+    for by_us in [3_600e6, -3_600e6] {
+        let mut bob = manager("bob");
+        let (mut heard, mut seen) = (0, 0);
+        for tick in 0..6_000_u64 {
+            let now = Timestamp::from_millis(10 * tick + 50);
+            let set_us = if tick >= 2_000 { by_us } else { 0.0 };
+            let wall_us = 4e9 + 10_000.0 * tick as f64 + set_us;
+            if tick % 500 == 0 {
+                bob.update_sender_report(Audio, clock_at(wall_us, 480 * tick as u32));
+            }
+            if tick % 500 == 248 || tick == 0 {
+                bob.update_sender_report(Video, clock_at(wall_us, 900 * tick as u32));
+            }
+            if tick % 2 == 0 {
+                bob.process_audio_frame(now, voice(tick / 2), tick);
+            }
+            if tick % 4 == 0 {
+                let mut meta = picture(tick / 4);
+                meta.timestamp = 900 * tick as u32;
+                bob.process_video_frame(now, meta, tick);
+            }
+            heard += u64::from(bob.pop_next_audio_frame(now).is_some());
+            seen += u64::from(bob.pop_next_video_frame(now).is_some());
+        }
+        assert!(heard > 2_970 && seen > 1_480, "{by_us}: {heard}, {seen}");
+        assert_eq!(bob.sync_state(), SyncState::Synced);
+        assert!(bob.stats().skew_ms.unwrap().abs() <= 10.0);
+    }
+}
+
+#[test]
 fn frames_of_several_peers_are_collected_within_100_ms_of_each_other() {
     // Their networks hold the voices up by up to 10, 60, 110 and 160 ms, and their clocks disagree.
     let mut peers: Vec<_> = ["a", "b", "c", "d"].map(manager).into();
