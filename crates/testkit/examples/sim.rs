@@ -97,6 +97,11 @@ fn play(args: &Args) -> Tally {
     tally.into_inner().unwrap_or_default()
 }
 
+/// Whether a world had enough going on at once.
+fn is_full(report: &Report) -> bool {
+    report.peers >= 4 && report.commands >= 200 && report.partitions > 0 && report.crashes > 0
+}
+
 fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
     let mut times: Vec<Duration> = tally
         .reports
@@ -114,6 +119,7 @@ fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
         "first_seed": args.seed,
         "worlds": args.seeds,
         "failed_seeds": failed,
+        "full_worlds": tally.reports.iter().filter(|report| is_full(report)).count(),
         "commands": sum(|report| report.commands),
         "crashes": sum(|report| report.crashes.into()),
         "partitions": sum(|report| report.partitions.into()),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use roundtable_command_log::{Action, GenesisParams, Key, Limits, Role};
+use roundtable_command_log::{Action, Genesis, GenesisParams, Key, Limits, Role};
 use roundtable_core::{Bitrate, Channel, Frame, Timestamp};
 use roundtable_netem::Conditions;
 use roundtable_session::{GenesisSource, LinkId};
@@ -105,6 +105,8 @@ struct Life {
     seed: u64,
     world: World,
     forgers: Forgers,
+    /// The room's, which is on every disk that it was on once.
+    genesis: Option<Genesis>,
     /// Whether whoever comes first creates the room, rather than inviting others.
     first_come: bool,
     mend_at: Option<Timestamp>,
@@ -151,6 +153,7 @@ impl Life {
             first_come: world.dice.chance(30),
             world,
             forgers: Forgers::new(),
+            genesis: None,
             mend_at: None,
             down: Vec::new(),
             crashes: 0,
@@ -270,7 +273,7 @@ impl Life {
 
     /// Starts a peer that has not been here, or comes back.
     fn start(&mut self, number: usize) {
-        let source = match (self.world.genesis(), self.first_come) {
+        let source = match (self.genesis(), self.first_come) {
             (Some(genesis), true) if self.world.peers[number].starts > 0 => {
                 GenesisSource::Remembered(genesis)
             }
@@ -282,13 +285,20 @@ impl Life {
             (None, false) => return,
         };
         // Who returns has its genesis on disk.
-        let source = match (source, self.world.genesis()) {
+        let source = match (source, self.genesis()) {
             (GenesisSource::Invited(_), Some(genesis)) if self.world.peers[number].starts > 0 => {
                 GenesisSource::Known(genesis)
             }
             (source, _) => source,
         };
         self.world.start(number, source);
+    }
+
+    fn genesis(&mut self) -> Option<Genesis> {
+        if self.genesis.is_none() {
+            self.genesis = self.world.genesis();
+        }
+        self.genesis.clone()
     }
 
     /// Lets time pass, and those return whose time has come.

@@ -114,3 +114,9 @@ fn a_clock_that_is_far_ahead_delays_only_its_owner() {
     assert!(shows(&world, carol));
     world.check().unwrap();
 }
+
+/// Here all who knew the room were down at once, and a returning peer was told that there is none.
+#[test]
+fn a_room_outlives_a_moment_in_which_nobody_who_knows_it_is_up() {
+    assert_eq!(run(20_038, None).err(), None);
+}
