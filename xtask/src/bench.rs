@@ -1,4 +1,13 @@
-//! `cargo xtask bench`: the criterion benches.
+//! `cargo xtask bench`: an area's figures beside their targets and the peers', or the criterion benches.
+//!
+//! An area is a table: which programs print its raw figures, what is made of them, and what is aimed at. Ours live in
+//! `benches/src/bin`, those that measure other systems in `benches/peers`, a workspace of its own; each prints one JSON object a
+//! line, `{"id","value","unit"}`. All programs of an area run one after the other, several times, and a ratio is taken within
+//! each round, so that it compares what ran on the same machine in the same minutes.
+
+mod figures;
+mod log;
+mod programs;
 
 use std::process::ExitCode;
 
@@ -7,18 +16,70 @@ use crate::{
     workspace::Workspace,
 };
 
+use figures::{Area, Result};
+
+/// Every area; one file each.
+const AREAS: [&Area; 1] = [&log::AREA];
+
 /// What `bench` may be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// One bench by its file name under `benches/benches`, without `.rs`; all of them if left out.
+    /// An area (log), whose figures are printed as JSON lines beside their targets, or a criterion bench by its
+    /// file name under `benches/benches`, without `.rs`; all criterion benches if left out.
     name: Option<String>,
+    /// How often an area's programs run; the figures are medians.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    runs: u8,
+    /// Print an area's figures without writing them to its page under `docs/benchmarks`.
+    #[arg(long)]
+    no_write: bool,
+    /// Fail where a figure misses its target, as a gate.
+    #[arg(long)]
+    gate: bool,
     /// What follows `--` goes to criterion, such as `--quick` or a filter.
     #[arg(last = true)]
     criterion: Vec<String>,
 }
 
-/// Runs the benches in release.
+/// Runs an area's programs, or the criterion benches, in release.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
+    let area = AREAS
+        .into_iter()
+        .find(|area| args.name.as_deref() == Some(area.name));
+    let outcome = match area {
+        Some(area) => measure(workspace, area, args),
+        None => criterion(workspace, args),
+    };
+    match outcome {
+        Outcome::Ok => ExitCode::SUCCESS,
+        Outcome::Skipped(why) | Outcome::Failed(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(workspace: &Workspace, area: &Area, args: &Args) -> Outcome {
+    let rounds = match programs::rounds(workspace, area, args.runs) {
+        Ok(rounds) => rounds,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    let results = area.results(&rounds);
+    for result in &results {
+        println!("{}", result.json());
+    }
+    if !args.no_write
+        && let Err(error) = area.write(workspace, &results)
+    {
+        return Outcome::Failed(error.to_string());
+    }
+    if args.gate && results.iter().any(Result::missed) {
+        return Outcome::Failed("a figure misses its target".into());
+    }
+    Outcome::Ok
+}
+
+fn criterion(workspace: &Workspace, args: &Args) -> Outcome {
     let mut command = workspace.cargo();
     command.args(["bench", "--package", "roundtable-benches"]);
     match &args.name {
@@ -26,11 +87,5 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
         None => command.arg("--benches"),
     };
     command.arg("--").args(&args.criterion);
-    match Outcome::from(step::run_shown(&mut command)) {
-        Outcome::Ok => ExitCode::SUCCESS,
-        Outcome::Skipped(why) | Outcome::Failed(why) => {
-            eprintln!("error: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    step::run_shown(&mut command).into()
 }

@@ -52,7 +52,7 @@ const TABLE: &[(&str, Uses)] = &[
         "testkit",
         Only(&["command-log", "session", "netem", "transport"]),
     ),
-    ("benches", Only(&[])),
+    ("benches", AllBut(&[])),
     ("xtask", Only(&[])),
 ];
 

@@ -1,0 +1,292 @@
+//! Figures: from what the programs printed to lines with targets and a page.
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+
+use serde_json::json;
+
+use super::programs::Program;
+use crate::workspace::Workspace;
+
+/// What one round of an area's programs printed: values by id.
+pub(super) type Round = BTreeMap<String, f64>;
+
+/// A part of the project whose figures are taken together.
+#[derive(Debug)]
+pub(crate) struct Area {
+    /// As `cargo xtask bench` knows it.
+    pub(super) name: &'static str,
+    /// Its page under `docs/benchmarks`.
+    pub(super) page: &'static str,
+    /// What prints the raw figures.
+    pub(super) programs: &'static [Program],
+    /// What is reported, in this order.
+    pub(super) figures: &'static [Figure],
+}
+
+/// One reported figure.
+#[derive(Debug)]
+pub(super) struct Figure {
+    pub(super) id: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) from: From,
+    pub(super) target: Target,
+    /// What it means, for the page.
+    pub(super) what: &'static str,
+}
+
+/// What a figure is made of.
+#[derive(Debug)]
+pub(super) enum From {
+    /// The raw figure of the same id.
+    Raw,
+    /// One raw figure divided by another of the same round.
+    Ratio(&'static str, &'static str),
+}
+
+/// What is aimed at.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    /// At least this.
+    AtLeast(f64),
+    /// At most this.
+    AtMost(f64),
+    /// Reported for comparison, without an aim.
+    None,
+}
+
+/// A figure's median over all rounds, and how far the rounds lie apart.
+#[derive(Debug)]
+pub(super) struct Result {
+    figure: &'static Figure,
+    /// Lowest, median, highest; `None` where no round has it, because a peer is not installed.
+    spread: Option<[f64; 3]>,
+}
+
+impl Area {
+    /// The figures of all rounds.
+    pub(super) fn results(&self, rounds: &[Round]) -> Vec<Result> {
+        let result = |figure: &'static Figure| Result {
+            figure,
+            spread: spread(rounds.iter().filter_map(|round| figure.value(round))),
+        };
+        self.figures.iter().map(result).collect()
+    }
+
+    /// Writes the table into the page, between the lines that mark it.
+    pub(super) fn write(&self, workspace: &Workspace, results: &[Result]) -> io::Result<()> {
+        let path = self.path(workspace);
+        let page = fs::read_to_string(&path)
+            .unwrap_or_else(|_| format!("# Benchmarks: {}\n\n{BEGIN}\n{END}\n", self.name));
+        let rows: String = results.iter().map(Result::row).collect();
+        let table = format!(
+            "`cargo xtask bench {}`:\n\n| figure | median | lowest to highest | target | met |\n|---|---|---|---|---|\n{rows}",
+            self.name
+        );
+        match replaced(&page, &table) {
+            Some(page) => fs::write(path, page),
+            None => Err(io::Error::other(format!(
+                "{} lacks the lines `{BEGIN}` and `{END}`",
+                path.display()
+            ))),
+        }
+    }
+
+    fn path(&self, workspace: &Workspace) -> PathBuf {
+        workspace.root().join("docs/benchmarks").join(self.page)
+    }
+}
+
+const BEGIN: &str = "<!-- figures -->";
+const END: &str = "<!-- end of figures -->";
+
+/// The page with another table between its marks.
+fn replaced(page: &str, table: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
+}
+
+impl Figure {
+    fn value(&self, round: &Round) -> Option<f64> {
+        match self.from {
+            From::Raw => round.get(self.id).copied(),
+            From::Ratio(ours, theirs) => Some(round.get(ours)? / round.get(theirs)?),
+        }
+    }
+}
+
+impl Target {
+    fn met(self, value: f64) -> Option<bool> {
+        match self {
+            Self::AtLeast(least) => Some(value >= least),
+            Self::AtMost(most) => Some(value <= most),
+            Self::None => None,
+        }
+    }
+
+    fn shown(self) -> Option<String> {
+        match self {
+            Self::AtLeast(least) => Some(format!(">= {}", human(least))),
+            Self::AtMost(most) => Some(format!("<= {}", human(most))),
+            Self::None => None,
+        }
+    }
+}
+
+impl Result {
+    /// Whether there is a target and it is not met; a figure that could not be taken misses nothing.
+    pub(super) fn missed(&self) -> bool {
+        self.met() == Some(false)
+    }
+
+    fn met(&self) -> Option<bool> {
+        self.figure.target.met(self.spread?[1])
+    }
+
+    /// `{"id","value","unit","target","met"}`; `value` is null where the figure could not be taken.
+    pub(super) fn json(&self) -> serde_json::Value {
+        json!({
+            "id": self.figure.id,
+            "value": self.spread.map(|[_, median, _]| median),
+            "unit": self.figure.unit,
+            "target": self.figure.target.shown(),
+            "met": self.met(),
+        })
+    }
+
+    fn row(&self) -> String {
+        let Figure { id, unit, what, .. } = self.figure;
+        let (median, range) = match self.spread {
+            Some([low, median, high]) => (
+                format!("{} {unit}", human(median)),
+                format!("{} to {}", human(low), human(high)),
+            ),
+            None => ("not taken".into(), String::new()),
+        };
+        let target = self.figure.target.shown().unwrap_or_default();
+        let met = self.met().map_or("", |met| if met { "yes" } else { "no" });
+        format!("| `{id}`: {what} | {median} | {range} | {target} | {met} |\n")
+    }
+}
+
+/// Lowest, median (the lower one of an even number) and highest.
+fn spread(values: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
+    let mut values: Vec<_> = values.filter(|value| value.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    let median = values.get(values.len().checked_sub(1)? / 2)?;
+    Some([*values.first()?, *median, *values.last()?])
+}
+
+/// With three digits that count, and groups of thousands.
+fn human(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude >= 1000.0 {
+        let whole = format!("{value:.0}");
+        let digits = whole.len();
+        let mut shown = String::with_capacity(digits + digits / 3);
+        for (index, digit) in whole.chars().enumerate() {
+            if index > 0 && (digits - index).is_multiple_of(3) && !shown.ends_with('-') {
+                shown.push(',');
+            }
+            shown.push(digit);
+        }
+        return shown;
+    }
+    let decimals = match magnitude {
+        0.0 => 0,
+        m if m >= 100.0 => 0,
+        m if m >= 10.0 => 1,
+        m if m >= 1.0 => 2,
+        m if m >= 0.1 => 3,
+        _ => 4,
+    };
+    let shown = format!("{value:.decimals$}");
+    if shown.contains('.') {
+        return shown.trim_end_matches('0').trim_end_matches('.').into();
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIGURES: [Figure; 2] = [
+        Figure {
+            id: "ours",
+            unit: "1/s",
+            from: From::Raw,
+            target: Target::AtLeast(1_000_000.0),
+            what: "ours",
+        },
+        Figure {
+            id: "ratio",
+            unit: "x",
+            from: From::Ratio("ours", "theirs"),
+            target: Target::AtMost(2.0),
+            what: "beside theirs",
+        },
+    ];
+    const AREA: Area = Area {
+        name: "area",
+        page: "area.md",
+        programs: &[],
+        figures: &FIGURES,
+    };
+
+    fn round(ours: f64, theirs: Option<f64>) -> Round {
+        let theirs = theirs.map(|theirs| ("theirs".to_owned(), theirs));
+        [("ours".to_owned(), ours)]
+            .into_iter()
+            .chain(theirs)
+            .collect()
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_a_round_and_the_median_over_rounds() {
+        let rounds = [
+            round(900_000.0, Some(300_000.0)),
+            round(1_200_000.0, Some(1_200_000.0)),
+            round(1_000_000.0, Some(400_000.0)),
+        ];
+        let results = AREA.results(&rounds);
+        assert_eq!(
+            results[0].json(),
+            json!({"id": "ours", "value": 1_000_000.0, "unit": "1/s", "target": ">= 1,000,000", "met": true})
+        );
+        assert_eq!(results[1].spread, Some([1.0, 2.5, 3.0]));
+        assert!(results[1].missed());
+    }
+
+    #[test]
+    fn a_figure_without_its_peer_is_said_to_be_not_taken() {
+        let results = AREA.results(&[round(1.0, None)]);
+        assert_eq!(results[1].json()["value"], serde_json::Value::Null);
+        assert!(!results[1].missed());
+        assert!(results[1].row().contains("not taken"));
+    }
+
+    #[test]
+    fn only_the_table_of_a_page_is_replaced() {
+        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
+        let expected = format!("before\n{BEGIN}\nnew\n{END}\nafter\n");
+        assert_eq!(replaced(&page, "new\n"), Some(expected));
+        assert_eq!(replaced("no marks", "new\n"), None);
+    }
+
+    #[test]
+    fn numbers_are_shown_with_the_digits_that_count() {
+        let shown = [0.0, 0.00123, 0.5, 2.5, 12.34, 123.4, 1234.5, -1_234_567.0].map(human);
+        let expected = [
+            "0",
+            "0.0012",
+            "0.5",
+            "2.5",
+            "12.3",
+            "123",
+            "1,234",
+            "-1,234,567",
+        ];
+        assert_eq!(shown, expected);
+    }
+}

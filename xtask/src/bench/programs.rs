@@ -1,0 +1,106 @@
+//! Runs the programs that print raw figures.
+
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::figures::{Area, Round};
+use crate::workspace::{self, Workspace};
+
+/// What prints raw figures.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Program {
+    /// A program of `benches/src/bin`.
+    Ours(&'static str),
+    /// A package of the workspace `benches/peers`, which measures another system.
+    Peer(&'static str),
+}
+
+/// Why an area could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum MeasureError {
+    /// It did not start.
+    #[error("{program}: {error}")]
+    Start {
+        program: &'static str,
+        error: std::io::Error,
+    },
+    /// It ended with an error, which it has printed.
+    #[error("{0} failed")]
+    Failed(&'static str),
+    /// It printed something else.
+    #[error("{program} printed no figure but: {line}")]
+    Line { program: &'static str, line: String },
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    id: String,
+    value: f64,
+}
+
+impl Program {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ours(name) | Self::Peer(name) => name,
+        }
+    }
+
+    fn command(self, workspace: &Workspace) -> Command {
+        let mut command = workspace.cargo();
+        command.args(["run", "--quiet", "--release"]);
+        match self {
+            Self::Ours(name) => command.args(["--package", "roundtable-benches", "--bin", name]),
+            Self::Peer(name) => command
+                .args([
+                    "--manifest-path",
+                    "benches/peers/Cargo.toml",
+                    "--package",
+                    name,
+                ])
+                .env("CARGO_TARGET_DIR", workspace.target_dir().join("peers")),
+        };
+        command
+    }
+
+    /// Runs it and takes in what it prints; its stderr is shown.
+    fn run(self, workspace: &Workspace, round: &mut Round) -> Result<(), MeasureError> {
+        let program = self.name();
+        let mut command = self.command(workspace);
+        eprintln!("    $ {}", workspace::shown(&command));
+        let output = command
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| MeasureError::Start { program, error })?;
+        if !output.status.success() {
+            return Err(MeasureError::Failed(program));
+        }
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let Ok(raw) = serde_json::from_str::<Raw>(line) else {
+                let line = line.into();
+                return Err(MeasureError::Line { program, line });
+            };
+            round.insert(raw.id, raw.value);
+        }
+        Ok(())
+    }
+}
+
+/// Runs all programs of an area `runs` times.
+pub(super) fn rounds(
+    workspace: &Workspace,
+    area: &Area,
+    runs: u8,
+) -> Result<Vec<Round>, MeasureError> {
+    let mut rounds = Vec::with_capacity(runs.into());
+    for number in 1..=runs {
+        eprintln!("==> {} [{number}/{runs}]", area.name);
+        let mut round = Round::new();
+        for program in area.programs {
+            program.run(workspace, &mut round)?;
+        }
+        rounds.push(round);
+    }
+    Ok(rounds)
+}
