@@ -1,10 +1,11 @@
 //! What can be said on the command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use roundtable::TransportPreference;
-use roundtable_signaling_server::AddressRange;
+
+use crate::settings::{self, Settings};
 
 /// Rooms in which up to ten peers talk and edit together.
 #[derive(Debug, Parser)]
@@ -24,45 +25,16 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
-    /// The address to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub(crate) listen: SocketAddr,
+    /// Read settings from this TOML file; the environment and flags count before it
+    #[arg(long, value_name = "FILE", env = "ROUNDTABLE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 
-    /// Let in who holds a grant, and keep keys and rooms in this directory
-    #[arg(long, value_name = "DIR", conflicts_with = "open")]
-    pub(crate) data: Option<PathBuf>,
-
-    /// Let anyone into any room, without a grant. For development
+    /// Print the settings in effect as such a file, and end
     #[arg(long)]
-    pub(crate) open: bool,
+    pub(crate) print_config: bool,
 
-    /// With --open: listen even where others can reach the server
-    #[arg(long, requires = "open")]
-    pub(crate) i_know: bool,
-
-    /// Let pages of this origin connect, such as https://example.org. May be repeated
-    #[arg(long, value_name = "ORIGIN")]
-    pub(crate) allow_origin: Vec<String>,
-
-    /// A TURN server for peers to use, such as turn:turn.example.org:3478. May be repeated
-    #[arg(long, value_name = "URI", requires = "turn_secret_file")]
-    pub(crate) turn: Vec<String>,
-
-    /// The file with the secret that is shared with the TURN servers
-    #[arg(long, value_name = "FILE", requires = "turn")]
-    pub(crate) turn_secret_file: Option<PathBuf>,
-
-    /// Most connections at once
-    #[arg(long, value_name = "N", default_value_t = 16_384)]
-    pub(crate) max_connections: usize,
-
-    /// Most connections at once from one address
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub(crate) max_connections_per_address: usize,
-
-    /// Believe X-Forwarded-For of this proxy, an address or a range. May be repeated
-    #[arg(long, value_name = "RANGE")]
-    pub(crate) trusted_proxy: Vec<AddressRange>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -148,6 +120,35 @@ pub(crate) struct Join {
     pub(crate) json: bool,
 }
 
+impl Args {
+    /// What the command line says; what is wrong with it, in one line.
+    pub(crate) fn read() -> Result<Self, String> {
+        let command = Self::command().mut_subcommand("serve", settings::explain);
+        let matches = command.try_get_matches();
+        match matches.and_then(|matches| Self::from_arg_matches(&matches)) {
+            Ok(args) => Ok(args),
+            // Help and version are no mistakes, and who says nothing at all is helped best by all there is to say.
+            Err(error)
+                if !error.use_stderr()
+                    || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+            {
+                error.exit()
+            }
+            Err(error) => Err(one_line(&error.render().to_string())),
+        }
+    }
+}
+
+/// The parser's message without its usage.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim);
+    let lines =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let line = lines.join("; ").replace(":; ", ": ");
+    line.trim_start_matches("error: ").to_owned()
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let parsed = text
         .parse()
@@ -159,7 +160,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -3,6 +3,21 @@
 /// Why the command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
+    #[error("{0}")]
+    Args(String),
+    #[error(transparent)]
+    Settings(#[from] crate::settings::SettingsError),
+    #[error(
+        "log is wrong: {0:?} is no filter; write a level such as info, or parts such as roundtable_signaling_server=debug,warn"
+    )]
+    LogFilter(String),
+    #[error("trusted_proxy is wrong: {0:?}: {1}")]
+    TrustedProxy(String, roundtable_signaling_server::NotARange),
+    #[error("{given} needs {missing} beside it")]
+    Alone {
+        given: &'static str,
+        missing: &'static str,
+    },
     #[error(transparent)]
     Join(#[from] roundtable::JoinError),
     #[error(transparent)]
@@ -17,7 +32,7 @@ pub(crate) enum CliError {
     #[error("this binary was built without sound devices: build it with --features audio")]
     NoAudio,
     #[error(
-        "cannot take a secret from {path}: {source}; write the TURN servers' secret on its first line"
+        "turn_secret_file is wrong: cannot take a secret from {path}: {source}; write the TURN servers' secret on its first line"
     )]
     TurnSecret {
         path: std::path::PathBuf,

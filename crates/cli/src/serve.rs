@@ -1,32 +1,112 @@
 //! `roundtable serve`.
 
-use std::{fs, io, path::Path};
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
 
-use roundtable_signaling_server::{Server, ServerConfig, TurnConfig, TurnSecret};
+use roundtable_signaling_server::{
+    AddressRange, IceServer, MessageRate, Server, ServerConfig, TurnConfig, TurnSecret,
+};
 
-use crate::{args::Serve, error::CliError};
+use crate::{
+    args::Serve,
+    error::CliError,
+    logging,
+    settings::{LogFormat, Settings},
+};
 
-pub(crate) async fn run(args: Serve) -> Result<(), CliError> {
-    let mut config = ServerConfig::new(args.listen)
-        .with_open(args.open)
-        .with_open_to_all(args.i_know)
-        .with_allowed_origins(args.allow_origin)
-        .with_max_connections(args.max_connections)
-        .with_max_connections_per_address(args.max_connections_per_address)
-        .with_trusted_proxies(args.trusted_proxy);
-    if let Some(data) = args.data {
-        config = config.with_data_dir(data);
+/// Serves until it is told to stop.
+pub(crate) fn run(args: Serve) -> Result<(), CliError> {
+    // A name that is no text is none of ours.
+    let environment = std::env::vars_os();
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    let settings = args
+        .settings
+        .load(args.config.as_deref(), environment.filter_map(text))?;
+    if args.print_config {
+        // A reader that has gone away has had what it wants.
+        let _ = write!(io::stdout(), "{settings}");
+        return Ok(());
     }
-    if let Some(path) = args.turn_secret_file {
-        let turn = TurnConfig::new(args.turn, turn_secret(&path)?);
+    let format = settings.log_format.unwrap_or(LogFormat::Text);
+    logging::start(settings.log.as_deref().unwrap_or("info"), format)?;
+    crate::runtime()?.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), CliError> {
+    let mut config = configuration(&settings)?;
+    if let Some(path) = settings.turn_secret_file {
+        let mut turn = TurnConfig::new(settings.turn, turn_secret(&path)?);
+        if let Some(secs) = settings.turn_life_secs {
+            turn = turn.with_ttl(Duration::from_secs(secs));
+        }
         config = config.with_turn(turn.clone());
         #[cfg(unix)]
         rotate_on_hangup(path, turn)?;
+    } else if !settings.turn.is_empty() {
+        return Err(CliError::Alone {
+            given: "turn",
+            missing: "turn_secret_file",
+        });
     }
     let server = Server::bind(config)?;
     println!("listening on http://{}/", server.local_addr());
     server.run(stopped()).await;
     Ok(())
+}
+
+/// What the settings mean to the server, but for what is read from files.
+fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
+    let range = |text: &String| {
+        text.parse()
+            .map_err(|error| CliError::TrustedProxy(text.clone(), error))
+    };
+    let proxies: Result<Vec<AddressRange>, _> = settings.trusted_proxy.iter().map(range).collect();
+    let mut config = ServerConfig::default()
+        .with_allowed_origins(settings.allow_origin.clone())
+        .with_trusted_proxies(proxies?)
+        .with_open(settings.open == Some(true))
+        .with_open_to_all(settings.i_know == Some(true));
+    if !settings.stun.is_empty() {
+        let urls = settings.stun.clone();
+        config = config.with_ice_servers(vec![IceServer {
+            urls,
+            username: None,
+            credential: None,
+        }]);
+    }
+    if let Some(listen) = settings.listen {
+        config = config.with_listen(listen);
+    }
+    if let Some(data) = &settings.data {
+        config = config.with_data_dir(data);
+    }
+    if let Some(max) = settings.max_connections {
+        config = config.with_max_connections(max);
+    }
+    if let Some(max) = settings.max_connections_per_address {
+        config = config.with_max_connections_per_address(max);
+    }
+    if let Some(max) = settings.max_peers {
+        config = config.with_max_peers(max);
+    }
+    if let Some(max) = settings.max_rooms {
+        config = config.with_max_rooms(max);
+    }
+    if let (Some(burst), Some(per_second)) = (settings.message_burst, settings.messages_per_second)
+    {
+        config = config.with_message_rate(Some(MessageRate { burst, per_second }));
+    }
+    if let (Some(grant), Some(room)) = (settings.grant_life_secs, settings.room_life_secs) {
+        config = config.with_lives(Duration::from_secs(grant), Duration::from_secs(room));
+    }
+    Ok(config)
 }
 
 /// The secret on a file's first line.

@@ -2,65 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // these are tests
 
+mod common;
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
+use common::{Serve, refused, roundtable};
 use serde_json::Value;
-
-fn roundtable(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roundtable"));
-    command.args(line.split_whitespace());
-    command
-}
-
-/// A server process on a port of its own; ends with the test.
-struct Serve {
-    process: Child,
-    address: String,
-}
-
-impl Serve {
-    fn start() -> Self {
-        Self::with("--open")
-    }
-
-    fn with(rest: &str) -> Self {
-        let mut process = roundtable(&format!("serve --listen 127.0.0.1:0 {rest}"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap();
-        let address = address.trim_end_matches('/').to_owned();
-        Self { process, address }
-    }
-
-    fn join(&self, rest: &str) -> Output {
-        let line = format!("join --server ws://{} --room r {rest}", self.address);
-        roundtable(&line).output().unwrap()
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn refused(output: &Output, hint: &str) {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{error}");
-    assert_eq!(error.trim().lines().count(), 1, "one line: {error}");
-    assert!(error.contains(hint), "{error:?} does not say {hint:?}");
-    assert!(!error.contains("panicked"), "{error}");
-}
 
 fn events(output: &Output) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -109,23 +60,6 @@ fn bad_input_ends_with_one_line_that_helps() {
         .output()
         .unwrap();
     refused(&invite, "?room=");
-}
-
-#[test]
-fn a_server_that_makes_no_sense_does_not_start() {
-    let refuse = |line: &str, hint| refused(&roundtable(line).output().unwrap(), hint);
-    refuse("serve --listen 127.0.0.1:0", "--data DIR");
-    refuse("serve --listen 0.0.0.0:0 --open", "--i-know");
-    refuse("serve --listen 127.0.0.1:0 --data /dev/null", "--data");
-    refuse(
-        "serve --open --turn turn:h --turn-secret-file /nowhere",
-        "/nowhere",
-    );
-    let serve = Serve::start();
-    let taken = roundtable(&format!("serve --listen {} --open", serve.address))
-        .output()
-        .unwrap();
-    refused(&taken, &serve.address);
 }
 
 #[test]

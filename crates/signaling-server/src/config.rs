@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use roundtable_signaling_protocol::{IceServer, RoomLimits, limits};
 
-use crate::{AddressRange, TurnConfig, access::AccessLimits};
+use crate::{AddressRange, TurnConfig, access::AccessLimits, ice_uri::IceUri};
 
 /// What is wrong with a [`ServerConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,13 +21,22 @@ pub enum ConfigError {
     )]
     OpenToAll(SocketAddr),
     /// No grant may live longer than [`MAX_GRANT_LIFE`](limits::MAX_GRANT_LIFE).
-    #[error("grants live for 1 to {} s", limits::MAX_GRANT_LIFE.as_secs())]
+    #[error("grant_life_secs must be 1 to {}", limits::MAX_GRANT_LIFE.as_secs())]
     GrantLife,
     /// What clients would be told to use is no TURN server.
     #[error(
-        "TURN servers are given as turn:HOST:PORT or turns:HOST:PORT, at least one, with a lifetime above zero"
+        "turn is wrong: give turn:HOST:PORT or turns:HOST:PORT, at least one, and a turn_life_secs above 0"
     )]
     Turn,
+    /// What clients would be told to use is no STUN server.
+    #[error("stun is wrong: give stun:HOST:PORT, such as stun:stun.example.org:3478")]
+    Stun,
+    /// No page has such an origin.
+    #[error("allow_origin is wrong: give a scheme and a host, such as https://example.org")]
+    Origin,
+    /// Nobody could say anything.
+    #[error("message_burst and messages_per_second must be at least 1")]
+    MessageRate,
     /// A room takes at least one peer, at most [`MAX_PEERS`](limits::MAX_PEERS).
     #[error("max_peers must be 1 to {}", limits::MAX_PEERS)]
     MaxPeers,
@@ -35,7 +44,7 @@ pub enum ConfigError {
     #[error("max_connections and max_connections_per_address must be at least 1")]
     MaxConnections,
     /// A timeout of zero would close every connection at once.
-    #[error("timeouts must be longer than zero")]
+    #[error("timeouts must be longer than zero, and so must room_life_secs")]
     ZeroTimeout,
 }
 
@@ -116,6 +125,13 @@ impl ServerConfig {
             listen,
             ..Self::default()
         }
+    }
+
+    /// The address to listen on. Default 127.0.0.1:8080; port 0 takes any free one.
+    #[must_use]
+    pub fn with_listen(mut self, listen: SocketAddr) -> Self {
+        self.listen = listen;
+        self
     }
 
     /// Lets anyone join any room, without a grant. Default: off.
@@ -283,22 +299,57 @@ impl ServerConfig {
             self.access.room_life,
         ];
         let lives = Duration::from_secs(1)..=limits::MAX_GRANT_LIFE;
-        if self.open == self.data.is_some() {
-            Err(ConfigError::OpenOrData)
-        } else if self.open && !self.open_to_all && !self.listen.ip().is_loopback() {
-            Err(ConfigError::OpenToAll(self.listen))
-        } else if !lives.contains(&self.access.grant_life) {
-            Err(ConfigError::GrantLife)
-        } else if self.turn.as_ref().is_some_and(|turn| !turn.is_valid()) {
-            Err(ConfigError::Turn)
-        } else if !(1..=limits::MAX_PEERS).contains(&self.room.max_peers) {
-            Err(ConfigError::MaxPeers)
-        } else if self.max_connections == 0 || self.max_per_address == 0 {
-            Err(ConfigError::MaxConnections)
-        } else if timeouts.contains(&Duration::ZERO) {
-            Err(ConfigError::ZeroTimeout)
-        } else {
-            Ok(())
-        }
+        let rate = self.message_rate;
+        let is_url = |url: &String| url.parse::<IceUri>().is_ok();
+        let checks = [
+            (self.open != self.data.is_some(), ConfigError::OpenOrData),
+            (
+                !self.open || self.open_to_all || self.listen.ip().is_loopback(),
+                ConfigError::OpenToAll(self.listen),
+            ),
+            (
+                lives.contains(&self.access.grant_life),
+                ConfigError::GrantLife,
+            ),
+            (
+                self.turn.as_ref().is_none_or(TurnConfig::is_valid),
+                ConfigError::Turn,
+            ),
+            (
+                self.ice_servers
+                    .iter()
+                    .flat_map(|server| &server.urls)
+                    .all(is_url),
+                ConfigError::Stun,
+            ),
+            (
+                self.allowed_origins.iter().all(|origin| is_origin(origin)),
+                ConfigError::Origin,
+            ),
+            (
+                rate.is_none_or(|rate| rate.burst > 0 && rate.per_second > 0),
+                ConfigError::MessageRate,
+            ),
+            (
+                (1..=limits::MAX_PEERS).contains(&self.room.max_peers),
+                ConfigError::MaxPeers,
+            ),
+            (
+                self.max_connections > 0 && self.max_per_address > 0,
+                ConfigError::MaxConnections,
+            ),
+            (
+                !timeouts.contains(&Duration::ZERO),
+                ConfigError::ZeroTimeout,
+            ),
+        ];
+        let failed = checks.into_iter().find(|(holds, _)| !holds);
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
+}
+
+/// Whether a browser could send this as `Origin` (RFC 6454): a scheme and an authority, and nothing after.
+fn is_origin(origin: &str) -> bool {
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    authority.is_some_and(|authority| !authority.is_empty() && !authority.contains(['/', ' ', ',']))
 }

@@ -9,6 +9,8 @@ mod clock;
 mod config;
 mod connection;
 mod http;
+#[allow(dead_code)]
+mod ice_uri;
 mod metrics;
 mod outbox;
 mod page;

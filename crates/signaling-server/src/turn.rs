@@ -9,6 +9,8 @@ use roundtable_core::{PeerId, WallTime};
 use roundtable_signaling_protocol::{IceServer, TurnSecret};
 use serde::Serialize;
 
+use crate::ice_uri::{IceUri, Service};
+
 /// TURN servers that take credentials made with a shared secret, as coturn does with
 /// `use-auth-secret`. Clones share the secret.
 #[derive(Debug, Clone)]
@@ -52,7 +54,10 @@ impl TurnConfig {
 
     /// Whether every URI is one of a TURN server.
     pub(crate) fn is_valid(&self) -> bool {
-        let is_turn = |uri: &String| uri.starts_with("turn:") || uri.starts_with("turns:");
+        let is_turn = |uri: &String| {
+            let uri = uri.parse::<IceUri>();
+            uri.is_ok_and(|uri| uri.service == Service::Turn)
+        };
         !self.uris.is_empty() && self.uris.iter().all(is_turn) && !self.ttl.is_zero()
     }
 

@@ -1,0 +1,60 @@
+//! The command as a process.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)] // for tests alone, each using a part
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Output, Stdio},
+};
+
+pub fn roundtable(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roundtable"));
+    command.args(line.split_whitespace());
+    command
+}
+
+/// A server process on a port of its own; ends with the test.
+pub struct Serve {
+    pub process: Child,
+    pub address: String,
+}
+
+impl Serve {
+    pub fn start() -> Self {
+        Self::with("--open")
+    }
+
+    pub fn with(rest: &str) -> Self {
+        let mut process = roundtable(&format!("serve --listen 127.0.0.1:0 {rest}"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap();
+        let address = address.trim_end_matches('/').to_owned();
+        Self { process, address }
+    }
+
+    pub fn join(&self, rest: &str) -> Output {
+        let line = format!("join --server ws://{} --room r {rest}", self.address);
+        roundtable(&line).output().unwrap()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The command ended with code 2 and one line on stderr that has `hint` in it.
+pub fn refused(output: &Output, hint: &str) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(error.trim().lines().count(), 1, "one line: {error}");
+    assert!(error.contains(hint), "{error:?} does not say {hint:?}");
+    assert!(!error.contains("panicked"), "{error}");
+}
