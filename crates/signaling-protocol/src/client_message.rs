@@ -9,7 +9,7 @@ use serde_json::{Value, error::Category, json, value::RawValue};
 
 use crate::{
     AnswerBody, Capabilities, Description, DescriptionError, ErrorCode, IceCandidate, MessageId,
-    OfferBody, RequestId, ResumeToken, RpcError, limits, model::RawDescription, text,
+    OfferBody, PeerInfo, RequestId, ResumeToken, RpcError, limits, model::RawDescription, text,
 };
 
 /// The parameters of `peer.announce`.
@@ -34,6 +34,16 @@ pub struct Announce {
     /// Shown to the others; at most 1 KiB.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub user_data: Value,
+}
+
+impl Announce {
+    pub(crate) fn info(&self) -> PeerInfo {
+        PeerInfo {
+            peer_id: self.peer_id.clone(),
+            capabilities: self.capabilities,
+            user_data: self.user_data.clone(),
+        }
+    }
 }
 
 /// What a client asks for.
@@ -96,6 +106,17 @@ impl Request {
             Self::Disconnect { .. } => "peer.disconnect",
             Self::Refresh { .. } => "session.refresh",
             Self::Ping => "ping",
+        }
+    }
+
+    /// The other peer that it concerns, if there is one.
+    pub const fn to(&self) -> Option<&PeerId> {
+        match self {
+            Self::Offer { to, .. } | Self::Answer { to, .. } | Self::Candidate { to, .. } => {
+                Some(to)
+            }
+            Self::Disconnect { to, .. } => to.as_ref(),
+            Self::Announce(_) | Self::Refresh { .. } | Self::Ping => None,
         }
     }
 }

@@ -7,6 +7,7 @@ mod grant;
 mod model;
 mod negotiation;
 mod room;
+mod roster;
 mod server_message;
 mod text;
 mod token_bucket;
@@ -22,7 +23,9 @@ pub use model::{
     Joined, Kind, LeaveReason, MessageId, OfferBody, PeerInfo, RequestId, ResumeToken,
 };
 pub use negotiation::{CandidateAction, Negotiation, OfferAction, Phase, UnexpectedAnswer};
+pub use room::cluster::{Applicant, Draft, HandOver, Parcel, Ruling};
 pub use room::{ConnectionId, Output, Room, RoomLimits};
+pub use roster::{Fingerprint, NodeId, Roster, Seat};
 pub use server_message::{Malformed, Notification, Reply, ServerMessage};
 pub use token_bucket::{Spent, TokenBucket};
 pub use turn::{TurnCredentials, TurnSecret};

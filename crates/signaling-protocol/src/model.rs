@@ -106,6 +106,10 @@ impl ResumeToken {
     pub fn from_random(bytes: [u8; 16]) -> Self {
         Self(Hex(bytes).to_string().into())
     }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl PartialEq for ResumeToken {

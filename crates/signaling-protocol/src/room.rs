@@ -9,9 +9,12 @@ use std::{
 use roundtable_core::{PeerId, RoomId, Timestamp, WallTime};
 
 use crate::{
-    Announce, CloseReason, Description, ErrorCode, IceCandidate, Joined, Kind, LeaveReason,
-    Notification, PeerInfo, Reply, Request, RequestId, ResumeToken, RpcError, limits,
+    Announce, CloseReason, Description, ErrorCode, Fingerprint, IceCandidate, Joined, Kind,
+    LeaveReason, NodeId, Notification, PeerInfo, Reply, Request, RequestId, ResumeToken, RpcError,
+    limits, roster::Departure,
 };
+
+pub(crate) mod cluster;
 
 /// Names a connection to the server; never used twice by one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,13 +75,36 @@ enum Presence {
         held: VecDeque<Notification>,
         bytes: usize,
     },
+    /// Connected to another server of the cluster.
+    Remote {
+        node: NodeId,
+        /// Until when the peer counts as present though it has lost its seat unexplained.
+        missing_until: Option<Timestamp>,
+    },
 }
 
 #[derive(Debug)]
 struct Member {
     info: PeerInfo,
-    resume: ResumeToken,
+    /// Tells this member from a later one of the same name.
+    seat: Fingerprint,
+    resume: Fingerprint,
     presence: Presence,
+}
+
+impl Member {
+    fn is_local(&self) -> bool {
+        !matches!(self.presence, Presence::Remote { .. })
+    }
+
+    /// When the peer is taken for lost.
+    fn ends(&self) -> Option<Timestamp> {
+        match self.presence {
+            Presence::Away { until, .. } => Some(until),
+            Presence::Here(_) => None,
+            Presence::Remote { missing_until, .. } => missing_until,
+        }
+    }
 }
 
 /// Who offers, to whom, which kind.
@@ -87,8 +113,15 @@ type OfferKey = (PeerId, PeerId, Kind);
 #[derive(Debug)]
 struct Offer {
     request_id: RequestId,
-    /// When it expires; `None` once it is answered.
-    expires: Option<Timestamp>,
+    /// When it expires unless it is answered.
+    expires: Timestamp,
+    answered: bool,
+}
+
+impl Offer {
+    fn is_live(&self, now: Timestamp) -> bool {
+        self.answered || now < self.expires
+    }
 }
 
 /// A room of peers. After each input, take [`poll_output`](Self::poll_output) until it is empty
@@ -97,14 +130,31 @@ struct Offer {
 pub struct Room {
     id: RoomId,
     limits: RoomLimits,
+    node: NodeId,
     members: BTreeMap<PeerId, Member>,
     connections: BTreeMap<ConnectionId, PeerId>,
     offers: BTreeMap<OfferKey, Offer>,
     outputs: VecDeque<Output>,
+    /// The latest departures of peers of this server, for the roster.
+    departures: VecDeque<Departure>,
 }
 
 fn not_found() -> RpcError {
     RpcError::new(ErrorCode::PeerNotFound, "no such peer in this room")
+}
+
+fn taken() -> RpcError {
+    let message = "this name is taken in the room: choose another";
+    RpcError::new(ErrorCode::PeerIdTaken, message)
+}
+
+fn full(max_peers: usize) -> RpcError {
+    RpcError::new(ErrorCode::RoomFull, "the room is full").with_max_peers(max_peers)
+}
+
+fn fits(announce: &Announce, resume: Fingerprint) -> bool {
+    let shown = announce.resume.as_ref();
+    shown.is_some_and(|token| Fingerprint::of(token) == resume)
 }
 
 fn expired() -> RpcError {
@@ -113,15 +163,24 @@ fn expired() -> RpcError {
 }
 
 impl Room {
-    /// An empty room.
+    /// An empty room of a server that is alone.
+    #[allow(clippy::missing_panics_doc)] // the name is a constant
     pub fn new(id: RoomId, limits: RoomLimits) -> Self {
+        let node = NodeId::new("alone").expect("the name follows the grammar");
+        Self::on_node(id, limits, node)
+    }
+
+    /// An empty room of the server `node` of a cluster.
+    pub fn on_node(id: RoomId, limits: RoomLimits, node: NodeId) -> Self {
         Self {
             id,
             limits,
+            node,
             members: BTreeMap::new(),
             connections: BTreeMap::new(),
             offers: BTreeMap::new(),
             outputs: VecDeque::new(),
+            departures: VecDeque::new(),
         }
     }
 
@@ -154,61 +213,70 @@ impl Room {
         announce: Announce,
         resume: ResumeToken,
     ) -> Result<Joined, RpcError> {
-        let peer_id = announce.peer_id.clone();
-        let resumed = match self.members.get(&peer_id) {
-            Some(member) if announce.resume.as_ref() == Some(&member.resume) => true,
-            Some(_) => {
-                let message = "this name is taken in the room: choose another";
-                return Err(RpcError::new(ErrorCode::PeerIdTaken, message));
-            }
+        match self.members.get(&announce.peer_id) {
+            Some(member) if fits(&announce, member.resume) => {}
+            Some(_) => return Err(taken()),
             None if self.members.len() >= self.limits.max_peers => {
-                let error = RpcError::new(ErrorCode::RoomFull, "the room is full");
-                return Err(error.with_max_peers(self.limits.max_peers));
+                return Err(full(self.limits.max_peers));
             }
-            None => false,
-        };
+            None => {}
+        }
+        Ok(self.let_in(wall, connection, announce, &resume))
+    }
+
+    /// Lets a peer in that has the right to: [`announce`](Self::announce) has checked it, or the
+    /// roster that was [adopted](Self::adopt) gives it a seat.
+    ///
+    /// The caller sends the result before it takes outputs.
+    pub fn let_in(
+        &mut self,
+        wall: WallTime,
+        connection: ConnectionId,
+        announce: Announce,
+        resume: &ResumeToken,
+    ) -> Joined {
+        let peer_id = announce.peer_id.clone();
+        let resumed = self.members.contains_key(&peer_id);
         if resumed {
-            self.take_place(&peer_id, connection, resume.clone());
+            self.take_place(&peer_id, connection, resume);
         } else {
-            self.enter(connection, announce, resume.clone());
+            self.enter(connection, announce, resume);
         }
         let others = self.peers().filter(|info| info.peer_id != peer_id);
-        Ok(Joined {
+        Joined {
             room: self.id.clone(),
             resumed,
             server_time_ms: wall.as_millis(),
-            resume,
+            resume: resume.clone(),
             resume_ttl_ms: u64::try_from(self.limits.resume_ttl.as_millis()).unwrap_or(u64::MAX),
             ice_servers: Vec::new(),
             grant_expires_ms: None,
             peers: others.cloned().collect(),
             max_peers: self.limits.max_peers,
             peer_id,
-        })
+        }
     }
 
-    fn enter(&mut self, connection: ConnectionId, announce: Announce, resume: ResumeToken) {
-        let info = PeerInfo {
-            peer_id: announce.peer_id.clone(),
-            capabilities: announce.capabilities,
-            user_data: announce.user_data,
-        };
+    fn enter(&mut self, connection: ConnectionId, announce: Announce, resume: &ResumeToken) {
+        let info = announce.info();
         self.broadcast(&Notification::PeerAnnounced(info.clone()));
         self.connections
             .insert(connection, announce.peer_id.clone());
+        let resume = Fingerprint::of(resume);
         let member = Member {
             info,
+            seat: resume,
             resume,
             presence: Presence::Here(connection),
         };
         self.members.insert(announce.peer_id, member);
     }
 
-    fn take_place(&mut self, peer: &PeerId, connection: ConnectionId, resume: ResumeToken) {
+    fn take_place(&mut self, peer: &PeerId, connection: ConnectionId, resume: &ResumeToken) {
         let Some(member) = self.members.get_mut(peer) else {
             return;
         };
-        member.resume = resume;
+        member.resume = Fingerprint::of(resume);
         match std::mem::replace(&mut member.presence, Presence::Here(connection)) {
             Presence::Here(old) => {
                 self.connections.remove(&old);
@@ -225,6 +293,7 @@ impl Room {
                 });
                 self.outputs.extend(held);
             }
+            Presence::Remote { .. } => {}
         }
         self.connections.insert(connection, peer.clone());
     }
@@ -241,10 +310,24 @@ impl Room {
         connection: ConnectionId,
         request: Request,
     ) -> Result<Reply, RpcError> {
-        let from =
-            self.connections.get(&connection).cloned().ok_or_else(|| {
-                RpcError::new(ErrorCode::NotAnnounced, "peer.announce comes first")
-            })?;
+        let from = self.sender(connection)?;
+        self.carry_out(now, from, request)
+    }
+
+    fn sender(&self, connection: ConnectionId) -> Result<PeerId, RpcError> {
+        let unknown = || RpcError::new(ErrorCode::NotAnnounced, "peer.announce comes first");
+        self.connections
+            .get(&connection)
+            .cloned()
+            .ok_or_else(unknown)
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Timestamp,
+        from: PeerId,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         match request {
             Request::Offer {
                 to,
@@ -315,12 +398,11 @@ impl Room {
 
     /// Lets time pass: offers and places of lost peers expire.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        let is_over = |offer: &Offer| offer.expires.is_some_and(|expires| expires <= now);
-        let over = self.offers.extract_if(.., |_, offer| is_over(offer));
+        let over = self.offers.extract_if(.., |_, offer| !offer.is_live(now));
         for ((from, to, _), Offer { request_id, .. }) in over.collect::<Vec<_>>() {
             self.send(&from, Notification::OfferExpired { to, request_id });
         }
-        let is_gone = |member: &Member| matches!(member.presence, Presence::Away { until, .. } if until <= now);
+        let is_gone = |member: &Member| member.ends().is_some_and(|ends| ends <= now);
         let gone = self.members.iter().filter(|(_, member)| is_gone(member));
         for peer in gone.map(|(peer, _)| peer.clone()).collect::<Vec<_>>() {
             self.remove(&peer, LeaveReason::Lost);
@@ -329,11 +411,9 @@ impl Room {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, if ever.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let offers = self.offers.values().filter_map(|offer| offer.expires);
-        let places = self.members.values().filter_map(|m| match m.presence {
-            Presence::Away { until, .. } => Some(until),
-            Presence::Here(_) => None,
-        });
+        let unanswered = self.offers.values().filter(|offer| !offer.answered);
+        let offers = unanswered.map(|offer| offer.expires);
+        let places = self.members.values().filter_map(Member::ends);
         offers.chain(places).min()
     }
 
@@ -360,16 +440,13 @@ impl Room {
         let kind = body.kind();
         // The pair's earlier negotiation is over; an offer that crosses this one is not.
         let reverse = (to.clone(), from.clone(), kind);
-        if self
-            .offers
-            .get(&reverse)
-            .is_some_and(|o| o.expires.is_none())
-        {
+        if self.offers.get(&reverse).is_some_and(|o| o.answered) {
             self.offers.remove(&reverse);
         }
         let offer = Offer {
             request_id: request_id.clone(),
-            expires: Some(now + self.limits.offer_ttl),
+            expires: now + self.limits.offer_ttl,
+            answered: false,
         };
         self.offers.insert((from.clone(), to.clone(), kind), offer);
         let message = Notification::Offer {
@@ -394,9 +471,9 @@ impl Room {
         }
         let key = (to.clone(), from.clone(), body.kind());
         let waiting = self.offers.get_mut(&key).filter(|offer| {
-            offer.request_id == request_id && offer.expires.is_some_and(|expires| now < expires)
+            offer.request_id == request_id && !offer.answered && offer.is_live(now)
         });
-        waiting.ok_or_else(expired)?.expires = None;
+        waiting.ok_or_else(expired)?.answered = true;
         // An offer of ours that crossed theirs was rolled back: it expires silently.
         self.offers.remove(&(from.clone(), to.clone(), key.2));
         let message = Notification::Answer {
@@ -448,8 +525,7 @@ impl Room {
     fn find(&self, now: Timestamp, from: &PeerId, to: &PeerId, id: &RequestId) -> Option<&Offer> {
         [Kind::WebRtc, Kind::Quic].into_iter().find_map(|kind| {
             let offer = self.offers.get(&(from.clone(), to.clone(), kind))?;
-            let is_live = offer.expires.is_none_or(|expires| now < expires);
-            (is_live && offer.request_id == *id).then_some(offer)
+            (offer.is_live(now) && offer.request_id == *id).then_some(offer)
         })
     }
 
@@ -459,6 +535,9 @@ impl Room {
         };
         if let Presence::Here(connection) = member.presence {
             self.connections.remove(&connection);
+        }
+        if member.is_local() {
+            self.note_departure(peer, member.seat, reason);
         }
         self.offers
             .retain(|(from, to, _), _| from != peer && to != peer);
@@ -490,6 +569,8 @@ impl Room {
                     self.remove(peer, LeaveReason::Evicted);
                 }
             }
+            // Its own server does what this one does, and tells it.
+            Presence::Remote { .. } => {}
         }
     }
 }
