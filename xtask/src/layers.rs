@@ -26,6 +26,7 @@ const TABLE: &[(&str, Uses)] = &[
     ("core", Only(&[])),
     ("wire", Only(&[])),
     ("command-log", Only(&[])),
+    ("log-store", Only(&["command-log"])),
     ("replication", Only(&[])),
     ("sync", Only(&[])),
     ("netem", Only(&[])),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::SchemaHash;
+use crate::{SchemaHash, layout::Fields};
 
 const CONTEXT: &[u8] = b"roundtable/schema/v1\0";
+/// The first byte of an encoded schema.
+const FORM: u8 = 1;
 
 /// How the commands on one key make its value. Order is (Lamport, author, nonce).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +61,18 @@ impl Strategy {
             Self::Merge(MergeRule::Min) => (6, 0),
         }
     }
+
+    const fn decoded(number: u8, parameter: u32) -> Option<Self> {
+        Some(match (number, parameter) {
+            (1, 0) => Self::LastWriteWins,
+            (2, 0) => Self::Reject,
+            (3, max_len) => Self::Merge(MergeRule::Append { max_len }),
+            (4, 0) => Self::Merge(MergeRule::Add),
+            (5, 0) => Self::Merge(MergeRule::Max),
+            (6, 0) => Self::Merge(MergeRule::Min),
+            _ => return None,
+        })
+    }
 }
 
 /// A type of key.
@@ -83,6 +97,9 @@ pub enum SchemaError {
     /// A schema without key types.
     #[error("a schema has at least one key type")]
     Empty,
+    /// Bytes that do not encode a schema, or one of a later version.
+    #[error("these bytes are no schema of this version")]
+    Encoding,
 }
 
 /// The key types of a room and the version that the application gives them.
@@ -128,6 +145,56 @@ impl Schema {
     /// Names everything of this schema but its minor version.
     pub const fn hash(&self) -> SchemaHash {
         self.hash
+    }
+
+    /// The schema as bytes, to be kept beside the log that it explains.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![FORM];
+        bytes.extend_from_slice(&self.major.to_le_bytes());
+        bytes.extend_from_slice(&self.minor.to_le_bytes());
+        for (id, key_type) in &self.types {
+            let (strategy, parameter) = key_type.strategy.encoded();
+            let name = key_type.name.as_bytes();
+            bytes.extend_from_slice(&id.to_le_bytes());
+            bytes.push(strategy);
+            bytes.extend_from_slice(&parameter.to_le_bytes());
+            bytes.extend(name.len().to_le_bytes().first());
+            bytes.extend_from_slice(name);
+        }
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// [`SchemaError::Encoding`], or what [`SchemaBuilder::build`] says.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SchemaError> {
+        /// Form, major and minor version.
+        const HEAD_LEN: usize = 1 + 2 + 2;
+        /// A type without its name: id, strategy, parameter, the name's length.
+        const TYPE_LEN: usize = 2 + 1 + 4 + 1;
+        let head = bytes.split_at_checked(HEAD_LEN);
+        let (head, mut rest) = head.ok_or(SchemaError::Encoding)?;
+        if head[0] != FORM {
+            return Err(SchemaError::Encoding);
+        }
+        let mut versions = Fields::new(&head[1..]);
+        let mut builder = Self::builder(versions.u16(), versions.u16());
+        while !rest.is_empty() {
+            let (fixed, tail) = rest
+                .split_at_checked(TYPE_LEN)
+                .ok_or(SchemaError::Encoding)?;
+            let mut fields = Fields::new(fixed);
+            let (id, strategy, parameter) = (fields.u16(), fields.u8(), fields.u32());
+            let strategy = Strategy::decoded(strategy, parameter).ok_or(SchemaError::Encoding)?;
+            let (name, tail) = tail
+                .split_at_checked(fields.u8().into())
+                .ok_or(SchemaError::Encoding)?;
+            let name = std::str::from_utf8(name).map_err(|_| SchemaError::Encoding)?;
+            builder = builder.key_type(id, name, strategy);
+            rest = tail;
+        }
+        builder.build()
     }
 }
 
@@ -220,6 +287,25 @@ mod tests {
             .build()
             .unwrap();
         assert_eq!(other.hash(), schema(1, 0, Strategy::Reject).hash());
+    }
+
+    #[test]
+    fn a_schema_survives_being_stored() {
+        let merges = [
+            MergeRule::Append { max_len: 300 },
+            MergeRule::Add,
+            MergeRule::Max,
+            MergeRule::Min,
+        ];
+        for strategy in merges.map(Strategy::Merge).into_iter().chain([Strategy::Reject]) {
+            let schema = schema(3, 4, strategy);
+            let bytes = schema.encode();
+            assert_eq!(Schema::decode(&bytes), Ok(schema));
+            for cut in 0..bytes.len() {
+                // A cut between two types leaves a smaller schema, whose hash is another.
+                assert_ne!(Schema::decode(&bytes[..cut]), Schema::decode(&bytes));
+            }
+        }
     }
 
     #[test]

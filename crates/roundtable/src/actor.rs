@@ -10,6 +10,7 @@ use roundtable_command_log::{Action, Key};
 use roundtable_core::{
     AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp, TransportKind,
 };
+use roundtable_log_store::StoreError;
 use roundtable_session::{
     Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
     Side, Standing,
@@ -92,17 +93,29 @@ impl Actor {
 
     fn deadline(&self) -> std::time::Instant {
         let hour = self.clock.now() + Duration::from_secs(3600);
-        let timers = [self.session.next_timeout(), self.attempts.next_retry()];
+        let timers = [
+            self.session.next_timeout(),
+            self.attempts.next_retry(),
+            Some(self.durable.next_keep()),
+        ];
         SystemClock::instant(timers.into_iter().flatten().min().unwrap_or(hour))
     }
 
     fn timeout(&mut self) {
         let now = self.now();
         self.session.handle_timeout(now);
+        self.keep(now.mono);
         for peer in self.attempts.due(now.mono) {
             if !self.links.reaches(&peer) {
                 self.attempts.offer(&peer, now.mono);
             }
+        }
+    }
+
+    /// Puts what others have written into the store, if that is due.
+    fn keep(&mut self, now: Timestamp) {
+        if self.durable.next_keep() <= now {
+            self.durable.keep(now, self.session.log());
         }
     }
 
@@ -147,7 +160,7 @@ impl Actor {
         }
     }
 
-    fn synced(&mut self, result: Result<(), crate::IdentityError>) {
+    fn synced(&mut self, result: Result<u64, StoreError>) {
         for (link, frame) in self.durable.synced(result) {
             self.put(link, frame);
         }
@@ -161,8 +174,8 @@ impl Actor {
                 verified,
                 created,
             } => {
-                if let Some(genesis) = self.session.genesis() {
-                    self.durable.genesis(genesis);
+                if let Some(log) = self.session.log() {
+                    self.durable.genesis(log.genesis(), log.schema());
                 }
                 self.tell(Event::RoomKnown {
                     genesis: hash,
@@ -530,9 +543,16 @@ impl Actor {
         }
         self.session.finish(self.now());
         self.carry_out();
-        while self.durable.is_pending() {
-            let result = self.durable.next().await;
-            self.synced(result);
+        loop {
+            let now = self.clock.now();
+            let all_kept = self.durable.keep(now, self.session.log());
+            while self.durable.is_pending() {
+                let result = self.durable.next().await;
+                self.synced(result);
+            }
+            if all_kept || self.durable.has_failed() {
+                break;
+            }
         }
         self.durable.close().await;
         self.attempts.shut_down().await;

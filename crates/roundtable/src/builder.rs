@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use roundtable_command_log::{Genesis, GenesisParams, Limits, Schema, Strategy};
+use roundtable_command_log::{GenesisParams, Limits, Schema, Strategy};
 use roundtable_core::{Clock, PeerId, RoomId};
+use roundtable_log_store::Contents;
 use roundtable_session::{GenesisSource, Now, Session, SessionConfig};
 use roundtable_signaling_client::{ClientConfig, SignalingClient};
 use roundtable_signaling_protocol::{Capabilities, Capability};
@@ -15,12 +16,11 @@ use tokio::sync::{broadcast, mpsc};
 use crate::{
     Identity, Invite, JoinError, Room, TransportPreference,
     actor::Actor,
-    identity::Recovered,
     links::Links,
     negotiation::Negotiator,
     peers::Attempts,
     room::Shared,
-    store::{Durable, Store},
+    store::Durable,
     voice::{Voice, VoiceTask},
 };
 
@@ -153,16 +153,13 @@ impl RoomBuilder {
             None => Identity::ephemeral()?,
         };
         self.webrtc.validate()?;
-        let (log, recovered) = match identity.room_log(&room)? {
-            Some((log, recovered)) => (Some(log), recovered),
-            None => (None, Recovered::default()),
-        };
+        let (log, stored) = identity.room(&room)?;
         let clock = SystemClock;
         let now = Now {
             mono: clock.now(),
             wall: clock.wall(),
         };
-        let session = self.session(&room, &peer, &identity, recovered, now)?;
+        let session = self.session(&room, &peer, &identity, stored, now)?;
         let quic = match self.transport.allows_quic() {
             true => Some(QuicEndpoint::bind(self.quic.clone(), identity.key())?),
             false => None,
@@ -202,7 +199,7 @@ impl RoomBuilder {
             attempts: Attempts::new(peer, self.transport, negotiator),
             requests: request_queue,
             events,
-            durable: Durable::new(log.map(Store::start), session.genesis().map(Genesis::hash)),
+            durable: Durable::new(log, &session),
             session,
             may_edit: false,
             quic,
@@ -220,19 +217,16 @@ impl RoomBuilder {
         room: &RoomId,
         peer: &PeerId,
         identity: &Identity,
-        recovered: Recovered,
+        stored: Contents,
         now: Now,
     ) -> Result<Session, JoinError> {
         let (mut seed, mut room_id) = ([0; 32], [0; 32]);
         getrandom::fill(&mut seed).map_err(JoinError::Random)?;
         getrandom::fill(&mut room_id).map_err(JoinError::Random)?;
         let schema = self.schema.clone().unwrap_or_else(default_schema);
-        let source = match (
-            recovered.genesis,
-            self.invite.as_ref().and_then(Invite::genesis),
-        ) {
-            (Some(stored), invited) => {
-                let genesis = Genesis::decode(&stored).map_err(|_| JoinError::Restore)?;
+        let invited = self.invite.as_ref().and_then(Invite::genesis);
+        let source = match (stored.genesis.clone(), invited) {
+            (Some(genesis), invited) => {
                 if invited.is_some_and(|hash| hash != genesis.hash()) {
                     return Err(JoinError::OtherRoom);
                 }
@@ -256,10 +250,14 @@ impl RoomBuilder {
             config = config.with_flush_interval(interval);
         }
         let mut session = Session::new(config, now)?;
-        let superseded = recovered.superseded.iter();
-        session.forsake(superseded.filter_map(|g| Some(Genesis::decode(g).ok()?.hash())));
-        let stored = recovered.frames.len();
-        if session.restore(now, recovered.frames) != stored {
+        session.forsake(stored.superseded.iter().copied());
+        // What others wrote may have gaps, which peers fill; what we wrote may not.
+        let author = session.author();
+        let own = stored.frames.get(&author).map_or(0, Vec::len);
+        session.restore(now, stored.into_frames());
+        let restored = session.log().into_iter();
+        let restored = restored.flat_map(|log| log.frames_after(author, 0, usize::MAX));
+        if restored.count() != own {
             return Err(JoinError::Restore);
         }
         Ok(session)

@@ -5,7 +5,6 @@ mod actor;
 mod builder;
 mod error;
 mod event;
-mod identity;
 mod invite;
 mod links;
 mod negotiation;
@@ -18,7 +17,6 @@ pub mod voice;
 pub use builder::RoomBuilder;
 pub use error::{JoinError, MessageError, SubmitError};
 pub use event::Event;
-pub use identity::{Identity, IdentityError};
 pub use invite::{Invite, InviteError};
 pub use room::{PeerStatus, Room, Summary};
 pub use transport::{CommandTransport, TransportPreference};
@@ -30,6 +28,7 @@ pub use roundtable_command_log::{
 pub use roundtable_core::{
     AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,
 };
+pub use roundtable_log_store::{Identity, IdentityError, Store, StoreError};
 pub use roundtable_transport::Link;
 pub use roundtable_transport_quic::QuicConfig;
 pub use roundtable_transport_webrtc::WebRtcConfig;

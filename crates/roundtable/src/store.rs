@@ -1,112 +1,172 @@
-//! Puts own frames on disk before they are sent, many at a time, away from the room's task.
+//! Puts the room's log into the identity's store, many frames at a time, away from the room's
+//! task: own frames before they are sent, those of others within a second.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
-use bytes::Bytes;
-use roundtable_command_log::{Genesis, GenesisHash, SignedFrame};
-use roundtable_core::{Channel, Frame};
-use roundtable_session::LinkId;
+use roundtable_command_log::{CommandLog, FrameId, Genesis, GenesisHash, Schema, SharedFrame};
+use roundtable_core::{AuthorId, Channel, Frame, Timestamp};
+use roundtable_log_store::{Record, RoomLog, StoreError};
+use roundtable_session::{LinkId, Session};
 use tokio::{sync::mpsc, task::JoinHandle};
-
-use crate::identity::{IdentityError, Record, RoomLog};
 
 /// Records that may wait for the disk.
 const QUEUE: usize = 4096;
+/// Most records that one commit takes.
+const MAX_TOGETHER: usize = 1024;
+/// How often what others wrote is put into the store: as much as a crash may lose of it.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon again, while there is more than one turn takes.
+const KEEP_ON: Duration = Duration::from_millis(20);
+/// Most bytes of others' frames that one turn hands over.
+const KEEP_BYTES: usize = 4 << 20;
 
-/// The writing end of a room's log.
+/// The writing end of a room's log: inline where that costs nothing, else a task of its own.
 #[derive(Debug)]
-pub(crate) struct Store {
-    jobs: mpsc::Sender<(Record, Bytes)>,
-    done: mpsc::Receiver<Result<u64, IdentityError>>,
-    /// Records queued so far, and how many of them are on disk.
-    queued: u64,
-    synced: u64,
-    task: JoinHandle<()>,
-}
-
-impl Store {
-    pub(crate) fn start(log: RoomLog) -> Self {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let (report, done) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(run(log, queue, report));
-        Self {
-            jobs,
-            done,
-            queued: 0,
-            synced: 0,
-            task,
-        }
-    }
-
-    /// Queues a record. `false` when the disk is hopelessly behind or has failed.
-    #[must_use]
-    pub(crate) fn append(&mut self, kind: Record, content: Bytes) -> bool {
-        let queued = self.jobs.try_send((kind, content)).is_ok();
-        self.queued += u64::from(queued);
-        queued
-    }
-
-    /// Lets go of the file, and of the identity's lock with it.
-    pub(crate) async fn close(self) {
-        let Self {
-            jobs, done, task, ..
-        } = self;
-        drop((jobs, done));
-        let _ = task.await;
-    }
-
-    /// Waits for the next group of records to reach the disk. Cancel safe.
-    pub(crate) async fn synced(&mut self) -> Result<(), IdentityError> {
-        match self.done.recv().await {
-            Some(Ok(count)) => {
-                self.synced += count;
-                Ok(())
-            }
-            Some(Err(error)) => Err(error),
-            // The task ends only after it has reported a failure.
-            None => std::future::pending().await,
-        }
-    }
+enum Writer {
+    Inline(RoomLog),
+    Task {
+        jobs: mpsc::Sender<Record>,
+        done: mpsc::Receiver<Result<u64, StoreError>>,
+        task: JoinHandle<()>,
+    },
 }
 
 /// Keeps the promise that an own frame is on disk before it is sent: command frames that the
-/// session wants sent wait here, in order, while records are on their way to the disk.
+/// session wants sent wait here, in order, while own records are on their way to the disk.
 #[derive(Debug)]
 pub(crate) struct Durable {
-    /// `None` for an author without a directory.
-    store: Option<Store>,
-    stored_genesis: Option<GenesisHash>,
+    writer: Writer,
+    genesis: Option<GenesisHash>,
+    /// Records handed over so far, how many of them are on disk, and how many must be before
+    /// anything is sent.
+    queued: u64,
+    synced: u64,
+    required: u64,
     /// Each with the number of records that must be on disk before it is sent.
     held: VecDeque<(u64, LinkId, Frame)>,
     failed: bool,
+    /// The last frame of each other author that was handed over.
+    kept: HashMap<AuthorId, (u64, FrameId)>,
+    next_keep: Timestamp,
 }
 
 impl Durable {
-    /// `stored_genesis` is what the log began with.
-    pub(crate) fn new(store: Option<Store>, stored_genesis: Option<GenesisHash>) -> Self {
+    /// Goes on after what `session` was restored with.
+    pub(crate) fn new(log: RoomLog, session: &Session) -> Self {
+        let heads = session.log().map(CommandLog::heads).unwrap_or_default();
+        let kept = heads
+            .iter()
+            .map(|head| (head.author, (head.nonce, head.id)));
         Self {
-            store,
-            stored_genesis,
+            writer: Writer::start(log),
+            genesis: session.genesis().map(Genesis::hash),
+            queued: 0,
+            synced: 0,
+            required: 0,
             held: VecDeque::new(),
             failed: false,
+            kept: kept.collect(),
+            next_keep: Timestamp::ZERO,
         }
     }
 
     /// The genesis that frames belong to from now on.
-    pub(crate) fn genesis(&mut self, genesis: &Genesis) {
-        if self.stored_genesis != Some(genesis.hash()) {
-            self.stored_genesis = Some(genesis.hash());
-            self.append(Record::Genesis, genesis.encode().into());
+    pub(crate) fn genesis(&mut self, genesis: &Genesis, schema: &Schema) {
+        if self.genesis != Some(genesis.hash()) {
+            self.genesis = Some(genesis.hash());
+            self.kept.clear();
+            self.require(Record::Genesis {
+                genesis: genesis.clone().into(),
+                schema: schema.clone(),
+            });
         }
     }
 
-    pub(crate) fn own_frame(&mut self, frame: &SignedFrame) {
-        self.append(Record::Frame, frame.bytes().clone());
+    pub(crate) fn own_frame(&mut self, frame: &SharedFrame) {
+        if let Some(genesis) = self.genesis {
+            let frame = frame.clone();
+            self.require(Record::Frame { genesis, frame });
+        }
     }
 
-    fn append(&mut self, kind: Record, content: Bytes) {
-        if let Some(store) = &mut self.store {
-            self.failed |= !store.append(kind, content);
+    /// Hands over a record without which nothing may be sent.
+    fn require(&mut self, record: Record) {
+        self.failed |= !self.append(record);
+        self.required = self.queued;
+    }
+
+    /// `false` when the disk is hopelessly behind or has failed.
+    fn append(&mut self, record: Record) -> bool {
+        let taken = match &self.writer {
+            Writer::Inline(log) => log.commit(&[record]).is_ok(),
+            Writer::Task { jobs, .. } => jobs.try_send(record).is_ok(),
+        };
+        self.queued += u64::from(taken);
+        if matches!(self.writer, Writer::Inline(_)) {
+            self.synced = self.queued;
+        }
+        taken
+    }
+
+    /// When [`keep`](Self::keep) is due.
+    pub(crate) fn next_keep(&self) -> Timestamp {
+        self.next_keep
+    }
+
+    /// Hands over what others have written since the last time, as far as one turn goes; says
+    /// whether that was all. What the queue has no room for is handed over the next time.
+    pub(crate) fn keep(&mut self, now: Timestamp, log: Option<&CommandLog>) -> bool {
+        let done = log.is_none_or(|log| self.keep_some(log));
+        self.next_keep = now + if done { KEEP_INTERVAL } else { KEEP_ON };
+        done
+    }
+
+    fn keep_some(&mut self, log: &CommandLog) -> bool {
+        let Some(genesis) = self.genesis.filter(|_| !self.failed) else {
+            return true;
+        };
+        let mut left = KEEP_BYTES;
+        for head in log.heads() {
+            let (nonce, id) = self.kept_of(head.author);
+            if (nonce, id) == (head.nonce, head.id) || log.own_author() == Some(head.author) {
+                continue;
+            }
+            // If the log has another frame there now, it is another branch: keep that, too.
+            let there = log
+                .frames_after(head.author, nonce.saturating_sub(1), 0)
+                .next();
+            let goes_on = there.is_none_or(|frame| frame.id() == id);
+            let after = if goes_on { nonce } else { 0 };
+            for frame in log.frames_after(head.author, after, usize::MAX) {
+                let len = frame.bytes().len();
+                let record = Record::Frame {
+                    genesis,
+                    frame: frame.clone(),
+                };
+                if len > left || !self.has_room() || !self.append(record) {
+                    return false;
+                }
+                left -= len;
+                let last = (frame.header().last_nonce(), frame.id());
+                self.kept.insert(head.author, last);
+            }
+        }
+        true
+    }
+
+    fn kept_of(&self, author: AuthorId) -> (u64, FrameId) {
+        let kept = self.kept.get(&author).copied();
+        kept.unwrap_or((0, FrameId::NONE))
+    }
+
+    /// Whether there is room for what others wrote: half the queue is for own frames.
+    fn has_room(&self) -> bool {
+        match &self.writer {
+            Writer::Inline(_) => true,
+            Writer::Task { jobs, .. } => jobs.capacity() > QUEUE / 2,
         }
     }
 
@@ -121,11 +181,8 @@ impl Durable {
         if self.failed {
             return None;
         }
-        let Some(store) = &self.store else {
-            return Some(frame);
-        };
-        if store.synced < store.queued || !self.held.is_empty() {
-            self.held.push_back((store.queued, link, frame));
+        if self.synced < self.required || !self.held.is_empty() {
+            self.held.push_back((self.required, link, frame));
             return None;
         }
         Some(frame)
@@ -133,7 +190,7 @@ impl Durable {
 
     /// Whether records are on their way to the disk.
     pub(crate) fn is_pending(&self) -> bool {
-        !self.failed && self.store.as_ref().is_some_and(|s| s.synced < s.queued)
+        !self.failed && self.synced < self.queued
     }
 
     /// Whether own commands can no longer be stored, so that none may be signed.
@@ -141,56 +198,76 @@ impl Durable {
         self.failed
     }
 
-    /// Waits for the next group of records to reach the disk; for ever without a store. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Result<(), IdentityError> {
-        match &mut self.store {
-            Some(store) => store.synced().await,
-            None => std::future::pending().await,
+    /// Waits for the next group of records to reach the disk. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<u64, StoreError> {
+        if let Writer::Task { done, .. } = &mut self.writer
+            && let Some(result) = done.recv().await
+        {
+            return result;
         }
+        // Nothing is ever on its way, or the task has reported its failure and ended.
+        std::future::pending().await
     }
 
     /// The frames that may be sent, now that this has come from [`next`](Self::next).
     pub(crate) fn synced(
         &mut self,
-        result: Result<(), IdentityError>,
+        result: Result<u64, StoreError>,
     ) -> impl Iterator<Item = (LinkId, Frame)> + use<> {
-        if let Err(error) = result {
-            tracing::error!(%error, "own commands can no longer be stored");
-            self.failed = true;
+        match result {
+            Ok(count) => self.synced += count,
+            Err(error) => {
+                tracing::error!(%error, "own commands can no longer be stored");
+                self.failed = true;
+            }
         }
         if self.failed {
             self.held.clear();
         }
-        let synced = self.store.as_ref().map_or(0, |store| store.synced);
+        let synced = self.synced;
         let ready = self.held.partition_point(|(needed, ..)| *needed <= synced);
         let rest = self.held.split_off(ready);
         let released = std::mem::replace(&mut self.held, rest);
         released.into_iter().map(|(_, link, frame)| (link, frame))
     }
 
-    /// Lets go of the file, and of the identity's lock with it.
+    /// Lets go of the room's log, and of the identity's lock with it.
     pub(crate) async fn close(self) {
-        if let Some(store) = self.store {
-            store.close().await;
+        if let Writer::Task { jobs, done, task } = self.writer {
+            drop((jobs, done));
+            let _ = task.await;
         }
     }
 }
 
+impl Writer {
+    fn start(log: RoomLog) -> Self {
+        if !log.blocks() {
+            return Self::Inline(log);
+        }
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (report, done) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(run(log, queue, report));
+        Self::Task { jobs, done, task }
+    }
+}
+
+/// Group commit: whatever waits shares one transaction and one sync.
 async fn run(
     mut log: RoomLog,
-    mut queue: mpsc::Receiver<(Record, Bytes)>,
-    report: mpsc::Sender<Result<u64, IdentityError>>,
+    mut queue: mpsc::Receiver<Record>,
+    report: mpsc::Sender<Result<u64, StoreError>>,
 ) {
     let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, 256).await > 0 {
+    while queue.recv_many(&mut batch, MAX_TOGETHER).await > 0 {
         let records = std::mem::take(&mut batch);
         let count = records.len() as u64;
         let written = tokio::task::spawn_blocking(move || {
-            let result = log.append(&records);
+            let result = log.commit(&records);
             (log, result)
         });
         let Ok((returned, result)) = written.await else {
-            let _ = report.send(Err(IdentityError::StoreFailed)).await;
+            let _ = report.send(Err(StoreError::Panicked)).await;
             return;
         };
         log = returned;
@@ -203,34 +280,85 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
+    use roundtable_command_log::{Action, GenesisParams, Key, Strategy};
+    use roundtable_core::WallTime;
+    use roundtable_session::{GenesisSource, Now, SessionConfig};
+
     use super::*;
     use crate::Identity;
+
+    const NOW: Now = Now {
+        mono: Timestamp::ZERO,
+        wall: WallTime::from_millis(1_700_000_000_000),
+    };
+
+    fn schema() -> Schema {
+        let schema = Schema::builder(1, 0).key_type(0, "note", Strategy::LastWriteWins);
+        schema.build().unwrap()
+    }
+
+    fn genesis(identity: &Identity) -> Genesis {
+        let params = GenesisParams::new([1; 32], NOW.wall, schema().hash());
+        Genesis::create(params, identity.key()).unwrap()
+    }
+
+    fn log(genesis: &Genesis, identity: &Identity) -> CommandLog {
+        CommandLog::new(genesis.clone(), schema(), Some(identity.key().clone())).unwrap()
+    }
+
+    fn note(log: &mut CommandLog) -> SharedFrame {
+        let action = Action::put(Key::new(0, "note"), "text");
+        log.append(NOW.wall, &[action]).unwrap()
+    }
+
+    fn durable(identity: &Identity) -> Durable {
+        let room = "r".parse().unwrap();
+        let (log, _) = identity.room(&room).unwrap();
+        let source = GenesisSource::Known(genesis(identity));
+        let peer = "alice".parse().unwrap();
+        let config = SessionConfig::new(
+            peer,
+            room,
+            identity.key().clone(),
+            schema(),
+            source,
+            [7; 32],
+        );
+        let session = Session::new(config, NOW).unwrap();
+        let mut durable = Durable::new(log, &session);
+        durable.genesis = None; // nothing of it is in the store yet
+        durable.genesis(&genesis(identity), &schema());
+        durable
+    }
 
     fn command(byte: u8) -> Frame {
         Frame::binary(Channel::Command, vec![byte])
     }
 
     #[tokio::test]
-    async fn a_frame_waits_for_the_records_before_it_and_for_none_after() {
-        let path = std::env::temp_dir().join(format!("roundtable-store-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        let identity = Identity::open(&path).unwrap();
-        let (log, _) = identity.room_log(&"r".parse().unwrap()).unwrap().unwrap();
-        let mut durable = Durable::new(Some(Store::start(log)), None);
+    async fn a_frame_waits_for_the_own_records_before_it_and_for_none_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity::open(directory.path()).unwrap();
+        let mut durable = durable(&identity);
+        while durable.is_pending() {
+            let result = durable.next().await;
+            durable.synced(result).for_each(drop);
+        }
         let link = LinkId(1);
         assert!(
             durable.hold(link, command(0)).is_some(),
             "nothing to wait for"
         );
 
-        durable.append(Record::Frame, vec![1].into());
+        let mut log = log(&genesis(&identity), &identity);
+        durable.own_frame(&note(&mut log));
         assert!(durable.hold(link, command(1)).is_none());
         let message = Frame::text(Channel::App, "not held");
         assert!(durable.hold(link, message).is_some());
         let mut sent = Vec::new();
         // Somebody goes on writing: there is always a record under way.
         for byte in 2..10 {
-            durable.append(Record::Frame, vec![byte].into());
+            durable.own_frame(&note(&mut log));
             assert!(durable.hold(link, command(byte)).is_none());
             let result = durable.next().await;
             sent.extend(durable.synced(result).map(|(_, frame)| frame));
@@ -242,6 +370,37 @@ mod tests {
         }
         assert_eq!(sent, (1..10).map(command).collect::<Vec<_>>());
         durable.close().await;
-        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_others_wrote_is_kept_and_holds_nothing_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let alice = Identity::open(directory.path()).unwrap();
+        let bob = Identity::ephemeral().unwrap();
+        let mut durable = durable(&alice);
+        while durable.is_pending() {
+            let result = durable.next().await;
+            durable.synced(result).for_each(drop);
+        }
+        let mut log = log(&genesis(&alice), &alice);
+        let grant = log.role_command(bob.author(), roundtable_command_log::Role::Editor);
+        let grant = log.append(NOW.wall, &[grant]).unwrap();
+        let mut bobs = self::log(&genesis(&alice), &bob);
+        bobs.receive(NOW.wall, grant.bytes().clone()).unwrap();
+        bobs.settle(NOW.wall);
+        let frames = [note(&mut bobs), note(&mut bobs)];
+        for frame in &frames {
+            log.receive(NOW.wall, frame.bytes().clone()).unwrap();
+            assert!(durable.keep(NOW.mono, Some(&log)));
+            assert!(durable.hold(LinkId(1), command(1)).is_some());
+        }
+        while durable.is_pending() {
+            let result = durable.next().await;
+            durable.synced(result).for_each(drop);
+        }
+        durable.close().await;
+        let (_, stored) = alice.room(&"r".parse().unwrap()).unwrap();
+        let stored = stored.frames[&bob.author()].iter();
+        assert!(stored.eq(frames.iter().map(|frame| frame.bytes())));
     }
 }

@@ -1,0 +1,111 @@
+//! The seam: what a store keeps, and what it promises.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+use roundtable_command_log::{Genesis, GenesisHash, Schema, SharedFrame};
+use roundtable_core::{AuthorId, RoomId};
+
+/// Something to keep of a room.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Record {
+    /// The room's genesis, and the schema that it names, by which the log can be read without the
+    /// application. Another genesis begins another log: the frames and sections of the old one go,
+    /// its hash is remembered.
+    Genesis {
+        /// The genesis.
+        genesis: Box<Genesis>,
+        /// Its schema.
+        schema: Schema,
+    },
+    /// A frame of the room's log, own or foreign. Kept once, however often it comes.
+    Frame {
+        /// Of which log.
+        genesis: GenesisHash,
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// Something that is kept beside the frames, such as a snapshot, and that the next record of
+    /// the same section replaces.
+    Section {
+        /// Of which log.
+        genesis: GenesisHash,
+        /// What it is, for whoever wrote it.
+        section: u16,
+        /// At most 1 GiB.
+        content: Bytes,
+    },
+}
+
+/// What a store holds of a room.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Contents {
+    /// The room's genesis; `None` for a room that the store does not know.
+    pub genesis: Option<Genesis>,
+    /// The schema that the genesis names.
+    pub schema: Option<Schema>,
+    /// All frames of that genesis in full form, by author, each author's in order.
+    pub frames: BTreeMap<AuthorId, Vec<Bytes>>,
+    /// What is kept beside the frames, by section.
+    pub sections: BTreeMap<u16, Bytes>,
+    /// Geneses that were given up for this one.
+    pub superseded: Vec<GenesisHash>,
+}
+
+impl Contents {
+    /// How many frames there are.
+    pub fn frame_count(&self) -> usize {
+        self.frames.values().map(Vec::len).sum()
+    }
+
+    /// All frames, author by author, as a log takes them.
+    pub fn into_frames(self) -> impl Iterator<Item = Bytes> {
+        self.frames.into_values().flatten()
+    }
+}
+
+/// Keeps the logs of one author, a log for each room.
+///
+/// Calls may block on a disk and may come from any thread. What a store gives back is trusted no
+/// more than what a peer sends: the log verifies it again.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The rooms of which something is kept, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn rooms(&self) -> Result<Vec<RoomId>, StoreError>;
+
+    /// Everything that is kept of a room.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn load(&self, room: &RoomId) -> Result<Contents, StoreError>;
+
+    /// Keeps records, in this order. When it returns, all of them survive a crash of the process
+    /// and of the machine, as far as the store outlives either; when it fails, or the crash comes
+    /// first, the store holds all of them or none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn commit(&self, room: &RoomId, records: &[Record]) -> Result<(), StoreError>;
+
+    /// Whether a commit waits for a disk, so that it is better made on a thread of its own.
+    fn blocks(&self) -> bool;
+}
+
+/// Why a store did not read or write.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// What was read is not what was written.
+    #[error("the stored log is damaged: restore the identity from a backup")]
+    Damaged,
+    /// The thread that was writing is gone.
+    #[error("the store panicked")]
+    Panicked,
+    /// The disk, or what manages it, failed.
+    #[error("the store failed: {0}")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
