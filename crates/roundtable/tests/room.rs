@@ -189,12 +189,11 @@ async fn a_taken_name_is_refused_and_free_again_after_leaving() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_author_returns_with_its_key_and_its_log() {
-    let directory = std::env::temp_dir().join(format!("roundtable-return-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&directory);
+    let directory = tempfile::tempdir().unwrap();
     let server = TestServer::start().await;
     let title = || Key::new(0, "title");
 
-    let identity = Identity::open(&directory).unwrap();
+    let identity = Identity::open(directory.path()).unwrap();
     let author = identity.author();
     let mut alice = Member::join(server.room("alice").identity(identity)).await;
     alice.may_edit().await;
@@ -215,7 +214,7 @@ async fn an_author_returns_with_its_key_and_its_log() {
     };
     alice.room.leave().await;
 
-    let identity = Identity::open(&directory).unwrap();
+    let identity = Identity::open(directory.path()).unwrap();
     assert_eq!(identity.author(), author);
     let mut alice = Member::join(server.room("alice").identity(identity)).await;
     alice.may_edit().await;
@@ -235,7 +234,36 @@ async fn an_author_returns_with_its_key_and_its_log() {
     alice.room.leave().await;
     bob.room.leave().await;
     server.stop().await;
-    std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// Everyone leaves, and one comes back alone: with what the others wrote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_survives_whole_in_any_of_its_members() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = TestServer::start().await;
+    let kept = Identity::open(directory.path()).unwrap();
+    let in_memory = Identity::ephemeral().unwrap();
+    let mut alice = Member::join(server.room("alice").identity(kept)).await;
+    alice.may_edit().await;
+    let mut bob = Member::join(server.room("bob").identity(in_memory.clone())).await;
+    bob.may_edit().await;
+    for (member, name) in [(&alice, "alice"), (&bob, "bob")] {
+        let note = Action::put(Key::new(0, name), "was here");
+        member.room.submit([note]).await.unwrap();
+    }
+    converged(&[&alice, &bob], 3).await;
+    let hash = alice.hash().await;
+    bob.room.leave().await;
+    alice.room.leave().await;
+
+    // On disk as in memory.
+    for identity in [Identity::open(directory.path()).unwrap(), in_memory] {
+        let mut back = Member::join(server.room("carol").identity(identity)).await;
+        back.may_edit().await;
+        assert_eq!(back.hash().await, hash);
+        back.room.leave().await;
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,11 @@ use super::{
 pub(super) const AREA: Area = Area {
     name: "log",
     page: "command-log.md",
-    programs: &[Program::Ours("log"), Program::Peer("peer-log")],
+    programs: &[
+        Program::Ours("log"),
+        Program::Ours("log_store"),
+        Program::Peer("peer-log"),
+    ],
     figures: &[
         Figure {
             id: "accept_framed_32",
@@ -90,6 +94,13 @@ pub(super) const AREA: Area = Area {
             from: Raw,
             target: AtLeast(100_000.0),
             what: "commands made durable in frames of 32, an fsync for each batch of at most 11 ms",
+        },
+        Figure {
+            id: "store_commit_ms",
+            unit: "ms",
+            from: Raw,
+            target: None,
+            what: "one frame made durable, fsync included",
         },
     ],
 };
