@@ -275,6 +275,15 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                 json!({ "peer": peer.as_str(), "code": code }),
                 format!("{peer} sent a frame that no honest peer sends (code {code})"),
             ),
+            Event::Forked(proof) => (
+                "forked",
+                json!({ "author": proof.author().to_string(), "after": proof.after() }),
+                format!(
+                    "two copies of {} have signed: what it wrote after command {} does not count",
+                    proof.author(),
+                    proof.after()
+                ),
+            ),
             Event::SignalingLost => (
                 "signaling_lost",
                 json!({}),

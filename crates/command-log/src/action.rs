@@ -56,7 +56,7 @@ impl Key {
 }
 
 /// Where a role command cuts its target's log: later nonces are governed by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Covered {
     /// The last nonce that is not governed, 0 for none.
     pub nonce: u64,

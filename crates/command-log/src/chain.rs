@@ -1,12 +1,11 @@
 //! One author's log: which frame may come next, and which came too early.
 
-use std::cmp::Ordering;
-
 use roundtable_core::AuthorId;
 
 use crate::{
     Action, FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey,
     RuleBreach, SharedFrame, SignedFrame, clock,
+    fork::{Forks, Side},
     rate::{Budget, Shortfall},
     waiting::Waiting,
 };
@@ -18,7 +17,7 @@ pub(crate) struct Tip {
     pub(crate) id: FrameId,
     pub(crate) lamport: u64,
     pub(crate) wall_ms: u64,
-    budget: Budget,
+    pub(crate) budget: Budget,
 }
 
 impl Tip {
@@ -81,33 +80,60 @@ impl Tip {
 /// What a frame is to the log that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It follows the last frame.
+    /// It follows the last frame that counts.
     Next,
     /// It is there already.
     Known,
     /// Frames before it are missing.
     Beyond,
-    /// Another frame has its place.
-    Fork,
+    /// It follows the frame at this node, as another frame does: the log forks.
+    Rival(usize),
+    /// It does not count, but lies on a branch that a role command may name.
+    Aside(Side),
+    /// It comes after a fork: it does not count.
+    Ended,
+    /// What it follows is not in this log: the logs of two peers differ below it.
+    Detached,
 }
 
-/// One author's log.
+/// A frame of the path, and what is left of its author's budget after it.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) frame: SharedFrame,
+    pub(crate) budget: Budget,
+}
+
+/// One author's frames.
+///
+/// All that it has signed by the rules forms a tree. This is what has to be known of it: one path
+/// from the root, and where the path was seen to fork, one other frame. A *node* is a place between
+/// frames: node 0 is the root, node n comes after the n-th frame of the path. The author's log is
+/// the *trunk*, the path up to the first fork that no role command decides; the rest is in `fork.rs`.
 #[derive(Debug)]
 pub(crate) struct Chain {
     pub(crate) key: PublicKey,
+    /// The end of the trunk.
     pub(crate) tip: Tip,
     pub(crate) waiting: Waiting,
-    frames: Vec<SharedFrame>,
+    pub(crate) root: Tip,
+    pub(crate) path: Vec<Step>,
+    /// How many frames of the path count.
+    pub(crate) trunk: usize,
+    pub(crate) forks: Forks,
 }
 
 impl Chain {
     /// An empty log.
     pub(crate) fn new(author: AuthorId, genesis: &Genesis) -> Result<Self, KeyError> {
+        let root = Tip::start(genesis);
         Ok(Self {
             key: PublicKey::new(author)?,
-            tip: Tip::start(genesis),
-            frames: Vec::new(),
+            tip: root,
             waiting: Waiting::default(),
+            root,
+            path: Vec::new(),
+            trunk: 0,
+            forks: Forks::default(),
         })
     }
 
@@ -119,39 +145,60 @@ impl Chain {
     /// Where a frame belongs.
     pub(crate) fn place(&self, frame: &SignedFrame) -> Place {
         let header = frame.header();
-        match header.first_nonce.cmp(&(self.tip.nonce.saturating_add(1))) {
-            Ordering::Equal if header.previous == self.tip.id => Place::Next,
-            Ordering::Equal => Place::Fork,
-            Ordering::Greater => Place::Beyond,
-            Ordering::Less => match self.frame_of(header.first_nonce) {
-                Some(known) if known.id() == frame.id() => Place::Known,
-                _ => Place::Fork,
-            },
+        let before = header.first_nonce - 1;
+        if before == self.tip.nonce && header.previous == self.tip.id && !self.is_forked() {
+            return Place::Next;
+        }
+        if let Some(node) = self.node_at(before, header.previous) {
+            return self.place_after(node, frame);
+        }
+        match self.side_of(frame) {
+            Some(side) => Place::Aside(side),
+            None if self.is_forked() => Place::Ended,
+            None if before > self.tip.nonce => Place::Beyond,
+            None => Place::Detached,
         }
     }
 
-    /// The end of the log once this frame is in it, and what the frame does, if its body and its
-    /// header keep the rules.
-    pub(crate) fn judge(
-        &self,
-        frame: &SignedFrame,
-        genesis: &Genesis,
-    ) -> Result<Judged, FrameError> {
-        let (actions, header) = (frame.decode_actions()?, frame.header());
-        if actions.len() as u64 != u64::from(header.count) {
-            return Err(FrameError::Count {
-                header: header.count,
-                body: actions.len(),
-            });
+    /// Where a frame belongs that follows a node of the path, not being the next one to count.
+    fn place_after(&self, node: usize, frame: &SignedFrame) -> Place {
+        let successor = self.path.get(node).map(|step| step.frame.id());
+        let rival = self.forks.rivals.get(&node).map(|rival| rival.frame.id());
+        if successor == Some(frame.id()) || rival == Some(frame.id()) {
+            return Place::Known;
         }
-        let cost = total_cost(&actions);
-        let tip = self.tip.extended(header, frame.id(), cost, genesis)?;
-        Ok(Judged { tip, actions })
+        match (successor, rival) {
+            (Some(_), None) if node <= self.trunk => Place::Rival(node),
+            _ => self.side_of(frame).map_or(Place::Ended, Place::Aside),
+        }
+    }
+
+    /// The node between the frame that ends with `nonce` and has this id, and the one after it.
+    pub(crate) fn node_at(&self, nonce: u64, id: FrameId) -> Option<usize> {
+        let node = self.path.partition_point(|step| step.nonce() <= nonce);
+        let tip = self.tip_at(node);
+        (tip.nonce == nonce && tip.id == id).then_some(node)
+    }
+
+    /// The node after the frame that holds `nonce`, if the path reaches that far.
+    pub(crate) fn node_after(&self, nonce: u64) -> Option<usize> {
+        let index = self.path.partition_point(|step| step.nonce() < nonce);
+        (index < self.path.len()).then_some(index + 1)
+    }
+
+    /// What the rules for the next frame after a node depend on.
+    pub(crate) fn tip_at(&self, node: usize) -> Tip {
+        match node.checked_sub(1).and_then(|index| self.path.get(index)) {
+            Some(step) => step.tip(),
+            None => self.root,
+        }
     }
 
     /// Takes a frame whose place is next and that has been judged and verified.
     pub(crate) fn push(&mut self, frame: SharedFrame, tip: Tip) {
-        self.frames.push(frame);
+        let budget = tip.budget;
+        self.path.push(Step { frame, budget });
+        self.trunk = self.path.len();
         self.tip = tip;
         // Whatever waited for the same place has lost it.
         self.waiting.drop_through(tip.nonce);
@@ -168,6 +215,7 @@ impl Chain {
     }
 
     /// The nonces that are missing before the first held frame, up to `through` if none is held.
+    /// After a fork none is.
     pub(crate) fn gap(&self, through: u64) -> Option<NonceRange> {
         let before_held = self.waiting.first().map(|first| first - 1);
         let range = NonceRange {
@@ -175,22 +223,41 @@ impl Chain {
             after: self.tip.nonce,
             through: before_held.unwrap_or(through),
         };
-        (range.through > range.after).then_some(range)
+        (!self.is_forked() && range.through > range.after).then_some(range)
     }
 
-    /// All frames in order.
-    pub(crate) fn frames(&self) -> &[SharedFrame] {
-        &self.frames
+    /// All frames that count, in order.
+    pub(crate) fn frames(&self) -> impl DoubleEndedIterator<Item = &SharedFrame> {
+        self.steps_after(0).iter().map(|step| &step.frame)
     }
 
-    /// The frames from the one that holds the nonce after `nonce`.
-    pub(crate) fn frames_after(&self, nonce: u64) -> &[SharedFrame] {
-        let ended = |frame: &SharedFrame| frame.header().last_nonce() <= nonce;
-        &self.frames[self.frames.partition_point(ended)..]
+    /// The frames that count from the one that holds the nonce after `nonce`.
+    pub(crate) fn frames_after(&self, nonce: u64) -> impl Iterator<Item = &SharedFrame> {
+        self.steps_after(nonce).iter().map(|step| &step.frame)
     }
 
-    fn frame_of(&self, nonce: u64) -> Option<&SharedFrame> {
-        self.frames_after(nonce.checked_sub(1)?).first()
+    fn steps_after(&self, nonce: u64) -> &[Step] {
+        let trunk = &self.path[..self.trunk];
+        &trunk[trunk.partition_point(|step| step.nonce() <= nonce)..]
+    }
+}
+
+impl Step {
+    /// The last nonce of its frame.
+    pub(crate) fn nonce(&self) -> u64 {
+        self.frame.header().last_nonce()
+    }
+
+    /// The end of a log with this frame in it.
+    pub(crate) fn tip(&self) -> Tip {
+        let header = self.frame.header();
+        Tip {
+            nonce: header.last_nonce(),
+            id: self.frame.id(),
+            lamport: header.lamport,
+            wall_ms: header.wall_ms,
+            budget: self.budget,
+        }
     }
 }
 
@@ -200,6 +267,27 @@ pub(crate) struct Judged {
     pub(crate) tip: Tip,
     /// What the frame does.
     pub(crate) actions: Vec<Action>,
+}
+
+impl Tip {
+    /// The end of the log once `frame` is in it, and what the frame does, if its body and its
+    /// header keep the rules.
+    pub(crate) fn judge(
+        &self,
+        frame: &SignedFrame,
+        genesis: &Genesis,
+    ) -> Result<Judged, FrameError> {
+        let (actions, header) = (frame.decode_actions()?, frame.header());
+        if actions.len() as u64 != u64::from(header.count) {
+            return Err(FrameError::Count {
+                header: header.count,
+                body: actions.len(),
+            });
+        }
+        let cost = total_cost(&actions);
+        let tip = self.extended(header, frame.id(), cost, genesis)?;
+        Ok(Judged { tip, actions })
+    }
 }
 
 /// What commands cost their author together.

@@ -40,9 +40,9 @@ pub enum FrameError {
     /// A rule of the author's chain is broken.
     #[error(transparent)]
     Rule(#[from] RuleBreach),
-    /// The author signed another frame in this one's place: the first to arrive stays.
-    #[error("the author's log forks here")]
-    Forked,
+    /// What was shown as a fork is none.
+    #[error("these frames do not prove a fork")]
+    NoFork,
     /// This log knows as many authors as it can hold. Local: elsewhere there may be room.
     #[error("no room for another author")]
     TooManyAuthors,
@@ -65,7 +65,7 @@ impl FrameError {
             Self::Rule(RuleBreach::WallFalling) => 11,
             Self::Rule(RuleBreach::WallBeforeGenesis) => 12,
             Self::Rule(RuleBreach::OverBudget) => 13,
-            Self::Forked => 14,
+            Self::NoFork => 14,
             Self::TooManyAuthors => 15,
         }
     }
@@ -92,7 +92,7 @@ pub(crate) const NAMES: [&str; 16] = [
     "wall-falling",
     "wall-before-genesis",
     "over-budget",
-    "forked",
+    "no-fork",
     "too-many-authors",
 ];
 
@@ -125,6 +125,11 @@ pub enum AppendError {
     /// The log was opened without a signing key.
     #[error("this log is read-only: it has no signing key")]
     ReadOnly,
+    /// Another copy of this identity has signed in its place, so what this one signs counts no more.
+    #[error(
+        "another copy of this identity has signed too, so its log has ended: take a new key, or ask an Admin to name the branch that counts"
+    )]
+    Forked,
     /// Own frames are known to exist that this log lacks: to sign now would fork it.
     #[error("frames of this author are missing here: wait until peers have sent them")]
     OwnFramesMissing,

@@ -59,7 +59,7 @@ pub fn __fuzz_frame(bytes: &[u8]) {
     log.settle(NOW);
     other.settle(NOW);
     assert_eq!(log.state_hash(), other.state_hash());
-    let applied = std::iter::from_fn(|| log.poll_applied()).count();
+    let applied = std::iter::from_fn(|| log.poll_update()).count();
     assert_eq!(applied, verdict.map_or(0, |_| usize::from(*count)));
 }
 

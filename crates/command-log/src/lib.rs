@@ -5,6 +5,7 @@ mod action;
 mod chain;
 mod clock;
 mod error;
+mod fork;
 mod frame;
 #[cfg(feature = "__fuzz")]
 mod fuzz;
@@ -19,17 +20,19 @@ mod roles;
 mod schema;
 mod state;
 mod sync;
+mod trunk;
 mod verify;
 mod waiting;
 
 pub use action::{Action, Covered, Key, Role};
 pub use error::{AppendError, FrameError, OpenError, RuleBreach};
+pub use fork::ForkProof;
 pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame};
 #[cfg(feature = "__fuzz")]
 pub use fuzz::__fuzz_frame;
 pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};
 pub use id::{FrameId, GenesisHash, SchemaHash, StateHash};
-pub use log::{Applied, CommandLog, Received};
+pub use log::{Applied, CommandLog, Received, Update};
 pub use order::Order;
 pub use schema::{KeyType, MergeRule, Schema, SchemaBuilder, SchemaError, Strategy};
 pub use sync::{Head, NonceRange};

@@ -17,6 +17,7 @@ use crate::{
     Strategy,
     chain::{Chain, Judged, Place, Tip, total_cost},
     clock::LamportClock,
+    fork::ForkProof,
     metrics::{Counters, bump},
     rate::Shortfall,
     roles::Roles,
@@ -48,6 +49,51 @@ pub enum Received {
     },
     /// Its wall time is more than 10 minutes ahead of the local clock: it waits until it is not.
     Early,
+    /// Its author has signed another frame for the same place: this one is kept as the proof. Unless
+    /// an Admin has named one of the branches, nothing of the author counts any more from there on.
+    Forked {
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// It lies on a branch that does not count now, and is kept because a role command that counts
+    /// names a later frame of its author.
+    Aside {
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// It comes after a fork of its author's log. It does not count and is not kept.
+    Ended,
+    /// It has a place where this log has something else, and does not follow anything that this log
+    /// has: somewhere below, this author's log forks. It is not kept.
+    Detached,
+}
+
+/// Something that has settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Update {
+    /// A command was applied, or found not to count.
+    Applied(Applied),
+    /// An author was found to have signed twice for one place. What that costs it comes as
+    /// [`Retracted`](Self::Retracted).
+    Forked(ForkProof),
+    /// An author's log has become shorter: commands that were applied are taken back. They may be
+    /// applied again, or others in their place, when an Admin says which branch counts.
+    Retracted {
+        /// Whose.
+        author: AuthorId,
+        /// All above this nonce.
+        after: u64,
+    },
+}
+
+/// What waits for the next settle, or to be polled after it.
+#[derive(Debug)]
+pub(crate) enum Settling {
+    /// The commands of a frame.
+    Frame(SharedFrame),
+    /// Anything else.
+    Update(Update),
 }
 
 /// A command that has reached the state.
@@ -75,19 +121,20 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct CommandLog {
     genesis: Genesis,
-    schema: Schema,
-    own: Option<(SigningKey, usize)>,
-    chains: Vec<Chain>,
-    index: HashMap<AuthorId, usize>,
+    pub(crate) schema: Schema,
+    pub(crate) own: Option<(SigningKey, usize)>,
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) index: HashMap<AuthorId, usize>,
     clock: LamportClock,
-    roles: Roles,
-    state: State,
+    pub(crate) roles: Roles,
+    pub(crate) state: State,
     encoder: Encoder,
-    /// Frames that joined since the last settle, then those whose commands wait to be polled.
-    arrived: VecDeque<SharedFrame>,
-    settled: VecDeque<SharedFrame>,
-    applied: VecDeque<Applied>,
-    counters: Counters,
+    /// What came since the last settle, then what waits to be polled.
+    pub(crate) arrived: VecDeque<Settling>,
+    pub(crate) settled: VecDeque<Settling>,
+    /// Commands of the frame that was polled last.
+    pub(crate) applied: VecDeque<Applied>,
+    pub(crate) counters: Counters,
 }
 
 impl CommandLog {
@@ -140,12 +187,15 @@ impl CommandLog {
         wall: WallTime,
         actions: &[Action],
     ) -> Result<SharedFrame, AppendError> {
-        self.refresh_roles();
+        self.review();
         let Some((key, own)) = &self.own else {
             return Err(AppendError::ReadOnly);
         };
         let (own, chain) = (*own, &self.chains[*own]);
         let (author, tip) = (chain.author(), chain.tip);
+        if chain.is_forked() {
+            return Err(AppendError::Forked);
+        }
         if chain.waiting.len() > 0 {
             return Err(AppendError::OwnFramesMissing);
         }
@@ -191,7 +241,7 @@ impl CommandLog {
             .map_err(|_| AppendError::ClockExhausted)?;
         let frame = Arc::new(frame);
         let actions = frame.actions(); // they share the frame's memory, not the caller's
-        self.commit(own, frame.clone(), Judged { tip, actions });
+        self.commit(own, Arc::clone(&frame), Judged { tip, actions });
         bump(&mut self.counters.appended);
         Ok(frame)
     }
@@ -205,44 +255,50 @@ impl CommandLog {
     pub fn receive(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
         let received = self.admit(wall, bytes);
         match &received {
-            Ok(Received::Accepted { .. }) => {}
+            Ok(Received::Accepted { .. } | Received::Forked { .. }) => {}
             Ok(Received::Duplicate) => bump(&mut self.counters.duplicates),
-            Ok(_) => bump(&mut self.counters.waited),
+            Ok(Received::Waiting { .. } | Received::Early) => bump(&mut self.counters.waited),
+            Ok(Received::Aside { .. } | Received::Ended | Received::Detached) => {
+                bump(&mut self.counters.branched);
+            }
             Err(error) => self.counters.refused(error),
         }
         received
     }
 
     /// Takes frames from a store, own and foreign, in any order; a store is trusted no more than a
-    /// peer. What it applies is polled like anything else. Returns how many frames joined the log.
+    /// peer. What it applies is polled like anything else. Returns how many frames the log has taken.
     pub fn restore(&mut self, wall: WallTime, frames: impl IntoIterator<Item = Bytes>) -> usize {
-        let before = self.counters.accepted_frames;
+        let before = self.kept().count();
         let mut frames: Vec<_> = frames.into_iter().collect();
         frames.sort_by_key(|bytes| SignedFrame::peek(bytes).map(|h| (h.author, h.first_nonce)));
         for bytes in frames {
             // What is refused has been counted, and is as if it had not been stored.
             let _ = self.receive(wall, bytes);
         }
-        let joined = self.counters.accepted_frames.wrapping_sub(before);
-        usize::try_from(joined).unwrap_or(usize::MAX)
+        self.kept().count() - before
     }
 
     /// Brings the state up to date with everything received and appended: takes in frames whose
-    /// time has come, evaluates roles, folds the keys that changed. Call it once a tick.
+    /// time has come, evaluates roles and forks, folds the keys that changed. Call it once a tick.
     pub fn settle(&mut self, wall: WallTime) {
         for index in 0..self.chains.len() {
             self.release(index, wall);
         }
-        self.refresh_roles();
+        self.review();
         self.state.settle(&self.schema);
         self.settled.append(&mut self.arrived);
     }
 
-    /// The next command that has settled; each command comes once, an author's commands in order.
-    /// What is not polled is kept, at the cost of one pointer a frame.
-    pub fn poll_applied(&mut self) -> Option<Applied> {
+    /// The next thing that has settled. Each command that counts comes once, an author's commands in
+    /// order; after [`Update::Retracted`] they go on from there. What is not polled is kept, at the
+    /// cost of one pointer a frame.
+    pub fn poll_update(&mut self) -> Option<Update> {
         if self.applied.is_empty() {
-            let frame = self.settled.pop_front()?;
+            let frame = match self.settled.pop_front()? {
+                Settling::Frame(frame) => frame,
+                Settling::Update(update) => return Some(update),
+            };
             let header = frame.header();
             for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {
                 let counted = self.counts(header, nonce, &action);
@@ -255,7 +311,7 @@ impl CommandLog {
                 });
             }
         }
-        self.applied.pop_front()
+        self.applied.pop_front().map(Update::Applied)
     }
 
     /// The next key whose value has changed in a settle, each once until it changes again.
@@ -311,7 +367,7 @@ impl CommandLog {
 
     /// How far the log has an author.
     pub fn head(&self, author: AuthorId) -> Option<Head> {
-        head(&self.chains[*self.index.get(&author)?])
+        head(self.chain(author)?)
     }
 
     /// How far the own log is; `None` if nothing was written.
@@ -332,24 +388,31 @@ impl CommandLog {
         nonce: u64,
         limit_bytes: usize,
     ) -> impl Iterator<Item = &SharedFrame> {
-        let chain = self.index.get(&author).map(|index| &self.chains[*index]);
-        let frames = chain.map_or(&[][..], |chain| chain.frames_after(nonce));
-        frames.iter().scan(0_usize, move |sent, frame| {
+        let chain = self.chain(author).into_iter();
+        let frames = chain.flat_map(move |chain| chain.frames_after(nonce));
+        frames.scan(0_usize, move |sent, frame| {
             let first = *sent == 0;
             *sent += frame.bytes().len();
             (first || *sent <= limit_bytes).then_some(frame)
         })
     }
 
-    /// All frames: each author's in order, authors in the order they came.
+    /// All frames that count: each author's in order, authors in the order they came.
     pub fn frames(&self) -> impl Iterator<Item = &SharedFrame> {
         self.chains.iter().flat_map(Chain::frames)
     }
 
+    /// All frames that the log holds: besides those that count, the proofs of forks and what lies
+    /// beyond them. From these, in any order, another log comes to where this one is.
+    pub fn kept(&self) -> impl Iterator<Item = &SharedFrame> {
+        let aside = self.chains.iter().flat_map(Chain::set_aside);
+        self.frames().chain(aside)
+    }
+
     /// What this log lacks of what another one has.
     pub fn wants(&self, theirs: &[Head]) -> Vec<NonceRange> {
-        let want = |head: &Head| match self.index.get(&head.author) {
-            Some(index) => self.chains[*index].gap(head.nonce),
+        let want = |head: &Head| match self.chain(head.author) {
+            Some(chain) => chain.gap(head.nonce),
             None => Some(NonceRange {
                 author: head.author,
                 after: 0,
@@ -399,6 +462,10 @@ impl CommandLog {
     /// The room's schema.
     pub const fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    pub(crate) fn chain(&self, author: AuthorId) -> Option<&Chain> {
+        Some(&self.chains[*self.index.get(&author)?])
     }
 
     fn insert(&mut self, chain: Chain) -> usize {
@@ -473,28 +540,58 @@ impl CommandLog {
             (None, known) => &self.chains[known.unwrap_or_default()],
         };
         let place = chain.place(&frame);
-        let judged = match place {
+        let tip = match place {
             Place::Known => return Ok(Received::Duplicate),
-            _ if chain.waiting.holds(&frame) => return Ok(Received::Duplicate),
-            Place::Next => Some(chain.judge(&frame, &self.genesis)?),
-            Place::Beyond | Place::Fork => None,
+            Place::Ended => return Ok(Received::Ended),
+            Place::Next | Place::Beyond if chain.waiting.holds(&frame) => {
+                return Ok(Received::Duplicate);
+            }
+            Place::Next => Some(chain.tip),
+            Place::Rival(node) => Some(chain.tip_at(node)),
+            Place::Aside(side) => Some(chain.tip_aside(side)),
+            Place::Beyond | Place::Detached => None,
         };
+        let judged = tip
+            .map(|tip| tip.judge(&frame, &self.genesis))
+            .transpose()?;
         frame.verify(&hash, &chain.key)?;
-        if place == Place::Fork {
-            return Err(FrameError::Forked);
+        if place == Place::Detached {
+            return Ok(Received::Detached);
         }
         let index = match (fresh, known) {
             (Some(chain), _) => self.insert(chain),
             (None, known) => known.unwrap_or_default(),
         };
-        let frame = Arc::new(frame);
-        match judged {
-            Some(judged) if !self.is_early(&frame, wall) => {
-                self.commit(index, frame.clone(), judged);
+        Ok(self.take(index, place, Arc::new(frame), judged, wall))
+    }
+
+    /// Does with a verified frame what its place calls for.
+    fn take(
+        &mut self,
+        index: usize,
+        place: Place,
+        frame: SharedFrame,
+        judged: Option<Judged>,
+        wall: WallTime,
+    ) -> Received {
+        let early = self.is_early(&frame, wall);
+        match (place, judged) {
+            (Place::Next, Some(judged)) if !early => {
+                self.commit(index, Arc::clone(&frame), judged);
                 self.release(index, wall);
-                Ok(Received::Accepted { frame })
+                Received::Accepted { frame }
             }
-            _ => Ok(self.hold(index, frame)),
+            // Nobody waits for these; peers that see its time come show it again.
+            (Place::Rival(_) | Place::Aside(_), _) if early => Received::Early,
+            (Place::Rival(node), Some(judged)) => {
+                self.found_fork(index, node, Arc::clone(&frame), &judged.tip);
+                Received::Forked { frame }
+            }
+            (Place::Aside(side), Some(judged)) => {
+                self.chains[index].put_aside(side, Arc::clone(&frame), &judged.tip);
+                Received::Aside { frame }
+            }
+            _ => self.hold(index, frame),
         }
     }
 
@@ -532,11 +629,11 @@ impl CommandLog {
                 return;
             }
             let chain = &mut self.chains[index];
-            let judged = match chain.place(&frame) {
-                Place::Next => chain.judge(&frame, &self.genesis),
-                _ => Err(FrameError::Forked),
-            };
-            match judged {
+            if chain.place(&frame) != Place::Next {
+                chain.drop_held_next();
+                continue;
+            }
+            match chain.tip.judge(&frame, &self.genesis) {
                 Ok(judged) => self.commit(index, frame, judged),
                 Err(error) => {
                     chain.drop_held_next();
@@ -546,18 +643,15 @@ impl CommandLog {
         }
     }
 
-    /// Puts a frame that has passed every check into the log.
-    fn commit(&mut self, index: usize, frame: SharedFrame, judged: Judged) {
+    /// Takes the commands of a frame that counts into state and roles.
+    pub(crate) fn count(&mut self, frame: SharedFrame, actions: Vec<Action>) {
         let header = *frame.header();
         self.clock.observe(header.lamport);
-        bump(&mut self.counters.accepted_frames);
-        let commands = &mut self.counters.accepted_commands;
-        *commands = commands.wrapping_add(header.count.into());
-        for (action, nonce) in judged.actions.into_iter().zip(header.first_nonce..) {
+        self.counters.accepted(header.count);
+        for (action, nonce) in actions.into_iter().zip(header.first_nonce..) {
             self.index_action(&header, nonce, action);
         }
-        self.chains[index].push(frame.clone(), judged.tip);
-        self.arrived.push_back(frame);
+        self.arrived.push_back(Settling::Frame(frame));
     }
 
     fn index_action(&mut self, header: &Header, nonce: u64, action: Action) {
@@ -575,13 +669,13 @@ impl CommandLog {
                 target,
                 role,
                 covered,
-            } => self.roles.push(order, target, role, covered.nonce),
+            } => self.roles.push(order, target, role, covered),
             Action::Unknown { .. } => {}
         }
     }
 
     /// Gives a put to the state if it counts, and says by which strategy it met a conflict there.
-    fn index_put(&mut self, order: Order, key: Key, value: Bytes) -> Option<Strategy> {
+    pub(crate) fn index_put(&mut self, order: Order, key: Key, value: Bytes) -> Option<Strategy> {
         let strategy = self.schema.strategy(key.key_type)?;
         if !strategy.accepts(&value) || !self.roles.permits_put(&order) {
             return None;
@@ -603,29 +697,6 @@ impl CommandLog {
         usable
             && header.schema == self.schema.hash()
             && self.roles.at(header.author, nonce, header.lamport) >= action.needs()
-    }
-
-    /// Evaluates roles, and gives the state anew what those wrote whose role has changed.
-    fn refresh_roles(&mut self) {
-        for (author, after) in self.roles.refresh() {
-            let Some(index) = self.index.get(&author) else {
-                continue;
-            };
-            let puts: Vec<_> = self.chains[*index]
-                .frames_after(after)
-                .iter()
-                .filter(|frame| frame.header().schema == self.schema.hash())
-                .flat_map(|frame| frame.puts())
-                .filter(|(order, ..)| order.nonce > after)
-                .collect();
-            let keys: BTreeSet<_> = puts.iter().map(|(_, key, _)| key).collect();
-            for key in keys {
-                self.state.retract(key, author, after);
-            }
-            for (order, key, value) in puts {
-                self.index_put(order, key, value);
-            }
-        }
     }
 }
 

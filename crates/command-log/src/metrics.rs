@@ -8,11 +8,13 @@ use crate::{FrameError, Strategy, error::NAMES};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
     pub(crate) appended: u64,
-    pub(crate) accepted_frames: u64,
-    pub(crate) accepted_commands: u64,
+    accepted_frames: u64,
+    accepted_commands: u64,
     pub(crate) duplicates: u64,
     pub(crate) waited: u64,
     pub(crate) not_held: u64,
+    pub(crate) branched: u64,
+    forks: u64,
     refused: [u64; NAMES.len()],
     conflicts: [u64; 3],
 }
@@ -25,6 +27,16 @@ pub(crate) fn bump(counter: &mut u64) {
 }
 
 impl Counters {
+    /// Counts a frame that counts from now on, with so many commands.
+    pub(crate) fn accepted(&mut self, commands: u32) {
+        bump(&mut self.accepted_frames);
+        self.accepted_commands = self.accepted_commands.wrapping_add(commands.into());
+    }
+
+    pub(crate) fn forked(&mut self) {
+        bump(&mut self.forks);
+    }
+
     pub(crate) fn refused(&mut self, error: &FrameError) {
         bump(&mut self.refused[usize::from(error.code())]);
     }
@@ -45,6 +57,8 @@ impl Counters {
         visitor.counter("log_duplicate_frames", &[], self.duplicates);
         visitor.counter("log_waited_frames", &[], self.waited);
         visitor.counter("log_not_held_frames", &[], self.not_held);
+        visitor.counter("log_branched_frames", &[], self.branched);
+        visitor.counter("log_forks", &[], self.forks);
         for (reason, count) in NAMES.iter().zip(self.refused).skip(1) {
             visitor.counter("log_refused_frames", &[("reason", reason)], count);
         }

@@ -12,7 +12,7 @@ use std::{
 
 use roundtable_core::AuthorId;
 
-use crate::{Order, Role};
+use crate::{Covered, Order, Role};
 
 /// A role command.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +20,7 @@ struct RoleCommand {
     order: Order,
     target: AuthorId,
     role: Role,
-    covered: u64,
+    covered: Covered,
 }
 
 /// A role command that counts. Sorted by who rules: lowest rank, then last in order.
@@ -29,7 +29,7 @@ struct Ruling {
     rank: u32,
     order: Reverse<Order>,
     role: Role,
-    covered: u64,
+    covered: Covered,
 }
 
 type Rulings = BTreeMap<AuthorId, BTreeSet<Ruling>>;
@@ -60,7 +60,7 @@ impl Roles {
     }
 
     /// Adds a role command, the next of its author's.
-    pub(crate) fn push(&mut self, order: Order, target: AuthorId, role: Role, covered: u64) {
+    pub(crate) fn push(&mut self, order: Order, target: AuthorId, role: Role, covered: Covered) {
         let command = RoleCommand {
             order,
             target,
@@ -71,6 +71,34 @@ impl Roles {
         // Only an Admin's command changes anything now; another's is found when a grant to its
         // author is evaluated.
         self.stale |= self.may_rule(order.author);
+    }
+
+    /// Takes back an author's role commands with nonces above `after`.
+    pub(crate) fn retract(&mut self, author: AuthorId, after: u64) {
+        if let Some(commands) = self.commands.get_mut(&author) {
+            let kept = commands.partition_point(|command| command.order.nonce <= after);
+            self.stale |= kept < commands.len();
+            commands.truncate(kept);
+        }
+    }
+
+    /// What role commands say of the branches of an author's log, the first to be heeded first.
+    pub(crate) fn pins(&self, author: AuthorId) -> Vec<Covered> {
+        let rulings = self.rulings.get(&author).filter(|_| author != self.creator);
+        let rank = self.rank_of_rulings(author);
+        let rulings = rulings.into_iter().flatten();
+        let lowest = rulings.take_while(|ruling| ruling.rank == rank);
+        lowest.map(|ruling| ruling.covered).collect()
+    }
+
+    /// The lowest rank of the role commands on an author that count.
+    pub(crate) fn rank_of_rulings(&self, author: AuthorId) -> u32 {
+        if author == self.creator {
+            return 0;
+        }
+        let rulings = self.rulings.get(&author);
+        let lowest = rulings.and_then(BTreeSet::first);
+        lowest.map_or(u32::MAX, |ruling| ruling.rank)
     }
 
     fn may_rule(&self, author: AuthorId) -> bool {
@@ -119,7 +147,7 @@ impl Roles {
         let changed = targets.into_iter().filter_map(|target| {
             let old = old.get(target).unwrap_or(&none);
             let new = self.rulings.get(target).unwrap_or(&none);
-            let from = old.symmetric_difference(new).map(|ruling| ruling.covered);
+            let from = old.symmetric_difference(new).map(|r| r.covered.nonce);
             Some((*target, from.min()?))
         });
         changed.collect()
@@ -141,7 +169,7 @@ impl Roles {
         }
         let mut ceiling = Role::Admin;
         let rulings = rulings.get(&author).into_iter().flatten();
-        for ruling in rulings.filter(|ruling| ruling.covered < nonce) {
+        for ruling in rulings.filter(|ruling| ruling.covered.nonce < nonce) {
             ceiling = ceiling.min(ruling.role);
             if ruling.order.0.lamport < lamport {
                 return (ceiling, Some(ruling.rank));

@@ -265,7 +265,8 @@ proptest! {
         prop_assert_eq!(shuffled.heads(), scratch.heads());
 
         // Every command is applied once, each author's in order.
-        let applied: Vec<_> = std::iter::from_fn(|| shuffled.poll_applied())
+        let applied: Vec<_> = applied(&mut shuffled)
+            .iter()
             .map(|applied| (applied.author, applied.nonce))
             .collect();
         let mut next = BTreeMap::new();

@@ -208,6 +208,10 @@ impl Actor {
             }
             SessionEvent::Misbehaved { peer, code } => self.tell(Event::Misbehaved { peer, code }),
             SessionEvent::Applied(applied) => self.tell(Event::Applied(applied)),
+            SessionEvent::Forked(proof) => self.tell(Event::Forked(proof)),
+            SessionEvent::Retracted { author, after } => {
+                self.tell(Event::Retracted { author, after });
+            }
             received => self.received(received),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use roundtable_command_log::{Action, AppendError, Applied, GenesisHash};
+use roundtable_command_log::{Action, AppendError, Applied, ForkProof, GenesisHash};
 use roundtable_core::{AuthorId, Channel, CloseCode, Payload, PeerId, TransportKind, WallTime};
 
 /// Something that happened in a room.
@@ -76,6 +76,18 @@ pub enum Event {
     },
     /// A command was applied to the shared state, or found not to count.
     Applied(Applied),
+    /// An author has signed two frames for one place, and this is the proof: two copies of one
+    /// identity are in use, or somebody cheats. Nothing that it signed after that place counts, unless
+    /// an Admin names one of the branches.
+    Forked(ForkProof),
+    /// Commands that were applied are taken back, because their author's log forks. The state has
+    /// followed; what is applied in their place comes as [`Event::Applied`].
+    Retracted {
+        /// Whose.
+        author: AuthorId,
+        /// All above this nonce.
+        after: u64,
+    },
     /// A message from a peer.
     Message {
         /// From whom.

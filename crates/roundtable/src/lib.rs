@@ -22,8 +22,8 @@ pub use room::{PeerStatus, Room, Summary};
 pub use transport::{CommandTransport, TransportPreference};
 
 pub use roundtable_command_log::{
-    Action, Applied, GenesisHash, Key, Limits, MergeRule, Role, Schema, SchemaBuilder, StateHash,
-    Strategy,
+    Action, Applied, ForkProof, GenesisHash, Key, Limits, MergeRule, Role, Schema, SchemaBuilder,
+    StateHash, Strategy,
 };
 pub use roundtable_core::{
     AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,

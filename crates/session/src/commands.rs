@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, AppendError, FrameError, Received, Role, SharedFrame};
+use roundtable_command_log::{
+    Action, AppendError, FrameError, Received, Role, SharedFrame, Update,
+};
 use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Timestamp};
 use roundtable_wire::session::{Control, Head, MAX_LIST, Range};
 
@@ -192,8 +194,18 @@ impl Session {
         room.settle_due = None;
         room.last_settle = now.mono;
         room.log.settle(now.wall);
-        while let Some(applied) = room.log.poll_applied() {
-            self.outbox.event(Event::Applied(applied));
+        while let Some(update) = room.log.poll_update() {
+            self.outbox.event(match update {
+                Update::Applied(applied) => Event::Applied(applied),
+                Update::Forked(proof) => Event::Forked(proof),
+                Update::Retracted { author, after } => {
+                    if author == self.author {
+                        self.own_told = self.own_told.min(after);
+                    }
+                    Event::Retracted { author, after }
+                }
+                _ => continue,
+            });
         }
     }
 
@@ -214,6 +226,7 @@ impl Session {
                     self.flush(now);
                 }
             }
+            Ok(Received::Forked { .. }) => self.settle_soon(now),
             Ok(Received::Waiting { missing }) => {
                 self.anti_entropy.claim(id, missing.author, missing.through);
                 self.plan(now);
@@ -409,7 +422,11 @@ impl Holdings for World<'_> {
     }
 }
 
+/// The author's last nonce here. All of them, where its log has ended: more is of no use.
 fn held(room: &Room, author: &AuthorId) -> u64 {
+    if room.log.fork(*author).is_some() {
+        return u64::MAX;
+    }
     room.log.head(*author).map_or(0, |head| head.nonce)
 }
 
@@ -418,7 +435,7 @@ fn command(frame: &SharedFrame) -> Frame {
 }
 
 /// Whether a frame that was refused like this can only come from a peer that did not check it
-/// itself. Forks, full tables, unknown forms and breaches of rules may reach honest peers.
+/// itself. Full tables, unknown forms and breaches of rules may reach honest peers.
 fn is_offence(error: &FrameError) -> bool {
     matches!(
         error,

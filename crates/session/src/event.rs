@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use roundtable_command_log::{Action, AppendError, Applied, GenesisHash, SignedFrame};
+use roundtable_command_log::{Action, AppendError, Applied, ForkProof, GenesisHash, SignedFrame};
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Frame, MediaClock, MediaPacket, Payload, PeerId,
     Timestamp, TransportKind, WallTime,
@@ -180,6 +180,17 @@ pub enum Event {
     },
     /// A command was applied to the state, or found not to count.
     Applied(Applied),
+    /// An author has signed two frames for one place, and this is the proof. Nothing that it signed
+    /// after that place counts, unless an Admin names one of the branches.
+    Forked(ForkProof),
+    /// An author's log has become shorter, because it forks or an Admin named another branch:
+    /// commands that were applied are taken back. Others may be applied in their place.
+    Retracted {
+        /// Whose.
+        author: AuthorId,
+        /// All above this nonce.
+        after: u64,
+    },
     /// A frame of our own was signed. Comes before any [`Output::Transmit`] that carries it, so
     /// that the shell can make it durable first.
     OwnFrame(Arc<SignedFrame>),

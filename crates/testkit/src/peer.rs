@@ -123,6 +123,12 @@ impl Peer {
         })
     }
 
+    /// The application takes commands back.
+    pub(crate) fn retract(&mut self, author: AuthorId, after: u64) {
+        let last = self.applied.entry(author).or_default();
+        *last = after.min(*last);
+    }
+
     /// An own frame must be on disk before it is sent.
     pub(crate) fn check_sent(&self, frame: &Frame) -> Result<(), Violation> {
         let Some((author, nonce)) = place(frame) else {

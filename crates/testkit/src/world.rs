@@ -531,6 +531,10 @@ impl World {
             Event::Applied(applied) if self.peers[number].is_honest() => {
                 self.peers[number].apply(applied.author, applied.nonce)
             }
+            Event::Retracted { author, after } => {
+                self.peers[number].retract(author, after);
+                Ok(())
+            }
             Event::Misbehaved { peer, code } if self.both_honest(number, &peer) => {
                 let judge = self.peers[number].id.clone();
                 Err(Violation::Blamed { judge, peer, code })

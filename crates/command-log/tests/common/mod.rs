@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 use roundtable_command_log::{
-    Action, CommandLog, Covered, FrameId, Genesis, GenesisParams, Key, Limits, MergeRule, Role,
-    Schema, SharedFrame, Strategy,
+    Action, Applied, CommandLog, Covered, FrameId, Genesis, GenesisParams, Key, Limits, MergeRule,
+    Role, Schema, SharedFrame, Strategy, Update,
 };
 use roundtable_core::{AuthorId, WallTime};
 use roundtable_wire::commands::{ActionRef, Encoder};
@@ -88,6 +88,16 @@ pub fn set_role(seed: u8, role: Role) -> Action {
 
 pub fn give(log: &mut CommandLog, frame: &SharedFrame) {
     log.receive(at(0), frame.bytes().clone()).unwrap();
+}
+
+/// The commands that have settled.
+pub fn applied(log: &mut CommandLog) -> Vec<Applied> {
+    std::iter::from_fn(|| log.poll_update())
+        .filter_map(|update| match update {
+            Update::Applied(applied) => Some(applied),
+            _ => None,
+        })
+        .collect()
 }
 
 pub fn value<'a>(log: &'a CommandLog, key_type: u16, name: &str) -> Option<&'a [u8]> {
