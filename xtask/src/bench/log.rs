@@ -14,6 +14,7 @@ pub(super) const AREA: Area = Area {
     page: "command-log.md",
     programs: &[
         Program::Ours("log"),
+        Program::Ours("log_memory"),
         Program::Ours("log_store"),
         Program::Peer("peer-log"),
     ],
@@ -87,6 +88,13 @@ pub(super) const AREA: Area = Area {
             from: Raw,
             target: AtMost(300.0),
             what: "memory of a small command that is a frame by itself",
+        },
+        Figure {
+            id: "bytes_per_framed_command",
+            unit: "B",
+            from: Raw,
+            target: None,
+            what: "memory of a small command in a frame of 32",
         },
         Figure {
             id: "store_append",
