@@ -13,6 +13,10 @@ const NTP_UNIX_OFFSET_S: u64 = 2_208_988_800;
 pub enum MediaCodec {
     /// Opus (RFC 6716, RTP payload RFC 7587), clock 48 kHz whatever the coded bandwidth.
     Opus,
+    /// Opus frames of which each packet repeats the ones before (RFC 2198), clock 48 kHz. The blocks' own
+    /// payload type is 111; a link to a peer that does not take it sends the last block alone, as
+    /// [`Opus`](Self::Opus).
+    OpusRed,
     /// VP8 (RFC 7741), clock 90 kHz.
     Vp8,
     /// VP9 (RFC 9628), clock 90 kHz.
@@ -25,7 +29,7 @@ impl MediaCodec {
     /// Ticks of the RTP timestamp a second.
     pub const fn clock_rate_hz(self) -> u32 {
         match self {
-            Self::Opus => 48_000,
+            Self::Opus | Self::OpusRed => 48_000,
             Self::Vp8 | Self::Vp9 | Self::H264 => 90_000,
         }
     }

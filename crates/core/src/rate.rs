@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A bit rate in bits a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bitrate(u32);
 
 impl Bitrate {

@@ -48,6 +48,9 @@ pub struct LinkStats {
     pub rtt: Option<Duration>,
     /// Share of packets lost on the way to the peer, 0 to 1, as far as the transport knows.
     pub loss: f32,
+    /// Share of our voice packets that the peer missed between its last two reports (RFC 3550 §6.4.1),
+    /// 0 to 1; `None` before the first report.
+    pub voice_loss: Option<f32>,
     /// Interarrival jitter of received media (RFC 3550 §6.4.1).
     pub jitter: Option<Duration>,
     /// Counters by [`Channel::number`].

@@ -87,6 +87,17 @@ pub trait AudioEncoder: Send {
     fn set_expected_loss(&mut self, loss: f32);
 }
 
+/// What a packet holds of the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastFrame {
+    /// A coarse copy.
+    Carried,
+    /// Nothing, though it could: the encoder repeats nothing at all, or heard no voice in that frame.
+    LeftOut,
+    /// Nothing: this kind of packet cannot.
+    Impossible,
+}
+
 /// Turns packets into samples, and makes up for those that are missing.
 pub trait AudioDecoder: Send {
     /// The format of the samples that it gives.
@@ -107,8 +118,8 @@ pub trait AudioDecoder: Send {
     /// [`DecodeError`], as for [`decode`](Self::decode).
     fn recover(&mut self, next: &[u8], samples: &mut [f32]) -> Result<usize, DecodeError>;
 
-    /// Whether `packet` redundantly carries the packet before it, for [`recover`](Self::recover).
-    fn carries_last(&self, packet: &[u8]) -> bool;
+    /// What `packet` holds of the packet before it, for [`recover`](Self::recover).
+    fn last_in(&self, packet: &[u8]) -> LastFrame;
 
     /// Fills `samples` with a plausible continuation, fading as losses add up. The length must be
     /// a multiple of 2.5 ms, at most 120 ms.

@@ -6,7 +6,8 @@ mod audio;
 mod opus;
 
 pub use audio::{
-    AudioDecoder, AudioEncoder, AudioFormat, AudioFrame, CodecConfigError, DecodeError, EncodeError,
+    AudioDecoder, AudioEncoder, AudioFormat, AudioFrame, CodecConfigError, DecodeError,
+    EncodeError, LastFrame,
 };
 #[cfg(feature = "opus")]
 pub use opus::{MAX_OPUS_FRAME_MS, OpusConfig, OpusDecoder, OpusEncoder, OpusUse};

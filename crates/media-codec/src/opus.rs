@@ -5,7 +5,9 @@ use std::time::Duration;
 use opus::{Application, Bitrate as LibBitrate, Channels, Decoder, Encoder, ErrorCode, Signal};
 use roundtable_core::{Bitrate, MediaCodec};
 
-use crate::{AudioDecoder, AudioEncoder, AudioFormat, CodecConfigError, DecodeError, EncodeError};
+use crate::{
+    AudioDecoder, AudioEncoder, AudioFormat, CodecConfigError, DecodeError, EncodeError, LastFrame,
+};
 
 /// The longest that one Opus packet lasts, in milliseconds (RFC 6716 §3.2.5).
 pub const MAX_OPUS_FRAME_MS: usize = 120;
@@ -57,7 +59,7 @@ impl Default for OpusConfig {
             bitrate: Bitrate::from_kbps(32),
             complexity: 9,
             fec: true,
-            expected_loss: 0.05,
+            expected_loss: 0.0,
             dtx: false,
             vbr: true,
             purpose: OpusUse::Voice,
@@ -66,6 +68,28 @@ impl Default for OpusConfig {
 }
 
 impl OpusConfig {
+    /// For playing music together and for games: frames of 10 ms and the codec's shortest delay, 48 kbit/s.
+    pub fn low_latency() -> Self {
+        Self::default()
+            .with_use(OpusUse::LowDelay)
+            .with_frame_duration(Duration::from_millis(10))
+            .with_bitrate(Bitrate::from_kbps(48))
+    }
+
+    /// For thin lines: frames of 60 ms at 16 kbit/s, which is 19 with all headers.
+    pub fn low_bandwidth() -> Self {
+        Self::default()
+            .with_frame_duration(Duration::from_millis(60))
+            .with_bitrate(Bitrate::from_kbps(16))
+    }
+
+    /// For instruments and recordings: sound of any kind at 96 kbit/s.
+    pub fn music() -> Self {
+        Self::default()
+            .with_use(OpusUse::Music)
+            .with_bitrate(Bitrate::from_kbps(96))
+    }
+
     /// The samples' format. Default 48 kHz mono; 8, 12, 16, 24 or 48 kHz, one or two channels.
     #[must_use]
     pub fn with_format(mut self, format: AudioFormat) -> Self {
@@ -96,7 +120,7 @@ impl OpusConfig {
     }
 
     /// Whether a packet also carries the one before it, coarsely, while loss is expected. Default
-    /// on. It takes its bits from the same bit rate.
+    /// on. It takes its bits from the same bit rate, so on a clean line it costs quality.
     #[must_use]
     pub fn with_fec(mut self, fec: bool) -> Self {
         self.fec = fec;
@@ -104,7 +128,7 @@ impl OpusConfig {
     }
 
     /// The share of packets expected to be lost until
-    /// [`set_expected_loss`](AudioEncoder::set_expected_loss) says better. Default 0.05; 0 to 1.
+    /// [`set_expected_loss`](AudioEncoder::set_expected_loss) says better. Default 0; 0 to 1.
     /// At 0 no bits go into FEC.
     #[must_use]
     pub fn with_expected_loss(mut self, loss: f32) -> Self {
@@ -177,9 +201,10 @@ fn lib_bitrate(bitrate: Bitrate) -> Result<LibBitrate, CodecConfigError> {
 #[derive(Debug)]
 pub struct OpusEncoder {
     encoder: Encoder,
-    format: AudioFormat,
+    config: OpusConfig,
     frame_len: usize,
-    fec: bool,
+    /// The next packet follows one of another encoder, from which it cannot be predicted.
+    joins: bool,
 }
 
 impl OpusEncoder {
@@ -192,20 +217,62 @@ impl OpusEncoder {
         let encoder = Self::configured(config).map_err(|_| CodecConfigError::Library)?;
         let mut this = Self {
             encoder,
-            format: config.format,
+            config: config.clone(),
             frame_len: config.format.samples_in(config.frame_duration),
-            fec: config.fec,
+            joins: false,
         };
         this.set_bitrate(config.bitrate)?;
         this.set_expected_loss(config.expected_loss);
         Ok(this)
     }
 
+    /// What it is set up for. Bit rate and expected loss are as last set.
+    pub fn config(&self) -> &OpusConfig {
+        &self.config
+    }
+
+    /// Goes on with other settings from the next frame. The decoder notices nothing but the change itself:
+    /// where it takes a fresh encoder (another format or use), that one first hears `recent`, the
+    /// last samples in the new format, so that there is no hole where it begins; a whole new frame of them serves best, none
+    /// is allowed. Such a change allocates.
+    ///
+    /// # Errors
+    /// [`CodecConfigError`] names the setting that is out of range; the old ones then stay.
+    pub fn reconfigure(
+        &mut self,
+        config: &OpusConfig,
+        recent: &[f32],
+    ) -> Result<(), CodecConfigError> {
+        config.validate()?;
+        if (config.format, config.purpose) != (self.config.format, self.config.purpose) {
+            let mut fresh = Self::new(config)?;
+            fresh.hear(recent);
+            *self = fresh;
+            return Ok(());
+        }
+        Self::adjust(&mut self.encoder, config).map_err(|_| CodecConfigError::Library)?;
+        self.config = config.clone();
+        self.frame_len = config.format.samples_in(config.frame_duration);
+        self.set_bitrate(config.bitrate)?;
+        self.set_expected_loss(config.expected_loss);
+        Ok(())
+    }
+
+    /// Encodes the end of `recent` for nobody.
+    fn hear(&mut self, recent: &[f32]) {
+        let len = self.frame_len * usize::from(self.config.format.channels);
+        for frame in recent[recent.len() % len..].chunks_exact(len) {
+            // A frame that fails leaves the encoder as fresh as it was.
+            let _ = self.encode(frame, &mut [0; MAX_PACKET_LEN]);
+        }
+        self.joins = self.encoder.set_prediction_disabled(true).is_ok();
+    }
+
     fn configured(config: &OpusConfig) -> opus::Result<Encoder> {
-        let (application, signal) = match config.purpose {
-            OpusUse::Voice => (Application::Voip, Signal::Voice),
-            OpusUse::Music => (Application::Audio, Signal::Auto),
-            OpusUse::LowDelay => (Application::LowDelay, Signal::Auto),
+        let application = match config.purpose {
+            OpusUse::Voice => Application::Voip,
+            OpusUse::Music => Application::Audio,
+            OpusUse::LowDelay => Application::LowDelay,
         };
         let channels = if config.format.channels == 2 {
             Channels::Stereo
@@ -213,11 +280,19 @@ impl OpusEncoder {
             Channels::Mono
         };
         let mut encoder = Encoder::new(config.format.sample_rate_hz, channels, application)?;
-        encoder.set_signal(signal)?;
+        Self::adjust(&mut encoder, config)?;
+        Ok(encoder)
+    }
+
+    /// The settings that may change at any time, but for bit rate and loss.
+    fn adjust(encoder: &mut Encoder, config: &OpusConfig) -> opus::Result<()> {
+        encoder.set_signal(match config.purpose {
+            OpusUse::Voice => Signal::Voice,
+            OpusUse::Music | OpusUse::LowDelay => Signal::Auto,
+        })?;
         encoder.set_complexity(i32::from(config.complexity))?;
         encoder.set_vbr(config.vbr)?;
-        encoder.set_dtx(config.dtx)?;
-        Ok(encoder)
+        encoder.set_dtx(config.dtx)
     }
 }
 
@@ -227,7 +302,7 @@ impl AudioEncoder for OpusEncoder {
     }
 
     fn format(&self) -> AudioFormat {
-        self.format
+        self.config.format
     }
 
     fn frame_len(&self) -> usize {
@@ -235,7 +310,7 @@ impl AudioEncoder for OpusEncoder {
     }
 
     fn encode(&mut self, samples: &[f32], packet: &mut [u8]) -> Result<usize, EncodeError> {
-        let expected = self.frame_len * usize::from(self.format.channels);
+        let expected = self.frame_len * usize::from(self.config.format.channels);
         if samples.len() != expected {
             return Err(EncodeError::Length {
                 expected,
@@ -243,27 +318,37 @@ impl AudioEncoder for OpusEncoder {
             });
         }
         let room = packet.len().min(MAX_PACKET_LEN);
-        self.encoder
-            .encode_float(samples, &mut packet[..room])
-            .map_err(|error| match error.code() {
-                ErrorCode::BufferTooSmall | ErrorCode::BadArg => EncodeError::BufferTooSmall,
-                _ => EncodeError::Library,
-            })
+        let encoded = self.encoder.encode_float(samples, &mut packet[..room]);
+        if std::mem::take(&mut self.joins) {
+            let _ = self.encoder.set_prediction_disabled(false);
+        }
+        encoded.map_err(|error| match error.code() {
+            ErrorCode::BufferTooSmall | ErrorCode::BadArg => EncodeError::BufferTooSmall,
+            _ => EncodeError::Library,
+        })
     }
 
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecConfigError> {
         let rate = lib_bitrate(bitrate)?;
         self.encoder
             .set_bitrate(rate)
-            .map_err(|_| CodecConfigError::Library)
+            .map_err(|_| CodecConfigError::Library)?;
+        self.config.bitrate = bitrate;
+        Ok(())
     }
 
     fn set_expected_loss(&mut self, loss: f32) {
-        #[allow(clippy::cast_possible_truncation)] // clamped; a NaN becomes 0
-        let percent = (loss.clamp(0.0, 1.0) * 100.0).round() as i32;
+        let loss = if loss.is_nan() {
+            0.0
+        } else {
+            loss.clamp(0.0, 1.0)
+        };
+        self.config.expected_loss = loss;
+        #[allow(clippy::cast_possible_truncation)] // at most 100
+        let percent = (loss * 100.0).round() as i32;
         // Both calls only fail on an argument out of range.
         let _ = self.encoder.set_packet_loss_perc(percent);
-        let _ = self.encoder.set_inband_fec(self.fec && percent > 0);
+        let _ = self.encoder.set_inband_fec(self.config.fec && percent > 0);
     }
 }
 
@@ -336,25 +421,29 @@ impl AudioDecoder for OpusDecoder {
     /// Reads the LBRR flags (RFC 6716 §4.2.4) of the first frame, which stand at a fixed place: the
     /// range coder writes even odds as plain bits. Packets of more than two frames are not looked
     /// into.
-    fn carries_last(&self, packet: &[u8]) -> bool {
+    fn last_in(&self, packet: &[u8]) -> LastFrame {
         let [toc, body @ ..] = packet else {
-            return false;
+            return LastFrame::Impossible;
         };
         let (configuration, stereo, code) = (toc >> 3, toc & 4 != 0, toc & 3);
         let frame = match code {
             0 | 1 => body,
             2 if body.first().is_some_and(|len| *len < 252) => &body[1..],
-            _ => return false,
+            _ => return LastFrame::Impossible,
         };
         // SILK frames in an Opus frame of 10, 20, 40, 60 ms; hybrid ones have 10 or 20 ms.
         let silk_frames = match configuration {
             0..=11 => [1, 1, 2, 3][usize::from(configuration % 4)],
             12..=15 => 1,
-            _ => return false,
+            _ => return LastFrame::Impossible,
         };
         let flags = frame.first().copied().unwrap_or(0);
         let bit = |place: u8| flags << place & 0x80 != 0;
-        bit(silk_frames) || (stereo && bit(2 * silk_frames + 1))
+        if bit(silk_frames) || (stereo && bit(2 * silk_frames + 1)) {
+            LastFrame::Carried
+        } else {
+            LastFrame::LeftOut
+        }
     }
 
     fn conceal(&mut self, samples: &mut [f32]) -> Result<usize, DecodeError> {

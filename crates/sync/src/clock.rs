@@ -65,7 +65,7 @@ impl SenderClock {
             timestamps: Unwrapper::new(),
             anchor: None,
             rival: None,
-            history: VecDeque::new(),
+            history: VecDeque::with_capacity(HISTORY),
         }
     }
 
@@ -151,13 +151,18 @@ impl SenderClock {
         if self.history.len() < MIN_REPORTS {
             return None;
         }
-        let points = self.history.iter().map(|report| {
+        let origin = Point {
+            media_s: 0.0,
+            transit_s: 0.0,
+        };
+        let mut points = [origin; HISTORY];
+        for (point, report) in points.iter_mut().zip(&self.history) {
             let (media_s, wall_s) = report.since(first, self.rate_hz);
             let transit_s = wall_s - media_s;
-            Point { media_s, transit_s }
-        });
-        let points: Vec<Point> = points.collect();
-        least_squares(&points, RESOLUTION_S).map(PpmEstimate::of_stretch)
+            *point = Point { media_s, transit_s };
+        }
+        let points = &points[..self.history.len()];
+        least_squares(points, RESOLUTION_S).map(PpmEstimate::of_stretch)
     }
 }
 

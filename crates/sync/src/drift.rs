@@ -230,7 +230,7 @@ impl ClockDriftEstimator {
         self.transit_s = 0.0;
         self.wild = 0;
         self.now_s = 0.0;
-        self.envelope = Envelope::new();
+        self.envelope.clear();
     }
 }
 

@@ -78,6 +78,29 @@ pub(crate) struct Envelope {
     /// Points in a row that lie above the line.
     above: Vec<Point>,
     fit: Option<Fit>,
+    work: Work,
+}
+
+/// Room for fitting, taken once.
+#[derive(Debug, Clone, Default)]
+struct Work {
+    /// The points by media time.
+    points: Vec<Point>,
+    /// Their lower hull, and its edges' slopes.
+    hull: Vec<Point>,
+    edges: Vec<f64>,
+    pieces: Vec<Piece>,
+}
+
+impl Work {
+    fn new() -> Self {
+        Self {
+            points: Vec::with_capacity(MAX_POINTS),
+            hull: Vec::with_capacity(MAX_POINTS),
+            edges: Vec::with_capacity(MAX_POINTS),
+            pieces: Vec::with_capacity(MAX_POINTS),
+        }
+    }
 }
 
 /// What a packet did to the envelope.
@@ -97,8 +120,9 @@ impl Envelope {
             points: VecDeque::with_capacity(MAX_POINTS),
             packets_per_point: PACKETS_PER_POINT,
             open: None,
-            above: Vec::new(),
+            above: Vec::with_capacity(RISEN),
             fit: None,
+            work: Work::new(),
         }
     }
 
@@ -135,11 +159,14 @@ impl Envelope {
                 if self.above.len() < RISEN {
                     return Added::Kept;
                 }
-                let risen = std::mem::take(&mut self.above);
-                return self.restart(risen.into());
+                self.points.clear();
+                self.points.extend(self.above.drain(..));
+                return self.restart();
             }
             if height < -bound {
-                return self.restart([point].into());
+                self.points.clear();
+                self.points.push_back(point);
+                return self.restart();
             }
         }
         self.above.clear();
@@ -151,13 +178,19 @@ impl Envelope {
         Added::Fitted
     }
 
-    fn restart(&mut self, points: VecDeque<Point>) -> Added {
-        *self = Self {
-            points,
-            packets_per_point: self.packets_per_point,
-            ..Self::new()
-        };
+    /// Begins a new line from the points that are left.
+    fn restart(&mut self) -> Added {
+        self.above.clear();
+        self.open = None;
+        self.fit = None;
         Added::Restarted
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.points.clear();
+        self.packets_per_point = PACKETS_PER_POINT;
+        self.restart();
     }
 
     /// Merges neighbours, or lets the oldest go once points stand for many packets each.
@@ -167,19 +200,22 @@ impl Envelope {
             return;
         }
         self.packets_per_point *= 2;
-        let lower = |pair: &[Point]| {
-            let by_height = |a: &&Point, b: &&Point| a.transit_s.total_cmp(&b.transit_s);
-            pair.iter().min_by(by_height).copied()
-        };
-        let merged = self.points.make_contiguous().chunks(2).filter_map(lower);
-        self.points = merged.collect();
+        let points = self.points.make_contiguous();
+        let pairs = points.len() / 2;
+        for pair in 0..pairs {
+            let (a, b) = (points[2 * pair], points[2 * pair + 1]);
+            points[pair] = if b.transit_s < a.transit_s { b } else { a };
+        }
+        self.points.truncate(pairs);
     }
 
     fn refit(&mut self) {
         if self.points.len() >= MIN_POINTS {
-            let mut points: Vec<Point> = self.points.iter().copied().collect();
-            points.sort_by(|a, b| a.media_s.total_cmp(&b.media_s));
-            self.fit = fit(&points);
+            let points = &mut self.work.points;
+            points.clear();
+            points.extend(&self.points);
+            points.sort_unstable_by(|a, b| a.media_s.total_cmp(&b.media_s));
+            self.fit = fit(&mut self.work);
         }
     }
 }
@@ -224,47 +260,53 @@ impl Piece {
     }
 }
 
-/// Fits the line under `points`, which ascend in media time. `None` if they all have the same.
-fn fit(points: &[Point]) -> Option<Fit> {
+/// Fits the line under the points, which ascend in media time. `None` if they all have the same.
+fn fit(work: &mut Work) -> Option<Fit> {
+    let Work {
+        points,
+        hull,
+        edges,
+        pieces,
+    } = work;
     let count = points.len() as f64;
     let mean_of = |part: fn(&Point) -> f64| points.iter().map(part).sum::<f64>() / count;
     let mean = Point {
         media_s: mean_of(|p| p.media_s),
         transit_s: mean_of(|p| p.transit_s),
     };
-    let hull = lower_hull(points);
-    let edges: Vec<f64> = hull.windows(2).map(|pair| edge(pair[0], pair[1])).collect();
+    lower_hull(points, hull);
+    edges.clear();
+    edges.extend(hull.windows(2).map(|pair| edge(pair[0], pair[1])));
     // The mean height above the line of slope `b` through `vertex`.
     let height = |vertex: &Point, b: f64| {
         mean.transit_s - vertex.transit_s + b * (vertex.media_s - mean.media_s) + RESOLUTION_S
     };
     let heights = hull
         .iter()
-        .zip(&edges)
+        .zip(edges.iter())
         .map(|(vertex, b)| height(vertex, *b));
     let least = heights.min_by(f64::total_cmp)?;
     let before = std::iter::once(f64::NEG_INFINITY).chain(edges.iter().copied());
     let after = edges.iter().copied().chain([f64::INFINITY]);
     let ranges = hull.iter().zip(before.zip(after));
-    let pieces: Vec<Piece> = ranges
-        .map(|(vertex, (low, high))| {
-            let arm = vertex.media_s - mean.media_s;
-            let (begin, direction) = if arm < 0.0 { (high, -1.0) } else { (low, 1.0) };
-            Piece {
-                begin,
-                direction,
-                length: high - low,
-                height: height(vertex, begin),
-                lean: arm.abs(),
-                weight: (height(vertex, begin) / least).powf(1.0 - count),
-                power: count - 2.0,
-            }
-        })
-        .collect();
+    pieces.clear();
+    pieces.extend(ranges.map(|(vertex, (low, high))| {
+        let arm = vertex.media_s - mean.media_s;
+        let (begin, direction) = if arm < 0.0 { (high, -1.0) } else { (low, 1.0) };
+        Piece {
+            begin,
+            direction,
+            length: high - low,
+            height: height(vertex, begin),
+            lean: arm.abs(),
+            weight: (height(vertex, begin) / least).powf(1.0 - count),
+            power: count - 2.0,
+        }
+    }));
     let slope = Slope {
-        value: quantile(&pieces, 0.5)?,
-        low: quantile(&pieces, TAIL)?,
-        high: quantile(&pieces, 1.0 - TAIL)?,
+        value: quantile(pieces, 0.5)?,
+        low: quantile(pieces, TAIL)?,
+        high: quantile(pieces, 1.0 - TAIL)?,
     };
     let under = |slope: Slope| {
         let vertex = edges.partition_point(|edge| *edge <= slope.value);
@@ -334,9 +376,9 @@ fn edge(a: Point, b: Point) -> f64 {
     (b.transit_s - a.transit_s) / (b.media_s - a.media_s)
 }
 
-/// The vertices of the lower convex hull, from left to right, no two above each other.
-fn lower_hull(points: &[Point]) -> Vec<Point> {
-    let mut hull: Vec<Point> = Vec::new();
+/// Writes the vertices of the lower convex hull into `hull`, from left to right, no two above each other.
+fn lower_hull(points: &[Point], hull: &mut Vec<Point>) {
+    hull.clear();
     for &point in points {
         if let Some(last) = hull.last()
             && last.media_s >= point.media_s
@@ -353,5 +395,4 @@ fn lower_hull(points: &[Point]) -> Vec<Point> {
         }
         hull.push(point);
     }
-    hull
 }

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, pending},
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,21 +11,24 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use quinn::{
     Connection, ConnectionError, ReadExactError, RecvStream, SendDatagramError, SendStream, VarInt,
 };
-use roundtable_core::{Channel, Clock, CloseCode, Frame, MediaPacket};
+use roundtable_core::{Channel, Clock, CloseCode, Frame, MediaPacket, Timestamp};
 use roundtable_transport::{Closed, SystemClock};
-use roundtable_wire::rtp::ReceiveStatistics;
+use roundtable_wire::rtp::{ReceiveStatistics, ReceptionReport};
 use tokio::sync::watch;
 
 use crate::{
     link::Shared,
     wire::{
-        Datagram, DatagramEncoder, MESSAGE_HEADER_LEN, Violation, decode_datagram, decode_message,
-        decode_message_header, encode_message, stream_channel,
+        Datagram, DatagramEncoder, MESSAGE_HEADER_LEN, Reporter, Violation, decode_datagram,
+        decode_message, decode_message_header, encode_message, stream_channel,
     },
 };
 
 /// How long a close waits for the peer to have everything.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// How often a peer whose media we hear is told how it arrives.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reliable channels that open their streams once the link is up; Control's is what makes it.
 const LATER_STREAMS: [Channel; 3] = [Channel::Command, Channel::Snapshot, Channel::App];
@@ -59,8 +62,9 @@ async fn run(
     encoder: DatagramEncoder,
     endpoint_closing: &mut watch::Receiver<bool>,
 ) -> Closed {
+    let reporter = encoder.reporter();
     let mut writers = pin!(write_all(shared, connection, control_out, encoder));
-    let mut readers = pin!(read_all(shared, connection, control_in));
+    let mut readers = pin!(read_all(shared, connection, control_in, reporter));
     let mut endpoint_closed = pin!(closing(endpoint_closing));
     let (mut written, mut read) = (false, false);
     let error = loop {
@@ -243,10 +247,11 @@ async fn read_all(
     shared: &Shared,
     connection: &Connection,
     control: RecvStream,
+    reporter: Reporter,
 ) -> Result<(), Violation> {
     tokio::try_join!(
         read_streams(shared, connection, control),
-        read_datagrams(shared, connection),
+        read_datagrams(shared, connection, &reporter),
     )?;
     Ok(())
 }
@@ -324,9 +329,12 @@ async fn read_stream(
     }
 }
 
-async fn read_datagrams(shared: &Shared, connection: &Connection) -> Result<(), Violation> {
-    let mut voice = None;
-    let mut video = None;
+async fn read_datagrams(
+    shared: &Shared,
+    connection: &Connection,
+    reporter: &Reporter,
+) -> Result<(), Violation> {
+    let (mut voice, mut video) = (Heard::default(), Heard::default());
     while let Ok(datagram) = connection.read_datagram().await {
         let frame = match decode_datagram(&datagram)? {
             Datagram::Message(frame) => frame,
@@ -337,14 +345,21 @@ async fn read_datagrams(shared: &Shared, connection: &Connection) -> Result<(), 
                 } else {
                     &mut voice
                 };
-                measure(shared, stream, ssrc, &packet);
+                if let Some(report) = stream.packet(shared, ssrc, &packet) {
+                    // A report that finds no room is as good as lost on the way.
+                    let _ = connection.send_datagram(reporter.encode(channel, report));
+                }
                 Frame::media(channel, packet)
             }
             Datagram::UnknownCodec(channel) => {
                 shared.count_drop(channel);
                 continue;
             }
-            Datagram::Report => continue,
+            Datagram::Report(Channel::Voice, Some(fraction)) => {
+                shared.voice_lost(fraction);
+                continue;
+            }
+            Datagram::Report(..) => continue,
         };
         if shared.incoming.push_newest(frame).is_err() {
             break;
@@ -353,17 +368,36 @@ async fn read_datagrams(shared: &Shared, connection: &Connection) -> Result<(), 
     Ok(())
 }
 
-fn measure(
-    shared: &Shared,
-    stream: &mut Option<ReceiveStatistics>,
-    ssrc: u32,
-    packet: &MediaPacket,
-) {
-    if stream.as_ref().is_none_or(|known| known.ssrc() != ssrc) {
-        *stream = None; // a new SSRC is a new stream (RFC 3550 §8.2)
+/// A media stream of the peer's, and when we last told the peer how it arrives.
+#[derive(Default)]
+struct Heard {
+    stream: Option<(ReceiveStatistics, Timestamp)>,
+}
+
+impl Heard {
+    /// Takes note of a packet; returns the report that is due.
+    fn packet(
+        &mut self,
+        shared: &Shared,
+        ssrc: u32,
+        packet: &MediaPacket,
+    ) -> Option<ReceptionReport> {
+        let now = SystemClock.now();
+        if self
+            .stream
+            .as_ref()
+            .is_none_or(|(known, _)| known.ssrc() != ssrc)
+        {
+            self.stream = None; // a new SSRC is a new stream (RFC 3550 §8.2)
+        }
+        let new = || (ReceiveStatistics::new(ssrc, packet.codec), now);
+        let (statistics, reported) = self.stream.get_or_insert_with(new);
+        statistics.packet(now, packet);
+        shared.heard_jitter(statistics.jitter());
+        if now.saturating_since(*reported) < REPORT_INTERVAL {
+            return None;
+        }
+        *reported = now;
+        Some(statistics.report(now))
     }
-    let statistics = stream.get_or_insert_with(|| ReceiveStatistics::new(ssrc, packet.codec));
-    statistics.packet(SystemClock.now(), packet);
-    let micros = u64::try_from(statistics.jitter().as_micros()).unwrap_or(u64::MAX - 1);
-    shared.jitter_us.store(micros, Ordering::Relaxed);
 }

@@ -49,7 +49,9 @@ pub(crate) struct Shared {
     /// Frames lost between queue and network, by channel number.
     dropped: [AtomicU64; 8],
     /// Interarrival jitter of the media stream heard last, in microseconds.
-    pub(crate) jitter_us: AtomicU64,
+    jitter_us: AtomicU64,
+    /// Share of our voice that the peer missed by its last report, in 1/256.
+    voice_lost: AtomicU64,
     /// The connection while it lives, and what it measured once it does not.
     path: Mutex<Path>,
     close_request: watch::Sender<Option<Closed>>,
@@ -64,8 +66,8 @@ enum Path {
 
 /// Index of the queue for datagrams.
 const DATAGRAMS: usize = 8;
-/// No media has been heard.
-const NO_JITTER: u64 = u64::MAX;
+/// Nothing was measured yet.
+const UNKNOWN: u64 = u64::MAX;
 
 impl QuicLink {
     /// Starts the task of a link whose control streams are open.
@@ -86,7 +88,8 @@ impl QuicLink {
             outgoing: std::array::from_fn(|_| FrameQueue::default()),
             incoming: FrameQueue::default(),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
-            jitter_us: AtomicU64::new(NO_JITTER),
+            jitter_us: AtomicU64::new(UNKNOWN),
+            voice_lost: AtomicU64::new(UNKNOWN),
             path: Mutex::new(Path::Live(connection.clone())),
             close_request: watch::Sender::new(None),
             finished: watch::Sender::new(false),
@@ -134,6 +137,17 @@ impl Shared {
 
     pub(crate) fn count_drop(&self, channel: Channel) {
         self.dropped[usize::from(channel.number())].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The peer's media arrives with this jitter.
+    pub(crate) fn heard_jitter(&self, jitter: Duration) {
+        let micros = u64::try_from(jitter.as_micros()).unwrap_or(UNKNOWN - 1);
+        self.jitter_us.store(micros, Ordering::Relaxed);
+    }
+
+    /// The peer reports that it missed this share of our voice, in 1/256.
+    pub(crate) fn voice_lost(&self, fraction: u8) {
+        self.voice_lost.store(fraction.into(), Ordering::Relaxed);
     }
 
     /// Asks the driver to flush and close; the first call counts. Nothing more is sent from here.
@@ -225,13 +239,15 @@ impl Link for QuicLink {
     fn stats(&self) -> LinkStats {
         let shared = self.shared();
         let (rtt, loss) = shared.measure();
-        let jitter = match shared.jitter_us.load(Ordering::Relaxed) {
-            NO_JITTER => None,
-            micros => Some(Duration::from_micros(micros)),
-        };
+        let known =
+            |value: &AtomicU64| Some(value.load(Ordering::Relaxed)).filter(|v| *v != UNKNOWN);
+        let jitter = known(&shared.jitter_us).map(Duration::from_micros);
+        #[allow(clippy::cast_precision_loss)] // at most 255
+        let voice_loss = known(&shared.voice_lost).map(|fraction| fraction as f32 / 256.0);
         let mut stats = LinkStats {
             rtt: Some(rtt),
             loss,
+            voice_loss,
             jitter,
             ..LinkStats::default()
         };

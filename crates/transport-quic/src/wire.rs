@@ -6,8 +6,9 @@ use roundtable_core::{
     AuthorId, Channel, CloseCode, Delivery, Frame, MediaClock, MediaPacket, Payload,
 };
 use roundtable_wire::rtp::{
-    HEADER_LEN as RTP_HEADER_LEN, PayloadTypes, ReportKind, RtpError, SenderInfo, decode_packet,
-    decode_reports, encode_packet, encode_sender_report, is_rtcp,
+    HEADER_LEN as RTP_HEADER_LEN, PayloadTypes, ReceptionReport, ReportKind, RtpError, SenderInfo,
+    decode_packet, decode_reports, encode_packet, encode_receiver_report, encode_sender_report,
+    is_rtcp,
 };
 
 const BINARY: u8 = 0;
@@ -134,6 +135,14 @@ impl DatagramEncoder {
         }
     }
 
+    /// Reports in the name of our voice.
+    pub(crate) fn reporter(&self) -> Reporter {
+        Reporter {
+            ssrc: self.voice.ssrc,
+            cname: self.cname.clone(),
+        }
+    }
+
     /// The datagram for `frame`, or `None` for a codec that has no payload type.
     pub(crate) fn encode(&mut self, frame: &Frame) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(1 + RTP_HEADER_LEN + frame.payload_len());
@@ -195,8 +204,26 @@ pub(crate) enum Datagram {
     Clock(Channel, u32, MediaClock),
     /// Media of a codec that is unknown here.
     UnknownCodec(Channel),
-    /// Reports about what we send: QUIC measures that itself.
-    Report,
+    /// The share of our stream on this channel that the peer missed since its last report, in 1/256;
+    /// `None` if it says nothing of that.
+    Report(Channel, Option<u8>),
+}
+
+/// Writes receiver reports about the peer's streams.
+#[derive(Debug, Clone)]
+pub(crate) struct Reporter {
+    ssrc: u32,
+    cname: String,
+}
+
+impl Reporter {
+    /// The datagram that tells the peer how its stream on `channel` arrives.
+    pub(crate) fn encode(&self, channel: Channel, report: ReceptionReport) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(channel.number());
+        encode_receiver_report(self.ssrc, &[report], &self.cname, &mut out);
+        out.freeze()
+    }
 }
 
 /// Reads one datagram.
@@ -220,7 +247,7 @@ pub(crate) fn decode_datagram(datagram: &Bytes) -> Result<Datagram, Violation> {
     let len = match &decoded {
         Datagram::Message(frame) => frame.payload_len(),
         Datagram::Media(_, _, packet) => packet.payload.len(),
-        Datagram::Clock(..) | Datagram::UnknownCodec(_) | Datagram::Report => 0,
+        Datagram::Clock(..) | Datagram::UnknownCodec(_) | Datagram::Report(..) => 0,
     };
     if len > channel.max_message_len() {
         return Err(Violation::TooLarge);
@@ -243,7 +270,10 @@ fn decode_media(channel: Channel, body: &Bytes) -> Result<Datagram, Violation> {
     });
     Ok(match clock {
         Some((ssrc, clock)) => Datagram::Clock(channel, ssrc, clock),
-        None => Datagram::Report,
+        None => {
+            let about_us = reports.first().and_then(|report| report.receptions.first());
+            Datagram::Report(channel, about_us.map(|report| report.fraction_lost))
+        }
     })
 }
 
@@ -271,7 +301,7 @@ pub fn __fuzz_quic(data: &[u8]) {
         Ok(Datagram::Message(frame)) => frame,
         Ok(Datagram::Media(channel, _, packet)) => Frame::media(channel, packet),
         Ok(Datagram::Clock(channel, _, clock)) => Frame::clock(channel, clock),
-        Ok(Datagram::UnknownCodec(_) | Datagram::Report) | Err(_) => return,
+        Ok(Datagram::UnknownCodec(_) | Datagram::Report(..)) | Err(_) => return,
     };
     let mut encoder = DatagramEncoder::new(AuthorId::from_bytes([0; 32]), [1, 2]);
     let datagram = encoder.encode(&frame).map(|bytes| decode_datagram(&bytes));

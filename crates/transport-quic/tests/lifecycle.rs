@@ -276,3 +276,34 @@ async fn a_measured_link_knows_its_round_trip() {
     to_bob.recv().await.unwrap_err();
     assert!(to_bob.stats().rtt.is_some(), "the last figures remain");
 }
+
+#[tokio::test]
+async fn a_peer_is_told_how_much_of_its_voice_arrives() {
+    let (alice, bob) = (endpoint(config(), 1), endpoint(config(), 2));
+    let (to_bob, to_alice) = link(&alice, &bob).await;
+    assert_eq!(to_bob.stats().voice_loss, None);
+    // Every fourth number is missing, as if its packet were lost.
+    for sequence in (0..10_000_u16).filter(|sequence| sequence % 4 != 3) {
+        let packet = roundtable_core::MediaPacket {
+            sequence,
+            timestamp: u32::from(sequence) * 960,
+            marker: false,
+            codec: roundtable_core::MediaCodec::OpusRed,
+            payload: vec![1; 60].into(),
+        };
+        to_bob
+            .send(Frame::media(Channel::Voice, packet))
+            .await
+            .unwrap();
+        to_alice.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if to_bob.stats().voice_loss.is_some() {
+            break;
+        }
+    }
+    let loss = to_bob.stats().voice_loss;
+    assert!(
+        loss.is_some_and(|loss| (0.2..0.3).contains(&loss)),
+        "{loss:?}"
+    );
+}

@@ -49,7 +49,7 @@ impl WebRtcLink {
             Payload::Media(packet) if channel_of(packet.codec) != frame.channel => {
                 return Err(SendError::WrongChannel(frame.channel));
             }
-            Payload::Media(packet) => self.inner.codecs.has(packet.codec),
+            Payload::Media(packet) => self.inner.codecs.takes(packet.codec),
             Payload::Clock(_) => self.inner.codecs.serves(frame.channel),
             _ => true,
         };

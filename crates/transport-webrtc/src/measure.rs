@@ -18,7 +18,7 @@ pub(crate) struct Measurements {
     check: Option<([u8; 12], Instant)>,
     rtt: Option<Duration>,
     /// Share lost as reported by the peer, in 1/256, of voice and video.
-    lost: [u8; 2],
+    lost: [Option<u8>; 2],
     jitter: Option<Duration>,
 }
 
@@ -49,7 +49,7 @@ impl Measurements {
 
     /// The peer reported how our stream on `channel` arrives.
     pub(crate) fn loss(&mut self, channel: Channel, fraction: u8) {
-        self.lost[usize::from(channel == Channel::Video)] = fraction;
+        self.lost[usize::from(channel == Channel::Video)] = Some(fraction);
     }
 
     /// We report this jitter, in timestamp units, for the peer's stream on `channel`.
@@ -65,7 +65,11 @@ impl Measurements {
     /// Writes the measurements into `stats`.
     pub(crate) fn fill(&self, stats: &mut LinkStats) {
         stats.rtt = self.rtt;
-        stats.loss = f32::from(self.lost[0].max(self.lost[1])) / 256.0;
+        let [voice, video] = self
+            .lost
+            .map(|lost| lost.map(|lost| f32::from(lost) / 256.0));
+        stats.loss = voice.unwrap_or(0.0).max(video.unwrap_or(0.0));
+        stats.voice_loss = voice;
         stats.jitter = self.jitter;
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use roundtable_core::{Channel, MediaClock, MediaCodec, MediaPacket};
+use roundtable_wire::rtp::{PayloadTypes, red_primary};
 use rtc::{
     interceptor::{ReceiverReportBuilder, Registry, Slot},
     media_stream::MediaStreamTrack,
@@ -48,12 +49,18 @@ struct Offered {
 
 /// The codecs we offer, preferred first. No RTX: the core unwraps it behind its NACK generator,
 /// which then keeps asking for packets that were repaired long ago.
-const OFFERED: [Offered; 4] = [
+const OFFERED: [Offered; 5] = [
     Offered {
         codec: MediaCodec::Opus,
         mime: "audio/opus",
         payload_type: 111,
         fmtp: "minptime=10;useinbandfec=1",
+    },
+    Offered {
+        codec: MediaCodec::OpusRed,
+        mime: "audio/red",
+        payload_type: 63,
+        fmtp: "111/111",
     },
     Offered {
         codec: MediaCodec::Vp8,
@@ -77,8 +84,8 @@ const OFFERED: [Offered; 4] = [
 
 impl Offered {
     fn kind(&self) -> RtpCodecKind {
-        match self.codec {
-            MediaCodec::Opus => RtpCodecKind::Audio,
+        match channel_of(self.codec) {
+            Channel::Voice => RtpCodecKind::Audio,
             _ => RtpCodecKind::Video,
         }
     }
@@ -87,7 +94,11 @@ impl Offered {
         RTCRtpCodec {
             mime_type: self.mime.into(),
             clock_rate: self.codec.clock_rate_hz(),
-            channels: if self.codec == MediaCodec::Opus { 2 } else { 0 },
+            channels: if self.kind() == RtpCodecKind::Audio {
+                2
+            } else {
+                0
+            },
             sdp_fmtp_line: self.fmtp.into(),
             rtcp_feedback: vec![],
         }
@@ -138,9 +149,21 @@ pub(crate) struct Media {
 pub(crate) struct Codecs(Vec<(MediaCodec, u8)>);
 
 impl Codecs {
-    /// Whether media in this codec may be sent.
-    pub(crate) fn has(&self, codec: MediaCodec) -> bool {
+    /// Whether media in this codec may be sent, if need be without its redundancy.
+    pub(crate) fn takes(&self, codec: MediaCodec) -> bool {
+        self.has(codec) || (codec == MediaCodec::OpusRed && self.has(MediaCodec::Opus))
+    }
+
+    fn has(&self, codec: MediaCodec) -> bool {
         self.payload_type(codec).is_some()
+    }
+
+    /// Blocks of redundant audio name their codec by number. Where the peer has another number for Opus
+    /// than the one that is in them, it is sent without redundancy.
+    fn check_redundancy(&mut self) {
+        if self.payload_type(MediaCodec::Opus) != Some(PayloadTypes::default().opus) {
+            self.0.retain(|(codec, _)| *codec != MediaCodec::OpusRed);
+        }
     }
 
     /// Whether a channel has any codec at all.
@@ -164,7 +187,7 @@ impl Codecs {
 /// The channel that a codec's packets travel on.
 pub(crate) const fn channel_of(codec: MediaCodec) -> Channel {
     match codec {
-        MediaCodec::Opus => Channel::Voice,
+        MediaCodec::Opus | MediaCodec::OpusRed => Channel::Voice,
         _ => Channel::Video,
     }
 }
@@ -193,7 +216,7 @@ impl Media {
             })
         };
         let voice = add(ssrcs[0], &OFFERED[0])?;
-        let video = add(ssrcs[1], &OFFERED[1])?;
+        let video = add(ssrcs[1], &OFFERED[2])?;
         // Else only the codec that a track was added with is offered.
         let transceivers: Vec<_> = pc.get_transceivers().collect();
         for id in transceivers {
@@ -227,6 +250,7 @@ impl Media {
                 }
             }
         }
+        self.codecs.check_redundancy();
     }
 
     /// What was negotiated.
@@ -262,8 +286,13 @@ impl Media {
         pc: &mut RTCPeerConnection,
         now: Instant,
         channel: Channel,
-        packet: MediaPacket,
+        mut packet: MediaPacket,
     ) -> Result<(), Error> {
+        if packet.codec == MediaCodec::OpusRed && !self.codecs.has(packet.codec) {
+            let primary = red_primary(&packet.payload);
+            packet.payload = primary.map_err(|_| Error::ErrRTPTransceiverCodecUnsupported)?;
+            packet.codec = MediaCodec::Opus;
+        }
         let codec = (channel_of(packet.codec) == channel).then_some(packet.codec);
         let payload_type = codec
             .and_then(|codec| self.codecs.payload_type(codec))

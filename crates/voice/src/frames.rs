@@ -9,6 +9,9 @@ use crate::SAMPLE_RATE_HZ;
 /// A device whose times are off by more than this has lost samples.
 const MAX_GAP: Duration = Duration::from_millis(60);
 
+/// Buffers kept for use again: the longest preroll, and a few under way.
+const MAX_SPARE: usize = 16;
+
 /// One frame of speech.
 #[derive(Debug, Clone)]
 pub(crate) struct SpeechFrame {
@@ -44,6 +47,20 @@ impl Framer {
         }
     }
 
+    /// Samples in a frame.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes frames of another length from the next on. Nothing is lost: what is left of the unfinished
+    /// frame begins the next.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        if len != self.len {
+            self.len = len;
+            self.spare.clear();
+        }
+    }
+
     /// Notes that the sample that comes next was captured at `capture`. If the device lost samples
     /// in between, RTP time jumps ahead by as much and the unfinished frame is dropped.
     pub(crate) fn align(&mut self, capture: Timestamp) {
@@ -73,7 +90,8 @@ impl Framer {
         if self.pending.samples.is_empty() {
             self.pending.wall = *wall;
         }
-        let count = samples.len().min(self.len - self.pending.samples.len());
+        let room = self.len.saturating_sub(self.pending.samples.len());
+        let count = samples.len().min(room);
         let (head, tail) = samples.split_at(count);
         let sane = |x: &f32| {
             if x.is_finite() {
@@ -93,14 +111,15 @@ impl Framer {
         }
         #[allow(clippy::cast_possible_truncation)] // a frame has at most 2880 samples
         let timestamp = self.pending.timestamp.wrapping_add(self.len as u32);
-        let fresh = self
-            .spare
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(self.len));
+        let fresh = self.spare.pop();
+        let mut rest = fresh.unwrap_or_else(|| Vec::with_capacity(self.len));
+        // Only after frames have become shorter.
+        rest.extend(self.pending.samples.drain(self.len..));
+        let rest_us = rest.len() as u64 * 1_000_000 / u64::from(SAMPLE_RATE_HZ);
         let next = SpeechFrame {
-            samples: fresh,
+            samples: rest,
             timestamp,
-            wall: *wall,
+            wall: WallTime::from_micros(wall.as_micros().saturating_sub(rest_us)),
         };
         Some(std::mem::replace(&mut self.pending, next))
     }
@@ -108,6 +127,8 @@ impl Framer {
     pub(crate) fn recycle(&mut self, frame: SpeechFrame) {
         let mut samples = frame.samples;
         samples.clear();
-        self.spare.push(samples);
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(samples);
+        }
     }
 }

@@ -1,12 +1,14 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+mod comfort;
 #[cfg(feature = "device")]
 mod device;
 mod frames;
 mod guard;
 mod mixer;
 mod receiver;
+mod redundancy;
 mod resample;
 mod sender;
 mod stretch;
@@ -17,8 +19,8 @@ pub use device::{AudioConfig, AudioDevices, Capture, DeviceError, DeviceNames, P
 pub use mixer::{Gain, Mixer};
 pub use receiver::{Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceStats};
 pub use resample::{ResampleError, Resampler, resample};
-pub use sender::{Activation, VoiceOut, VoiceSender, VoiceSenderConfig};
-pub use vad::{Gate, Vad, VadConfig};
+pub use sender::{Activation, VoiceOut, VoiceSender, VoiceSenderConfig, VoiceSenderStats};
+pub use vad::{Gate, Vad, VadConfig, VadKind};
 
 use roundtable_media_codec::CodecConfigError;
 use roundtable_sync::JitterConfigError;
@@ -45,4 +47,7 @@ pub enum VoiceConfigError {
     /// More than ten frames.
     #[error("at most 10 frames of preroll are kept")]
     Preroll,
+    /// More than two frames.
+    #[error("a packet repeats at most 2 frames")]
+    Redundancy,
 }

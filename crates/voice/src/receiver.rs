@@ -3,14 +3,19 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
-use roundtable_core::{MediaClock, MediaCodec, MediaPacket, NtpTime, Timestamp};
-use roundtable_media_codec::{AudioDecoder, AudioFormat, MAX_OPUS_FRAME_MS, OpusDecoder};
+use roundtable_core::{MediaClock, MediaPacket, NtpTime, Timestamp};
+use roundtable_media_codec::{
+    AudioDecoder, AudioFormat, LastFrame, MAX_OPUS_FRAME_MS, OpusDecoder,
+};
 use roundtable_sync::{
-    Decision, JitterBuffer, JitterConfig, PlayoutState, PullClock, Pushed, RtpMeta, SenderClock,
-    decide,
+    ClockDriftEstimate, ClockDriftEstimator, Decision, JitterBuffer, JitterConfig, PlayoutState,
+    PpmEstimate, PullClock, Pushed, RateCorrection, RtpMeta, decide,
 };
 
-use crate::{SAMPLE_RATE_HZ, VoiceConfigError, guard::PopGuard, stretch};
+use crate::{
+    SAMPLE_RATE_HZ, VoiceConfigError, comfort::ComfortNoise, guard::PopGuard, redundancy::Speech,
+    resample::RateShifter, stretch, vad::level_dbfs,
+};
 
 /// The longest that one packet lasts.
 const MAX_FRAME: usize = SAMPLE_RATE_HZ as usize / 1000 * MAX_OPUS_FRAME_MS;
@@ -24,8 +29,13 @@ const FADE: usize = 120;
 const STRETCH_PAUSE: u32 = 4;
 /// Delay beyond the target that calls for haste, in microseconds.
 const HASTE_US: i64 = 20_000;
-/// Share of lost packets from which on it pays to wait for the next packet's redundancy.
-const LOSSY: f32 = 0.02;
+/// Share of lost packets from which on it pays to wait for the redundancy of those that follow.
+const LOSSY: f32 = 0.01;
+/// Packets after which redundancy that is no longer sent is no longer waited for.
+const DEPTH_MEMORY: u32 = 50;
+/// Drift that is surely above this is corrected, in parts per million. Stretching would take it up as
+/// well, but now and then rather than all the time.
+const DRIFT_THRESHOLD_PPM: f64 = 20.0;
 
 /// How to receive a voice.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,21 +43,53 @@ const LOSSY: f32 = 0.02;
 pub struct VoiceReceiverConfig {
     /// See [`with_jitter`](Self::with_jitter).
     pub jitter: JitterConfig,
+    /// See [`with_comfort_noise`](Self::with_comfort_noise).
+    pub comfort_noise: bool,
+    /// See [`with_drift_correction`](Self::with_drift_correction).
+    pub drift_correction: bool,
 }
 
 impl Default for VoiceReceiverConfig {
     fn default() -> Self {
         Self {
             jitter: JitterConfig::voice(),
+            comfort_noise: true,
+            drift_correction: true,
         }
     }
 }
 
 impl VoiceReceiverConfig {
+    /// As soon as possible: the buffer goes down to 10 ms and begins with 20. On a network that jitters it
+    /// is as long as it must be.
+    pub fn low_latency() -> Self {
+        let (shortest, longest) = (Duration::from_millis(10), Duration::from_millis(120));
+        Self::default().with_jitter(
+            JitterConfig::voice()
+                .with_delay(shortest, longest)
+                .with_start_delay(2 * shortest),
+        )
+    }
+
     /// The jitter buffer's settings. Default [`JitterConfig::voice`]: 20 to 120 ms.
     #[must_use]
     pub fn with_jitter(mut self, jitter: JitterConfig) -> Self {
         self.jitter = jitter;
+        self
+    }
+
+    /// Whether the voice's own background is imitated while it is silent, for up to 7 s, at most at -50 dB of
+    /// full scale. Default on. Off gives digital silence.
+    #[must_use]
+    pub fn with_comfort_noise(mut self, comfort_noise: bool) -> Self {
+        self.comfort_noise = comfort_noise;
+        self
+    }
+
+    /// Whether a sender whose clock is off is played a hair faster or slower, within 1 %. Default on.
+    #[must_use]
+    pub fn with_drift_correction(mut self, drift_correction: bool) -> Self {
+        self.drift_correction = drift_correction;
         self
     }
 }
@@ -78,10 +120,13 @@ pub struct VoiceStats {
     pub displaced: u64,
     /// Packets that are no Opus.
     pub malformed: u64,
-    /// Lost packets that the next one's redundancy made good.
+    /// Lost packets that the redundancy of later ones made good.
     pub recovered: u64,
     /// Frames of 10 ms that were made up in the midst of speech.
     pub concealed: u64,
+    /// Frames of 10 ms that were made up where nothing was said: the sender's codec repeats frames (in-band FEC) and left
+    /// these out, as it does with those in which it hears no voice.
+    pub quiet: u64,
     /// Frames that were shortened or lengthened to change the delay.
     pub stretched: u64,
     /// Interarrival jitter (RFC 3550 §6.4.1) in milliseconds.
@@ -90,6 +135,17 @@ pub struct VoiceStats {
     pub delay_ms: f32,
     /// By how much frames should be, in milliseconds.
     pub target_ms: f32,
+    /// The share of packets that were not there when their turn came, of the last few seconds, 0 to 1;
+    /// redundancy may have made them good.
+    pub loss: f32,
+    /// Payload bytes that came, without headers.
+    pub bytes: u64,
+    /// How much faster the sender's clock runs than ours; `None` before that is known.
+    pub drift: Option<PpmEstimate>,
+    /// How many times as fast as nominal the voice is played, 0.99 to 1.01.
+    pub rate: f64,
+    /// How loud the last frame was, in dB of full scale, root mean square; -200 for silence.
+    pub level_dbfs: f32,
     /// Whether speech is being played.
     pub active: bool,
 }
@@ -97,12 +153,17 @@ pub struct VoiceStats {
 /// Plays one remote voice: takes packets as they come and gives sound when asked.
 pub struct VoiceReceiver {
     config: VoiceReceiverConfig,
-    buffer: JitterBuffer<Bytes>,
+    buffer: JitterBuffer<Speech>,
     decoder: OpusDecoder,
-    clock: SenderClock,
+    drift: ClockDriftEstimator,
+    estimate: Option<ClockDriftEstimate>,
+    rate: RateCorrection,
+    shifter: RateShifter,
     pulls: PullClock,
     guard: PopGuard,
+    noise: ComfortNoise,
     player: Player,
+    depth: Depth,
     /// Decoded sound that was not pulled yet: less than two frames.
     ready: VecDeque<f32>,
     frame: Vec<f32>,
@@ -111,6 +172,8 @@ pub struct VoiceReceiver {
     loss: f32,
     /// Samples made up in the midst of speech.
     concealed: u64,
+    /// Samples made up where nothing was said.
+    quiet: u64,
     stats: VoiceStats,
 }
 
@@ -120,13 +183,41 @@ struct Player {
     playing: bool,
     /// RTP timestamp of the next sample, unwrapped.
     position: i64,
-    /// Sequence number of the last packet that was played.
+    /// Sequence number of the last packet that was played, itself or from a later one's redundancy.
     sequence: Option<i64>,
+    /// The same of packets that came themselves.
+    came: Option<i64>,
     /// Samples that one packet holds, by the last one.
     frame_len: usize,
     /// Samples made up since the last packet for which none was skipped.
     held: usize,
     since_stretch: u32,
+}
+
+/// The frame that comes next of those that are here.
+struct Head {
+    sequence: i64,
+    timestamp: i64,
+    spurt: bool,
+    payload: Bytes,
+    /// Whether it is a packet's own, rather than repeated by a later one.
+    own: bool,
+}
+
+/// How many packets back redundancy reaches, as far as is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Depth {
+    packets: usize,
+    age: u32,
+}
+
+impl Depth {
+    fn learn(&mut self, packets: usize) {
+        self.age += 1;
+        if packets >= self.packets || self.age > DEPTH_MEMORY {
+            *self = Self { packets, age: 0 };
+        }
+    }
 }
 
 impl VoiceReceiver {
@@ -141,47 +232,88 @@ impl VoiceReceiver {
         Ok(Self {
             buffer: JitterBuffer::new(config.jitter)?,
             decoder: OpusDecoder::new(AudioFormat::VOICE)?,
-            clock: SenderClock::new(SAMPLE_RATE_HZ),
+            drift: ClockDriftEstimator::new(SAMPLE_RATE_HZ, DRIFT_THRESHOLD_PPM),
+            estimate: None,
+            rate: RateCorrection::new(),
+            shifter: RateShifter::new(),
             pulls: PullClock::new(),
             guard: PopGuard::new(),
+            noise: ComfortNoise::new(),
             player: Player::default(),
+            depth: Depth::default(),
             ready: VecDeque::with_capacity(2 * MAX_FRAME),
             frame: Vec::with_capacity(2 * MAX_FRAME),
             scratch: Vec::with_capacity(2 * MAX_FRAME),
             loss: 0.0,
             concealed: 0,
-            stats: VoiceStats::default(),
+            quiet: 0,
+            stats: VoiceStats {
+                rate: 1.0,
+                level_dbfs: -200.0,
+                ..VoiceStats::default()
+            },
             config,
         })
     }
 
+    /// Goes on with other settings. Those of the jitter buffer begin anew: what waits there is dropped,
+    /// which is heard unless nobody speaks.
+    ///
+    /// # Errors
+    /// [`VoiceConfigError`] names what is out of range; the old settings then stay.
+    pub fn reconfigure(&mut self, config: VoiceReceiverConfig) -> Result<(), VoiceConfigError> {
+        if config.jitter != self.config.jitter {
+            *self = Self {
+                stats: self.stats,
+                ..Self::new(config)?
+            };
+        } else {
+            self.config = config;
+        }
+        Ok(())
+    }
+
     /// Takes a packet that arrived at `now`. What is no Opus is counted and dropped.
     pub fn push(&mut self, now: Timestamp, packet: MediaPacket) {
-        let holds = self.decoder.packet_len(&packet.payload);
-        if packet.codec != MediaCodec::Opus || !holds.is_ok_and(|len| len > 0) {
-            self.stats.malformed += 1;
-            return;
-        }
         let meta = RtpMeta {
             sequence: packet.sequence,
             timestamp: packet.timestamp,
             spurt: packet.marker,
         };
-        if self.buffer.push(now, meta, packet.payload) == Pushed::Restarted {
-            self.player = Player::default();
-            self.decoder.reset();
+        self.stats.bytes = self.stats.bytes.wrapping_add(packet.payload.len() as u64);
+        let decoder = &self.decoder;
+        let is_frame = |frame: &[u8]| decoder.packet_len(frame).is_ok_and(|len| len > 0);
+        let Some(speech) = Speech::read(packet, is_frame) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        let repeats = usize::from(decoder.last_in(&speech.frame) == LastFrame::Carried);
+        self.depth.learn(speech.depth().max(repeats));
+        match self.buffer.push(now, meta, speech) {
+            Pushed::Restarted => {
+                self.player = Player::default();
+                self.decoder.reset();
+                self.drift.restart();
+            }
+            Pushed::Stray | Pushed::Duplicate => return,
+            _ => {}
         }
+        self.drift.add_observation(meta.timestamp, now);
+        self.estimate = self.drift.estimate_drift();
     }
 
     /// Takes the sender's clock, that came at `_now`.
     pub fn push_clock(&mut self, _now: Timestamp, clock: MediaClock) {
-        self.clock.update(clock);
+        self.drift.add_report(clock);
     }
 
     /// Fills `out` with the next samples, 48 kHz mono, which will be heard from `now` on. Usually
     /// 10 ms of them; at most 120 ms, and a block of 10 ms delays least.
     pub fn pull(&mut self, now: Timestamp, out: &mut [f32]) -> Pulled {
         let begin = self.pulls.tick(now, samples_duration(out.len()));
+        if self.config.drift_correction {
+            self.stats.rate = self.rate.update(now, self.estimate.as_ref());
+        }
         let mut pulled = if self.ready.is_empty() {
             Pulled::Silence
         } else {
@@ -208,7 +340,7 @@ impl VoiceReceiver {
         match decide(&state) {
             Decision::Silence(us) => {
                 let len = samples_in_us(us).clamp(1, wanted);
-                self.ready.extend(std::iter::repeat_n(0.0, len));
+                self.be_silent(len);
                 Pulled::Silence
             }
             Decision::Start => self.start(),
@@ -216,7 +348,9 @@ impl VoiceReceiver {
                 self.conceal(PIECE);
                 self.fade_out();
                 self.emit();
+                self.shifter.flush(&mut self.ready);
                 self.player.playing = false;
+                self.stats.level_dbfs = -200.0;
                 Pulled::Concealed
             }
             Decision::Hold => {
@@ -230,17 +364,46 @@ impl VoiceReceiver {
         }
     }
 
+    /// The next frame: the oldest that is here and was not played, be it repeated by a later packet.
+    fn head(&self) -> Option<Head> {
+        let front = self.buffer.front()?;
+        let speech = &front.payload;
+        // What lies before a pause is not repeated after it.
+        let unheard = match self.player.sequence {
+            _ if front.spurt => 0,
+            Some(_) => front.timestamp - self.player.position,
+            None => i64::MAX,
+        };
+        Some(match speech.oldest_within(unheard) {
+            Some(older) => Head {
+                sequence: front.sequence - older.back,
+                timestamp: front.timestamp - older.offset,
+                spurt: false,
+                payload: older.payload.clone(),
+                own: false,
+            },
+            None => Head {
+                sequence: front.sequence,
+                timestamp: front.timestamp,
+                spurt: front.spurt,
+                payload: speech.frame.clone(),
+                own: true,
+            },
+        })
+    }
+
     fn state(&self, at: Timestamp) -> PlayoutState {
         let player = &self.player;
-        let front = self.buffer.front();
+        let head = self.head();
+        let head = head.as_ref();
         let back = self.buffer.back();
         let target = self.buffer.target(at).as_micros();
         PlayoutState {
             playing: player.playing,
-            gap_us: front.map(|packet| ticks_us(packet.timestamp - player.position)),
-            pause: front.is_some_and(|p| p.spurt || player.sequence == Some(p.sequence - 1)),
-            delay_us: front
-                .and_then(|packet| self.buffer.delay_us(at, packet.timestamp))
+            gap_us: head.map(|head| ticks_us(head.timestamp - player.position)),
+            pause: head.is_some_and(|h| h.spurt || player.sequence == Some(h.sequence - 1)),
+            delay_us: head
+                .and_then(|head| self.buffer.delay_us(at, head.timestamp))
                 .unwrap_or(0),
             target_us: i64::try_from(target).unwrap_or(i64::MAX),
             held_us: ticks_us(player.held as i64),
@@ -250,10 +413,11 @@ impl VoiceReceiver {
         }
     }
 
-    /// Begins a talk spurt with the oldest packet.
+    /// Begins a talk spurt with the oldest frame.
     fn start(&mut self) -> Pulled {
         self.player.playing = true;
-        self.decode_front();
+        self.shifter.reset();
+        self.decode_head();
         let ramp = self.frame.iter_mut().take(FADE).enumerate();
         ramp.for_each(|(i, x)| *x *= i as f32 / FADE as f32);
         self.emit();
@@ -262,7 +426,7 @@ impl VoiceReceiver {
 
     /// Plays the oldest packet, stretched if that is not too often.
     fn play(&mut self, change: Decision, state: &PlayoutState) -> Pulled {
-        self.decode_front();
+        self.decode_head();
         self.stats.delay_ms = state.delay_us as f32 / 1000.0;
         self.player.since_stretch += 1;
         let haste = (state.delay_us - state.target_us).abs() > HASTE_US;
@@ -281,23 +445,30 @@ impl VoiceReceiver {
         Pulled::Speech
     }
 
-    /// Decodes the oldest packet into the frame; what is no speech after all is made up.
-    fn decode_front(&mut self) {
-        let Some(packet) = self.buffer.pop() else {
+    /// Decodes the oldest frame; what is no speech after all is made up.
+    fn decode_head(&mut self) {
+        let Some(head) = self.head() else {
             return self.frame.clear();
         };
-        let follows = self.player.sequence == Some(packet.sequence - 1);
+        if head.own {
+            self.buffer.pop();
+            self.learn_loss(head.sequence);
+        } else {
+            self.stats.recovered += 1;
+        }
+        let follows = self.player.sequence == Some(head.sequence - 1);
         // What was made up before a pause of the speaker stood for nothing.
-        let pause = packet.spurt || (follows && packet.timestamp > self.player.position);
+        let pause = head.spurt || (follows && head.timestamp > self.player.position);
         if !pause {
             self.count_concealed(self.player.held);
         }
-        self.learn_loss(packet.sequence);
         self.frame.resize(MAX_FRAME, 0.0);
-        match self.decoder.decode(&packet.payload, &mut self.frame) {
+        match self.decoder.decode(&head.payload, &mut self.frame) {
             Ok(len) => {
                 self.frame.truncate(len);
                 self.guard.check(&mut self.frame);
+                self.noise.hear(&self.frame);
+                self.stats.level_dbfs = level_dbfs(&self.frame);
             }
             Err(_) => {
                 self.stats.malformed += 1;
@@ -306,24 +477,25 @@ impl VoiceReceiver {
                 self.count_concealed(len);
             }
         }
-        self.player.sequence = Some(packet.sequence);
-        self.player.position = packet.timestamp + self.frame.len() as i64;
+        self.player.sequence = Some(head.sequence);
+        self.player.position = head.timestamp + self.frame.len() as i64;
         self.player.frame_len = self.frame.len();
         self.player.held = 0;
     }
 
-    /// Fills a part of a hole of `missing` samples beyond what was made up already. The packet just
-    /// before the oldest waiting one may be in that one's redundancy; all else is made up.
+    /// Fills a part of a hole of `missing` samples beyond what was made up already. The frame just
+    /// before the next one may be in that one's own redundancy; all else is made up.
     fn fill(&mut self, missing: usize) -> Pulled {
         self.player.position += self.player.held as i64;
         self.count_concealed(self.player.held);
         self.player.held = 0;
         let frame_len = self.player.frame_len.max(PIECE);
-        let next = self.buffer.front().map(|packet| packet.payload.clone());
-        let redundant = next.filter(|next| missing == frame_len && self.decoder.carries_last(next));
+        let next = self.head().map(|head| head.payload);
+        let next = next.filter(|_| missing == frame_len);
+        let last = next.as_ref().map(|next| self.decoder.last_in(next));
         self.frame.resize(frame_len, 0.0);
-        let recovered =
-            redundant.is_some_and(|next| self.decoder.recover(&next, &mut self.frame).is_ok());
+        let recovered = last == Some(LastFrame::Carried)
+            && next.is_some_and(|next| self.decoder.recover(&next, &mut self.frame).is_ok());
         let len = match recovered {
             true => frame_len,
             false if missing > frame_len => frame_len.min(missing - frame_len),
@@ -335,7 +507,11 @@ impl VoiceReceiver {
             self.guard.check(&mut self.frame);
         } else {
             self.conceal(len);
-            self.count_concealed(len);
+            if last == Some(LastFrame::LeftOut) && self.depth.packets > 0 {
+                self.quiet += len as u64;
+            } else {
+                self.count_concealed(len);
+            }
         }
         self.player.position += len as i64;
         self.emit();
@@ -363,8 +539,18 @@ impl VoiceReceiver {
         ramp.for_each(|(i, x)| *x *= 1.0 - (i + 1) as f32 / len);
     }
 
+    /// Hands the frame on, at the sender's pace.
     fn emit(&mut self) {
-        self.ready.extend(self.frame.iter().copied());
+        let rate = self.stats.rate;
+        self.shifter.process(&self.frame, rate, &mut self.ready);
+    }
+
+    fn be_silent(&mut self, len: usize) {
+        if self.config.comfort_noise {
+            self.noise.make(len, &mut self.ready);
+        } else {
+            self.ready.extend(std::iter::repeat_n(0.0, len));
+        }
     }
 
     fn count_concealed(&mut self, samples: usize) {
@@ -374,16 +560,17 @@ impl VoiceReceiver {
     /// Follows the share of packets that were not there when their turn came, and waits for
     /// redundancy where it is high.
     fn learn_loss(&mut self, sequence: i64) {
-        let last = self.player.sequence.unwrap_or(sequence - 1);
+        let last = self.player.came.replace(sequence).unwrap_or(sequence - 1);
         let missing = (sequence - last - 1).clamp(0, 64);
         for _ in 0..missing {
             self.loss += (1.0 - self.loss) / 64.0;
         }
         self.loss -= self.loss / 64.0;
-        let patience = if self.loss > LOSSY {
-            samples_duration(self.player.frame_len) + samples_duration(PIECE)
-        } else {
-            Duration::ZERO
+        let patience = match self.depth.packets {
+            packets if packets > 0 && self.loss > LOSSY => {
+                samples_duration(packets * self.player.frame_len + PIECE)
+            }
+            _ => Duration::ZERO,
         };
         self.buffer
             .set_min_delay(self.config.jitter.min_delay.max(patience));
@@ -392,7 +579,7 @@ impl VoiceReceiver {
     /// When what was said at RTP `timestamp` was captured, on the sender's wall clock; `None` before
     /// its first report.
     pub fn capture_time(&self, timestamp: u32) -> Option<NtpTime> {
-        self.clock.ntp_of(timestamp)
+        self.drift.ntp_of(timestamp)
     }
 
     /// Whether speech is being played.
@@ -410,8 +597,11 @@ impl VoiceReceiver {
             duplicates: buffer.duplicates,
             displaced: buffer.displaced,
             concealed: self.concealed / PIECE as u64,
+            quiet: self.quiet / PIECE as u64,
             jitter_ms: buffer.jitter_ms,
             target_ms: self.buffer.target(now).as_secs_f32() * 1000.0,
+            loss: self.loss,
+            drift: self.estimate.map(|estimate| estimate.drift),
             active: self.player.playing,
             ..self.stats
         }

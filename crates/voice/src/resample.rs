@@ -107,6 +107,105 @@ pub fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, R
     Ok(out)
 }
 
+/// Filters of a [`RateShifter`]: positions between two samples, and taps of each.
+const SHIFT_PHASES: usize = 256;
+const SHIFT_TAPS: usize = 32;
+
+/// Plays a hair faster or slower: for clocks that differ. Holds back 16 samples, a third of a
+/// millisecond; at the nominal rate samples pass unchanged.
+#[derive(Debug, Clone)]
+pub(crate) struct RateShifter {
+    table: &'static [f32],
+    input: Vec<f32>,
+    /// Where the next output sample lies between two input samples, 0 to 1.
+    phase: f64,
+}
+
+impl RateShifter {
+    pub(crate) fn new() -> Self {
+        let mut this = Self {
+            table: shift_table(),
+            input: Vec::with_capacity(16_384),
+            phase: 0.0,
+        };
+        this.reset();
+        this
+    }
+
+    /// As before the first sample.
+    pub(crate) fn reset(&mut self) {
+        self.input.clear();
+        self.input.resize(SHIFT_TAPS / 2 - 1, 0.0);
+        self.phase = 0.0;
+    }
+
+    /// Appends to `out` what `samples` sound like at `rate` times their speed.
+    pub(crate) fn process(&mut self, samples: &[f32], rate: f64, out: &mut impl Extend<f32>) {
+        self.input.extend_from_slice(samples);
+        let count = self.input.len().saturating_sub(SHIFT_TAPS - 1);
+        let nominal = rate == 1.0 && self.phase == 0.0;
+        let begin = if nominal {
+            let first = SHIFT_TAPS / 2 - 1;
+            out.extend(self.input[first..first + count].iter().copied());
+            count
+        } else {
+            self.interpolate(count, rate, out)
+        };
+        self.input.drain(..begin);
+    }
+
+    /// Returns how many input samples are done with.
+    fn interpolate(&mut self, count: usize, rate: f64, out: &mut impl Extend<f32>) -> usize {
+        let (table, input, mut position) = (self.table, &self.input, self.phase);
+        out.extend(std::iter::from_fn(|| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            // small, not negative
+            let (begin, between) = (position as usize, position.fract() * SHIFT_PHASES as f64);
+            if begin >= count {
+                return None;
+            }
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below SHIFT_PHASES
+            let (phase, blend) = (between as usize, between.fract() as f32);
+            let window = &input[begin..begin + SHIFT_TAPS];
+            let filters = &table[phase * SHIFT_TAPS..(phase + 2) * SHIFT_TAPS];
+            let (below, above) = filters.split_at(SHIFT_TAPS);
+            position += rate;
+            let taps = window.iter().zip(below.iter().zip(above));
+            Some(taps.map(|(x, (a, b))| x * (a + (b - a) * blend)).sum())
+        }));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most a frame
+        let done = (position as usize).min(self.input.len());
+        self.phase = position - done as f64;
+        done
+    }
+
+    /// Appends what was held back, as if silence followed, and begins anew.
+    pub(crate) fn flush(&mut self, out: &mut impl Extend<f32>) {
+        self.process(&[0.0; SHIFT_TAPS / 2], 1.0, out);
+        self.reset();
+    }
+}
+
+/// One filter for each position between two samples, and the first one again, shifted by a sample.
+fn shift_table() -> &'static [f32] {
+    static TABLE: std::sync::LazyLock<Vec<f32>> = std::sync::LazyLock::new(|| {
+        let half = (SHIFT_TAPS / 2) as f64;
+        let mut table = Vec::with_capacity((SHIFT_PHASES + 1) * SHIFT_TAPS);
+        for phase in 0..=SHIFT_PHASES {
+            let centre = half - 1.0 + phase as f64 / SHIFT_PHASES as f64;
+            let tap = |k: usize| {
+                let x = k as f64 - centre;
+                sinc(x) * kaiser(x / half)
+            };
+            let sum: f64 = (0..SHIFT_TAPS).map(tap).sum();
+            #[allow(clippy::cast_possible_truncation)] // single precision is what audio has
+            table.extend((0..SHIFT_TAPS).map(|k| (tap(k) / sum) as f32));
+        }
+        table
+    });
+    &TABLE
+}
+
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -208,6 +307,39 @@ mod tests {
         }
         resampler.finish(&mut pieces);
         assert_eq!(pieces, whole);
+    }
+
+    #[test]
+    fn a_shifted_tone_is_the_tone_of_the_shifted_pitch() {
+        for (rate, hz) in [(1.01, 1_000.0), (0.99, 3_000.0), (1.0005, 8_000.0)] {
+            let input = tone(48_000, hz, 48_000);
+            let mut shifter = RateShifter::new();
+            let mut out = Vec::new();
+            for piece in input.chunks(480) {
+                shifter.process(piece, rate, &mut out);
+            }
+            let expected = 48_000.0 / rate;
+            assert!((out.len() as f64 - expected).abs() <= 32.0, "{}", out.len());
+            #[allow(clippy::cast_possible_truncation)] // samples
+            let wanted = (0..out.len()).map(|i| {
+                let t = i as f64 * rate * f64::from(hz) * std::f64::consts::TAU / 48_000.0;
+                0.5 * t.sin() as f32
+            });
+            let off: Vec<f32> = out.iter().zip(wanted).map(|(a, b)| a - b).collect();
+            let noise = level(&off[100..]);
+            assert!(noise < 1e-3, "{rate} {hz}: {noise}");
+        }
+    }
+
+    #[test]
+    fn at_the_nominal_rate_samples_pass_unchanged() {
+        let input = tone(48_000, 440.0, 4_800);
+        let (mut shifter, mut out) = (RateShifter::new(), Vec::new());
+        for piece in input.chunks(77) {
+            shifter.process(piece, 1.0, &mut out);
+        }
+        shifter.flush(&mut out);
+        assert_eq!(out, input);
     }
 
     #[test]

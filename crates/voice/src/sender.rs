@@ -2,13 +2,14 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bytes::{BufMut, BytesMut};
-use roundtable_core::{MediaClock, MediaPacket, NtpTime, Timestamp, WallTime};
+use bytes::{BufMut, Bytes, BytesMut};
+use roundtable_core::{Bitrate, MediaClock, MediaCodec, MediaPacket, NtpTime, Timestamp, WallTime};
 use roundtable_media_codec::{AudioEncoder, AudioFormat, OpusConfig, OpusEncoder};
 
 use crate::{
     SAMPLE_RATE_HZ, Vad, VadConfig, VoiceConfigError,
     frames::{Framer, SpeechFrame},
+    redundancy::{MAX_DEPTH, Protection, Repeats},
     vad::level_dbfs,
 };
 
@@ -16,6 +17,8 @@ use crate::{
 const MAX_PACKET_LEN: usize = 1100;
 /// How often the sender's clock is reported while it speaks (RFC 3550 §6.2 minimum).
 const CLOCK_INTERVAL: Duration = Duration::from_secs(5);
+/// Samples in the longest frame: 60 ms.
+const MAX_FRAME_LEN: usize = 2880;
 /// Memory for packets is taken in pieces of this many bytes.
 const ARENA: usize = 16 * 1024;
 /// Samples over which a talk spurt is faded in: 5 ms.
@@ -27,8 +30,10 @@ pub enum Activation {
     /// Voice activity.
     #[default]
     Voice,
-    /// Nothing: everything is sent while not muted. For music and push-to-talk.
+    /// Nothing: everything is sent while not muted. For music.
     Always,
+    /// The user, by [`VoiceSender::talk`].
+    PushToTalk,
 }
 
 /// How to send a voice.
@@ -43,6 +48,8 @@ pub struct VoiceSenderConfig {
     pub activation: Activation,
     /// See [`with_preroll`](Self::with_preroll).
     pub preroll: usize,
+    /// See [`with_redundancy`](Self::with_redundancy).
+    pub redundancy: usize,
     /// See [`with_rtp_start`](Self::with_rtp_start).
     pub first_sequence: u16,
     /// See [`with_rtp_start`](Self::with_rtp_start).
@@ -56,6 +63,7 @@ impl Default for VoiceSenderConfig {
             vad: VadConfig::default(),
             activation: Activation::Voice,
             preroll: 3,
+            redundancy: 2,
             first_sequence: 0,
             first_timestamp: 0,
         }
@@ -63,6 +71,28 @@ impl Default for VoiceSenderConfig {
 }
 
 impl VoiceSenderConfig {
+    /// As soon as possible: see [`OpusConfig::low_latency`]; and no preroll, which a listener has to catch up with.
+    pub fn low_latency() -> Self {
+        Self::default()
+            .with_opus(OpusConfig::low_latency())
+            .with_preroll(0)
+    }
+
+    /// For thin lines: see [`OpusConfig::low_bandwidth`]; one frame is repeated at most.
+    pub fn low_bandwidth() -> Self {
+        Self::default()
+            .with_opus(OpusConfig::low_bandwidth())
+            .with_preroll(1)
+            .with_redundancy(1)
+    }
+
+    /// For instruments: see [`OpusConfig::music`]; everything is sent, voice or not.
+    pub fn music() -> Self {
+        Self::default()
+            .with_opus(OpusConfig::music())
+            .with_activation(Activation::Always)
+    }
+
     /// The codec's settings. Default 32 kbit/s in 20 ms frames; 48 kHz mono is required.
     #[must_use]
     pub fn with_opus(mut self, opus: OpusConfig) -> Self {
@@ -93,12 +123,39 @@ impl VoiceSenderConfig {
         self
     }
 
+    /// How many frames a packet may repeat while listeners report loss (RFC 2198). Default 2; 0 to 2. One is repeated from 1 %
+    /// of loss on, two from 8 %; each adds the codec's bit rate once more, and one frame of delay at the listener. With
+    /// 0, the codec's own redundancy serves instead: it costs quality rather than bit rate.
+    #[must_use]
+    pub fn with_redundancy(mut self, frames: usize) -> Self {
+        self.redundancy = frames;
+        self
+    }
+
     /// Where RTP numbers begin; should be random (RFC 3550 §5.1). Default 0 and 0.
     #[must_use]
     pub fn with_rtp_start(mut self, sequence: u16, timestamp: u32) -> Self {
         self.first_sequence = sequence;
         self.first_timestamp = timestamp;
         self
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`VoiceConfigError`] names the first setting that is out of range.
+    pub fn validate(&self) -> Result<(), VoiceConfigError> {
+        if self.opus.format != AudioFormat::VOICE {
+            return Err(VoiceConfigError::Format);
+        }
+        if self.preroll > 10 {
+            return Err(VoiceConfigError::Preroll);
+        }
+        if self.redundancy > MAX_DEPTH {
+            return Err(VoiceConfigError::Redundancy);
+        }
+        self.vad.validate()?;
+        Ok(self.opus.validate()?)
     }
 }
 
@@ -111,6 +168,29 @@ pub enum VoiceOut {
     Clock(MediaClock),
 }
 
+/// What a [`VoiceSender`] has done. Counters wrap at 2^64.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct VoiceSenderStats {
+    /// Packets sent.
+    pub packets: u64,
+    /// Bytes of payload in them, without headers.
+    pub bytes: u64,
+    /// Level of the last captured frame in dB of full scale, root mean square; -200 for silence.
+    pub level_dbfs: f32,
+    /// What the codec aims at, without redundancy.
+    pub bitrate: Bitrate,
+    /// The share of loss that packets are prepared for, 0 to 1.
+    pub expected_loss: f32,
+    /// Frames that each packet repeats.
+    pub redundancy: usize,
+    /// Whether the codec's own redundancy is on.
+    pub fec: bool,
+    /// Whether speech is being sent.
+    pub speaking: bool,
+    /// Whether muted.
+    pub muted: bool,
+}
+
 /// Turns captured speech into packets. While nobody speaks, nothing comes out.
 pub struct VoiceSender {
     config: VoiceSenderConfig,
@@ -119,11 +199,17 @@ pub struct VoiceSender {
     framer: Framer,
     /// The newest frames that were not sent.
     preroll: VecDeque<SpeechFrame>,
+    /// The frame that was captured last, for a codec that begins anew.
+    last: Vec<f32>,
+    repeats: Repeats,
+    protection: Protection,
     arena: BytesMut,
     sequence: u16,
     reported: Option<WallTime>,
     speaking: bool,
+    talking: bool,
     muted: bool,
+    stats: VoiceSenderStats,
 }
 
 impl VoiceSender {
@@ -132,25 +218,56 @@ impl VoiceSender {
     /// # Errors
     /// [`VoiceConfigError`] names what is out of range.
     pub fn new(config: VoiceSenderConfig) -> Result<Self, VoiceConfigError> {
-        if config.opus.format != AudioFormat::VOICE {
-            return Err(VoiceConfigError::Format);
-        }
-        if config.preroll > 10 {
-            return Err(VoiceConfigError::Preroll);
-        }
+        config.validate()?;
         let encoder = OpusEncoder::new(&config.opus)?;
-        Ok(Self {
+        let mut this = Self {
             vad: Vad::new(config.vad)?,
             framer: Framer::new(encoder.frame_len(), config.first_timestamp),
             preroll: VecDeque::with_capacity(config.preroll + 1),
+            last: Vec::with_capacity(MAX_FRAME_LEN),
+            repeats: Repeats::new(),
+            protection: Protection::default(),
             arena: BytesMut::new(),
             sequence: config.first_sequence,
             reported: None,
             speaking: false,
+            talking: false,
             muted: false,
+            stats: VoiceSenderStats::default(),
             encoder,
             config,
-        })
+        };
+        this.set_expected_loss(this.config.opus.expected_loss);
+        Ok(this)
+    }
+
+    /// Goes on with other settings, in the midst of a word if need be: nothing that was captured is lost,
+    /// and a listener hears nothing but the change itself. RTP numbers go on; where they begin is of no
+    /// account here. The expected loss goes on too.
+    ///
+    /// # Errors
+    /// [`VoiceConfigError`] names what is out of range; the old settings then stay.
+    pub fn reconfigure(&mut self, config: VoiceSenderConfig) -> Result<(), VoiceConfigError> {
+        config.validate()?;
+        let mut opus = config.opus.clone();
+        opus.expected_loss = self.encoder.config().expected_loss;
+        self.encoder.reconfigure(&opus, &self.last)?;
+        if config.vad != self.config.vad {
+            self.vad.reconfigure(config.vad)?;
+        }
+        if self.encoder.frame_len() != self.framer.frame_len() {
+            self.framer.set_len(self.encoder.frame_len());
+            self.forget_preroll();
+        }
+        self.config = config;
+        self.set_expected_loss(self.stats.expected_loss);
+        Ok(())
+    }
+
+    fn forget_preroll(&mut self) {
+        while let Some(frame) = self.preroll.pop_front() {
+            self.framer.recycle(frame);
+        }
     }
 
     /// Takes captured samples, 48 kHz mono in [-1, 1], any number of them, and appends what is to be
@@ -171,12 +288,16 @@ impl VoiceSender {
     }
 
     fn push_frame(&mut self, frame: SpeechFrame, out: &mut Vec<VoiceOut>) {
+        self.stats.level_dbfs = level_dbfs(&frame.samples);
+        self.last.clear();
+        self.last.extend_from_slice(&frame.samples);
         if self.muted {
             return self.framer.recycle(frame);
         }
         let voice = match self.config.activation {
             Activation::Voice => self.vad.push(&frame.samples),
             Activation::Always => true,
+            Activation::PushToTalk => self.talking,
         };
         match (self.speaking, voice) {
             (false, false) => return self.keep(frame),
@@ -187,10 +308,15 @@ impl VoiceSender {
         self.speaking = voice;
     }
 
-    /// Keeps a silent frame, in case it turns out to be the beginning of a word.
+    /// Keeps a silent frame, in case it turns out to be the beginning of a word. Who pushes a button to
+    /// talk has not said anything before.
     fn keep(&mut self, frame: SpeechFrame) {
         self.preroll.push_back(frame);
-        if self.preroll.len() > self.config.preroll
+        let kept = match self.config.activation {
+            Activation::PushToTalk => 0,
+            Activation::Voice | Activation::Always => self.config.preroll,
+        };
+        while self.preroll.len() > kept
             && let Some(oldest) = self.preroll.pop_front()
         {
             self.framer.recycle(oldest);
@@ -199,6 +325,7 @@ impl VoiceSender {
 
     fn begin_spurt(&mut self, frame: SpeechFrame, out: &mut Vec<VoiceOut>) {
         self.preroll.push_back(frame);
+        self.repeats.clear();
         let mut first = true;
         while let Some(mut frame) = self.preroll.pop_front() {
             let silent = level_dbfs(&frame.samples) < self.config.vad.floor_dbfs;
@@ -225,27 +352,44 @@ impl VoiceSender {
 
     fn send(&mut self, frame: SpeechFrame, marker: bool, out: &mut Vec<VoiceOut>) {
         self.report(&frame, out);
-        if self.arena.capacity() < MAX_PACKET_LEN {
+        if self.arena.capacity() < 2 * MAX_PACKET_LEN {
             self.arena.reserve(ARENA);
         }
         self.arena.put_bytes(0, MAX_PACKET_LEN);
         // A frame of the right length into a buffer of the right size always encodes; were libopus to
         // fail, the listener would conceal one frame.
         let encoded = self.encoder.encode(&frame.samples, &mut self.arena);
-        let len = encoded.unwrap_or(0);
-        let payload = self.arena.split_to(len).freeze();
+        let own = self.arena.split_to(encoded.unwrap_or(0)).freeze();
         self.arena.clear();
-        if len > 0 {
+        if !own.is_empty() {
+            let (codec, payload) = self.protect(frame.timestamp, own);
+            self.stats.packets = self.stats.packets.wrapping_add(1);
+            self.stats.bytes = self.stats.bytes.wrapping_add(payload.len() as u64);
             out.push(VoiceOut::Packet(MediaPacket {
                 sequence: self.sequence,
                 timestamp: frame.timestamp,
                 marker,
-                codec: self.encoder.codec(),
+                codec,
                 payload,
             }));
         }
         self.sequence = self.sequence.wrapping_add(1);
         self.framer.recycle(frame);
+    }
+
+    /// Adds what the packet should repeat to its own frame.
+    fn protect(&mut self, timestamp: u32, own: Bytes) -> (MediaCodec, Bytes) {
+        let depth = self.protection.depth;
+        let wrapped = depth > 0
+            && self
+                .repeats
+                .wrap(timestamp, &own, depth, MAX_PACKET_LEN, &mut self.arena);
+        self.repeats.remember(timestamp, own.clone());
+        if wrapped {
+            (MediaCodec::OpusRed, self.arena.split().freeze())
+        } else {
+            (MediaCodec::Opus, own)
+        }
     }
 
     fn report(&mut self, frame: &SpeechFrame, out: &mut Vec<VoiceOut>) {
@@ -264,13 +408,16 @@ impl VoiceSender {
     /// ever sent.
     pub fn mute(&mut self, muted: bool) {
         if muted && !self.muted {
-            while let Some(frame) = self.preroll.pop_front() {
-                self.framer.recycle(frame);
-            }
+            self.forget_preroll();
             self.vad.reset();
             self.speaking = false;
         }
         self.muted = muted;
+    }
+
+    /// Begins or ends talking, for [`Activation::PushToTalk`]: takes effect with the next frame.
+    pub fn talk(&mut self, talking: bool) {
+        self.talking = talking;
     }
 
     /// Whether muted.
@@ -288,21 +435,40 @@ impl VoiceSender {
         self.encoder.frame_len()
     }
 
-    /// Prepares packets for the share of loss (0 to 1) that listeners report. At 0 no bits go into
-    /// redundancy.
+    /// Prepares packets for the share of loss (0 to 1) that listeners report: see
+    /// [`with_redundancy`](VoiceSenderConfig::with_redundancy). Below 0.5 % no bits go into redundancy.
     pub fn set_expected_loss(&mut self, loss: f32) {
-        self.encoder.set_expected_loss(loss);
+        let loss = if loss.is_nan() {
+            0.0
+        } else {
+            loss.clamp(0.0, 1.0)
+        };
+        self.stats.expected_loss = loss;
+        self.protection = self.protection.at(loss, self.config.redundancy);
+        let codec_loss = if self.protection.fec { loss } else { 0.0 };
+        self.encoder.set_expected_loss(codec_loss);
+    }
+
+    /// What was sent, and how.
+    pub fn stats(&self) -> VoiceSenderStats {
+        VoiceSenderStats {
+            bitrate: self.encoder.config().bitrate,
+            redundancy: self.protection.depth,
+            fec: self.protection.fec && self.config.opus.fec,
+            speaking: self.speaking,
+            muted: self.muted,
+            ..self.stats
+        }
     }
 
     /// Aims at another bit rate.
     ///
     /// # Errors
     /// [`VoiceConfigError::Codec`] outside 6 to 510 kbit/s.
-    pub fn set_bitrate(
-        &mut self,
-        bitrate: roundtable_core::Bitrate,
-    ) -> Result<(), VoiceConfigError> {
-        Ok(self.encoder.set_bitrate(bitrate)?)
+    pub fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), VoiceConfigError> {
+        self.encoder.set_bitrate(bitrate)?;
+        self.config.opus.bitrate = bitrate;
+        Ok(())
     }
 }
 

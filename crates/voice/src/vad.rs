@@ -6,6 +6,23 @@ use earshot::Detector;
 
 use crate::{Resampler, SAMPLE_RATE_HZ, VoiceConfigError};
 
+/// By how much voice stands out from noise for [`VadKind::Energy`], in dB.
+const STANDS_OUT_DB: f32 = 9.0;
+/// How fast the noise level is taken to rise, in dB a window: 9 dB in about five seconds.
+const NOISE_RISE_DB: f32 = 0.03;
+
+/// What tells voice from the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VadKind {
+    /// A small neural network that knows what voices sound like (`earshot`): steady and sudden noise alike is
+    /// none.
+    #[default]
+    Neural,
+    /// The level: what is 9 dB above the noise of the last seconds. Costs next to nothing, and takes a
+    /// slammed door for a voice.
+    Energy,
+}
+
 /// The detector looks at 16 ms at 16 kHz.
 const WINDOW: usize = 256;
 const WINDOW_MS: u64 = 16;
@@ -14,6 +31,8 @@ const WINDOW_MS: u64 = 16;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct VadConfig {
+    /// See [`with_kind`](Self::with_kind).
+    pub kind: VadKind,
     /// See [`with_threshold`](Self::with_threshold).
     pub threshold: f32,
     /// See [`with_onset_frames`](Self::with_onset_frames).
@@ -27,6 +46,7 @@ pub struct VadConfig {
 impl Default for VadConfig {
     fn default() -> Self {
         Self {
+            kind: VadKind::Neural,
             threshold: 0.5,
             onset_frames: 3,
             hangover: Duration::from_millis(320),
@@ -36,8 +56,16 @@ impl Default for VadConfig {
 }
 
 impl VadConfig {
-    /// The detector's score above which 16 ms count as voice. Default 0.5; 0 to 1. Lower hears more
-    /// speech, and more noise.
+    /// What tells voice from the rest. Default [`VadKind::Neural`]: about 0.5 % of a core, against next to
+    /// nothing for [`VadKind::Energy`].
+    #[must_use]
+    pub fn with_kind(mut self, kind: VadKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The neural detector's score above which 16 ms count as voice. Default 0.5; 0 to 1. Lower hears
+    /// more speech, and more noise.
     #[must_use]
     pub fn with_threshold(mut self, threshold: f32) -> Self {
         self.threshold = threshold;
@@ -64,6 +92,13 @@ impl VadConfig {
     pub fn with_floor_dbfs(mut self, floor: f32) -> Self {
         self.floor_dbfs = floor;
         self
+    }
+
+    /// A closed gate with this hysteresis.
+    fn gate(&self) -> Gate {
+        let windows = self.hangover.as_millis().div_ceil(u128::from(WINDOW_MS));
+        let hangover = u32::try_from(windows).unwrap_or(u32::MAX);
+        Gate::new(self.onset_frames, hangover)
     }
 
     pub(crate) fn validate(&self) -> Result<(), VoiceConfigError> {
@@ -124,6 +159,8 @@ pub struct Vad {
     decimator: Resampler,
     window: Vec<f32>,
     gate: Gate,
+    /// Level of the noise in dB of full scale: falls at once and rises slowly.
+    noise_dbfs: f32,
 }
 
 impl Vad {
@@ -133,16 +170,30 @@ impl Vad {
     /// [`VoiceConfigError::Threshold`] for a threshold outside 0 to 1.
     pub fn new(config: VadConfig) -> Result<Self, VoiceConfigError> {
         config.validate()?;
-        let windows = config.hangover.as_millis().div_ceil(u128::from(WINDOW_MS));
-        let hangover = u32::try_from(windows).unwrap_or(u32::MAX);
         Ok(Self {
             config,
             detector: Detector::default_boxed(),
             decimator: Resampler::new(SAMPLE_RATE_HZ, 16_000)
                 .map_err(|_| VoiceConfigError::Format)?,
             window: Vec::with_capacity(4 * WINDOW),
-            gate: Gate::new(config.onset_frames, hangover),
+            gate: config.gate(),
+            noise_dbfs: f32::MAX,
         })
+    }
+
+    /// Goes on with other settings, and with what it knows of the voice.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the old settings then stay.
+    pub fn reconfigure(&mut self, config: VadConfig) -> Result<(), VoiceConfigError> {
+        config.validate()?;
+        let open = self.gate.is_open();
+        self.gate = Gate {
+            open,
+            ..config.gate()
+        };
+        self.config = config;
+        Ok(())
     }
 
     /// Hears some samples, any number; returns whether someone speaks now.
@@ -152,9 +203,13 @@ impl Vad {
         for window in self.window[..whole].chunks_exact_mut(WINDOW) {
             // The detector takes nothing beyond full scale.
             window.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
-            let score = self.detector.predict_f32(window);
-            let loud = level_dbfs(window) >= self.config.floor_dbfs;
-            self.gate.update(loud && score >= self.config.threshold);
+            let level = level_dbfs(window);
+            let voice = match self.config.kind {
+                VadKind::Neural => self.detector.predict_f32(window) >= self.config.threshold,
+                VadKind::Energy => level >= self.noise_dbfs.max(-90.0) + STANDS_OUT_DB,
+            };
+            self.noise_dbfs = level.min(self.noise_dbfs + NOISE_RISE_DB);
+            self.gate.update(voice && level >= self.config.floor_dbfs);
         }
         self.window.drain(..whole);
         self.gate.is_open()
@@ -164,14 +219,20 @@ impl Vad {
     pub fn reset(&mut self) {
         self.detector.reset();
         self.window.clear();
-        self.gate = Gate::new(self.gate.open_after, self.gate.close_after);
+        self.noise_dbfs = f32::MAX;
+        self.gate = self.config.gate();
     }
+}
+
+/// Root mean square.
+pub(crate) fn rms(samples: &[f32]) -> f32 {
+    let energy: f32 = samples.iter().map(|x| x * x).sum();
+    (energy / samples.len().max(1) as f32).sqrt()
 }
 
 /// Root mean square in dB of full scale; -200 for silence.
 pub(crate) fn level_dbfs(samples: &[f32]) -> f32 {
-    let energy: f32 = samples.iter().map(|x| x * x).sum();
-    10.0 * (energy / samples.len().max(1) as f32).max(1e-20).log10()
+    20.0 * rms(samples).max(1e-10).log10()
 }
 
 #[cfg(test)]
@@ -222,6 +283,50 @@ mod tests {
         }
         assert_eq!(toggles, 2, "opens once and closes once");
         assert!(!open);
+    }
+
+    /// Whether anything opens the gate within two seconds of this.
+    fn opens(kind: VadKind, sample: impl Fn(u32) -> f32) -> bool {
+        let mut vad = Vad::new(VadConfig::default().with_kind(kind)).unwrap();
+        (0..200_u32).any(|block| {
+            let samples: Vec<f32> = (0..480).map(|i| sample(block * 480 + i)).collect();
+            vad.push(&samples)
+        })
+    }
+
+    /// White noise, repeatable.
+    fn hiss(i: u32) -> f32 {
+        let mut x = i.wrapping_mul(0x9E37_79B9);
+        x = (x ^ (x >> 16)).wrapping_mul(0x85EB_CA6B);
+        x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE35);
+        (x ^ (x >> 16)) as f32 / u32::MAX as f32 * 2.0 - 1.0
+    }
+
+    /// 120 Hz with overtones, in syllables: 200 ms of every 300, after half a second.
+    fn syllables(i: u32) -> f32 {
+        let t = (i % 480_000) as f32 / 48_000.0;
+        let said = t > 0.5 && t % 0.3 < 0.2;
+        let tones = (1..20_u8).map(|k| {
+            let k = f32::from(k);
+            (t * 120.0 * k * std::f32::consts::TAU).sin() / k
+        });
+        if said { 0.15 * tones.sum::<f32>() } else { 0.0 }
+    }
+
+    #[test]
+    fn vad_detects_speech_above_threshold() {
+        assert!(opens(VadKind::Energy, |i| syllables(i) + 0.003 * hiss(i)));
+    }
+
+    #[test]
+    fn vad_ignores_background_noise_below_threshold() {
+        for kind in [VadKind::Neural, VadKind::Energy] {
+            assert!(!opens(kind, |i| 0.017 * hiss(i)), "{kind:?}: hiss");
+            assert!(
+                !opens(kind, |i| 0.0005 * syllables(i)),
+                "{kind:?}: far away"
+            );
+        }
     }
 
     #[test]

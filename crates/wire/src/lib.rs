@@ -27,6 +27,6 @@ mod generated {
 #[cfg(feature = "__fuzz")]
 pub use commands::__fuzz_commands;
 #[cfg(all(feature = "__fuzz", feature = "rtp"))]
-pub use rtp::__fuzz_rtp;
+pub use rtp::{__fuzz_rtcp, __fuzz_rtp};
 #[cfg(feature = "__fuzz")]
 pub use session::__fuzz_control;

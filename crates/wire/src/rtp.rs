@@ -9,10 +9,15 @@
 
 mod packet;
 mod receive;
+mod red;
 mod rtcp;
 
 pub use packet::{HEADER_LEN, PayloadTypes, decode_packet, encode_packet};
 pub use receive::ReceiveStatistics;
+pub use red::{
+    MAX_RED_BLOCK_LEN, MAX_RED_BLOCKS, MAX_RED_OFFSET, RedBlock, RedBlocks, decode_red, encode_red,
+    red_len, red_primary,
+};
 pub use rtcp::{
     MAX_REPORTS, ReceptionReport, ReportKind, RtcpReport, SenderInfo, decode_reports,
     encode_receiver_report, encode_sender_report,
@@ -34,6 +39,9 @@ pub enum RtpError {
     /// No codec is mapped to this payload type.
     #[error("payload type {0} is not mapped to a codec")]
     PayloadType(u8),
+    /// More blocks of redundant audio than [`MAX_RED_BLOCKS`].
+    #[error("a redundant payload holds more than {MAX_RED_BLOCKS} blocks")]
+    RedBlocks,
     /// An RTCP packet's length field does not fit what it holds.
     #[error("an RTCP packet is shorter than its type allows")]
     Length,
@@ -54,14 +62,59 @@ pub fn is_rtcp(packet: &[u8]) -> bool {
 pub fn __fuzz_rtp(data: &[u8]) {
     let types = PayloadTypes::default();
     if is_rtcp(data) {
-        if let Ok(reports) = decode_reports(data) {
-            for report in reports {
-                assert!(report.receptions.len() <= MAX_REPORTS);
-            }
-        }
+        __fuzz_rtcp(data);
     } else if let Ok((ssrc, packet)) = decode_packet(&bytes::Bytes::copy_from_slice(data), &types) {
         let mut again = bytes::BytesMut::new();
         encode_packet(&packet, ssrc, &types, &mut again);
-        assert_eq!(decode_packet(&again.freeze(), &types), Ok((ssrc, packet)));
+        assert_eq!(
+            decode_packet(&again.freeze(), &types),
+            Ok((ssrc, packet.clone()))
+        );
+        fuzz_red(&packet.payload);
+    }
+}
+
+/// Whatever is read of a redundant payload is written as the same bytes.
+#[cfg(feature = "__fuzz")]
+fn fuzz_red(payload: &bytes::Bytes) {
+    let Ok(blocks) = decode_red(payload) else {
+        return;
+    };
+    let mut blocks: Vec<RedBlock> = blocks.collect();
+    let Some(primary) = blocks.pop() else {
+        panic!("a payload without a primary was read");
+    };
+    let mut again = bytes::BytesMut::new();
+    let kind = primary.payload_type;
+    assert!(encode_red(&blocks, kind, &primary.payload, &mut again));
+    assert_eq!(again, payload);
+}
+
+/// Feeds arbitrary bytes to the parser of RTCP; for the fuzzer.
+///
+/// # Panics
+/// When what was read does not survive being written and read again.
+#[cfg(feature = "__fuzz")]
+#[doc(hidden)]
+pub fn __fuzz_rtcp(data: &[u8]) {
+    let Ok(reports) = decode_reports(data) else {
+        return;
+    };
+    for report in reports {
+        assert!(report.receptions.len() <= MAX_REPORTS);
+        let mut again = bytes::BytesMut::new();
+        encode_receiver_report(report.ssrc, &report.receptions, "", &mut again);
+        let mut expected = vec![RtcpReport {
+            kind: ReportKind::Receiver,
+            ..report.clone()
+        }];
+        if let ReportKind::Sender(info) = report.kind {
+            encode_sender_report(report.ssrc, &info, "", &mut again);
+            expected.push(RtcpReport {
+                receptions: Vec::new(),
+                ..report
+            });
+        }
+        assert_eq!(decode_reports(&again), Ok(expected));
     }
 }

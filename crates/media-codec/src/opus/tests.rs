@@ -88,7 +88,9 @@ fn opus_codec_round_trip_preserves_audio_quality() {
 #[test]
 fn opus_decoder_handles_packet_loss_with_plc() {
     let original = vowel(60);
-    let mut encoder = OpusEncoder::new(&OpusConfig::default()).unwrap();
+    // Who expects loss predicts less from frame to frame, so that a decoder finds its way again.
+    let config = OpusConfig::default().with_expected_loss(0.05);
+    let mut encoder = OpusEncoder::new(&config).unwrap();
     let mut decoder = OpusDecoder::new(AudioFormat::VOICE).unwrap();
     let packets = encode(&mut encoder, &original);
     let mut out = [0.0; FRAME];
@@ -118,7 +120,7 @@ fn redundancy_is_nearer_to_the_truth_than_concealment() {
         for (index, out) in out.chunks_exact_mut(FRAME).enumerate() {
             let next = packets
                 .get(index + 1)
-                .filter(|next| decoder.carries_last(next));
+                .filter(|next| decoder.last_in(next) == LastFrame::Carried);
             match next.filter(|_| recover) {
                 _ if index % 8 != 7 => decoder.decode(&packets[index], out).unwrap(),
                 Some(next) => {
@@ -143,8 +145,12 @@ fn redundancy_is_only_there_when_loss_is_expected() {
     let original = vowel(50);
     let decoder = OpusDecoder::new(AudioFormat::VOICE).unwrap();
     let mut encoder = OpusEncoder::new(&OpusConfig::default().with_expected_loss(0.0)).unwrap();
-    let carries =
-        |packets: Vec<Vec<u8>>| packets.iter().filter(|p| decoder.carries_last(p)).count();
+    let carries = |packets: Vec<Vec<u8>>| {
+        packets
+            .iter()
+            .filter(|p| decoder.last_in(p) == LastFrame::Carried)
+            .count()
+    };
     assert_eq!(carries(encode(&mut encoder, &original)), 0);
     encoder.set_expected_loss(0.2);
     assert!(carries(encode(&mut encoder, &original)) > 20);
@@ -265,10 +271,111 @@ proptest! {
                 let place = place % packet.len();
                 packet[place] ^= value;
             }
-            let _ = decoder.carries_last(packet);
+            let _ = decoder.last_in(packet);
             if let Ok(len) = decoder.decode(packet, &mut out) {
                 prop_assert!(out[..len].iter().all(|sample| sample.is_finite()));
             }
+        }
+    }
+}
+
+/// How loud the quietest 5 ms are: a hole shows, wherever it begins.
+fn quietest(samples: &[f32]) -> f32 {
+    let windows = samples.chunks_exact(240).map(level);
+    windows.fold(f32::MAX, f32::min)
+}
+
+#[test]
+fn any_setting_changes_in_a_call_without_a_hole() {
+    let steady = |i: usize| {
+        let t = i as f32 / 48_000.0 * std::f32::consts::TAU;
+        0.2 * (t * 220.0).sin() + 0.1 * (t * 660.0).sin()
+    };
+    let original: Vec<f32> = (0..48_000).map(steady).collect();
+    let base = OpusConfig::default();
+    let stereo = AudioFormat {
+        channels: 2,
+        ..AudioFormat::VOICE
+    };
+    let changes = [
+        base.clone().with_bitrate(Bitrate::from_kbps(96)),
+        base.clone().with_complexity(2).with_vbr(false),
+        base.clone().with_expected_loss(0.2),
+        base.clone().with_frame_duration(Duration::from_millis(60)),
+        OpusConfig::low_latency(),
+        OpusConfig::music(),
+        base.clone().with_format(stereo),
+    ];
+    for changed in changes {
+        let mut encoder = OpusEncoder::new(&base).unwrap();
+        let mut decoder = OpusDecoder::new(AudioFormat::VOICE).unwrap();
+        let (mut heard, mut packet, mut out) = (Vec::new(), [0; 1100], [0.0; 5760]);
+        let mut at = 0;
+        while at + 2880 <= original.len() {
+            if at == 24_000 {
+                let wide = changed.format.channels == 2;
+                let recent: Vec<f32> = original[at - 4_800..at]
+                    .iter()
+                    .flat_map(|x| std::iter::repeat_n(*x, 1 + usize::from(wide)))
+                    .collect();
+                encoder.reconfigure(&changed, &recent).unwrap();
+                assert_eq!(encoder.config(), &changed);
+            }
+            let frame = &original[at..at + encoder.frame_len()];
+            let channels = usize::from(encoder.format().channels);
+            let frame: Vec<f32> = frame
+                .iter()
+                .flat_map(|x| std::iter::repeat_n(*x, channels))
+                .collect();
+            let len = encoder.encode(&frame, &mut packet).unwrap();
+            let decoded = decoder.decode(&packet[..len], &mut out).unwrap();
+            assert_eq!(decoded, encoder.frame_len());
+            heard.extend_from_slice(&out[..decoded]);
+            at += decoded;
+        }
+        let around = &heard[22_000..28_000];
+        let before = quietest(&heard[14_000..22_000]);
+        assert!(
+            quietest(around) > 0.5 * before,
+            "{changed:?}: {} of {before}",
+            quietest(around)
+        );
+        let steepest = |x: &[f32]| {
+            let steps = x.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+            steps.fold(0.0, f32::max)
+        };
+        assert!(
+            steepest(around) < 1.6 * steepest(&heard[14_000..22_000]),
+            "{changed:?}: a click of {} where {} is usual",
+            steepest(around),
+            steepest(&heard[14_000..22_000])
+        );
+    }
+    let mut encoder = OpusEncoder::new(&base).unwrap();
+    let refused = encoder.reconfigure(&base.clone().with_complexity(11), &[]);
+    assert_eq!(refused, Err(CodecConfigError::Complexity(11)));
+    assert_eq!(encoder.config(), &base);
+}
+
+/// RFC 6716 §3.1: 2.5 to 60 ms in a frame, up to 48 frames and 120 ms in a packet.
+#[test]
+fn packets_of_every_legal_length_are_decoded() {
+    for rate_hz in [8_000, 12_000, 16_000, 24_000, 48_000] {
+        for tenths in [25, 50, 100, 200, 400, 600, 800, 1000, 1200] {
+            let samples = 48_000 * tenths / 10_000;
+            let mut encoder = Encoder::new(48_000, Channels::Stereo, Application::Audio).unwrap();
+            let frame = vec![0.1; samples * 2];
+            let mut packet = [0; 4000];
+            let len = encoder.encode_float(&frame, &mut packet).unwrap();
+            let format = AudioFormat {
+                sample_rate_hz: rate_hz,
+                channels: 1,
+            };
+            let mut decoder = OpusDecoder::new(format).unwrap();
+            let mut out = [0.0; 5760];
+            let expected = samples * rate_hz as usize / 48_000;
+            assert_eq!(decoder.packet_len(&packet[..len]), Ok(expected));
+            assert_eq!(decoder.decode(&packet[..len], &mut out), Ok(expected));
         }
     }
 }

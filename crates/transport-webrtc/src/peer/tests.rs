@@ -65,6 +65,11 @@ impl World {
 
     /// A world whose answerer takes this part in the DTLS handshake.
     fn with_role(seed: u64, answering: RTCDtlsRole) -> Self {
+        Self::negotiated(seed, answering, |answer| answer)
+    }
+
+    /// A world in which something happens to the answer.
+    fn negotiated(seed: u64, answering: RTCDtlsRole, edit: fn(String) -> String) -> Self {
         let start = SystemClock::instant(SystemClock.now());
         let config = WebRtcConfig::default();
         let peer = |index: usize| {
@@ -76,7 +81,7 @@ impl World {
         let mut peers = [peer(0), peer(1)];
         let offer = peers[0].offer(start).unwrap();
         let answer = peers[1].answer(start, &offer).unwrap();
-        peers[0].accept_answer(start, &answer).unwrap();
+        peers[0].accept_answer(start, &edit(answer)).unwrap();
         assert_eq!(peers[0].binding(), peers[1].binding());
         Self {
             start,
@@ -324,6 +329,65 @@ fn a_loss_that_the_peer_reports_is_shown() {
     assert!((0.05..0.4).contains(&stats.loss), "{}", stats.loss);
     let received = world.seen[1].len();
     assert!((120..200).contains(&received), "{received}");
+}
+
+/// A packet of voice that repeats the one before.
+fn redundant_packet() -> roundtable_core::MediaPacket {
+    let older = roundtable_wire::rtp::RedBlock {
+        payload_type: 111,
+        offset: 960,
+        payload: (&b"older"[..]).into(),
+    };
+    let mut payload = bytes::BytesMut::new();
+    assert!(roundtable_wire::rtp::encode_red(
+        &[older],
+        111,
+        b"newer",
+        &mut payload
+    ));
+    roundtable_core::MediaPacket {
+        sequence: 7,
+        timestamp: 960,
+        marker: false,
+        codec: roundtable_core::MediaCodec::OpusRed,
+        payload: payload.freeze(),
+    }
+}
+
+#[test]
+fn redundant_voice_is_negotiated_and_arrives_as_it_was_sent() {
+    let mut world = World::open(8);
+    let frame = Frame::media(Channel::Voice, redundant_packet());
+    world.send(0, frame.clone());
+    world.run(Duration::from_secs(1));
+    let [(_, Event::Frame(seen))] = world.seen[1].as_slice() else {
+        panic!("{:?}", world.seen[1]);
+    };
+    assert_eq!(*seen, frame);
+}
+
+#[test]
+fn a_peer_that_takes_no_redundancy_hears_the_voice_without_it() {
+    let without_red = |answer: String| {
+        let lines = answer.split_inclusive("\r\n");
+        let kept = lines.filter(|line| !line.contains(":63 "));
+        let audio = |line: &str| line.replace("SAVPF 111 63", "SAVPF 111");
+        kept.map(audio).collect()
+    };
+    let mut world = World::negotiated(9, RTCDtlsRole::Server, without_red);
+    world.run(Duration::from_secs(2));
+    assert!(world.opened.iter().all(Option::is_some));
+    world.send(0, Frame::media(Channel::Voice, redundant_packet()));
+    world.run(Duration::from_secs(1));
+    let [(_, Event::Frame(seen))] = world.seen[1].as_slice() else {
+        panic!("{:?}", world.seen[1]);
+    };
+    let expected = roundtable_core::MediaPacket {
+        codec: roundtable_core::MediaCodec::Opus,
+        payload: (&b"newer"[..]).into(),
+        ..redundant_packet()
+    };
+    assert_eq!(*seen, Frame::media(Channel::Voice, expected));
 }
 
 proptest! {

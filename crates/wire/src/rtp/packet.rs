@@ -14,12 +14,14 @@ const MARKER: u8 = 0x80;
 
 /// Which payload type (RFC 3550 §5.1, 0 to 127) stands for which codec.
 ///
-/// The default is Opus 111, VP8 96, VP9 98, H.264 102: the numbers that browsers offer, and the
+/// The default is Opus 111, redundant Opus 63, VP8 96, VP9 98, H.264 102: the numbers that browsers offer, and the
 /// ones that links without SDP use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PayloadTypes {
     /// Opus.
     pub opus: u8,
+    /// Redundant Opus (RFC 2198).
+    pub red: u8,
     /// VP8.
     pub vp8: u8,
     /// VP9.
@@ -32,6 +34,7 @@ impl Default for PayloadTypes {
     fn default() -> Self {
         Self {
             opus: 111,
+            red: 63,
             vp8: 96,
             vp9: 98,
             h264: 102,
@@ -44,6 +47,7 @@ impl PayloadTypes {
     pub const fn number(&self, codec: MediaCodec) -> Option<u8> {
         match codec {
             MediaCodec::Opus => Some(self.opus),
+            MediaCodec::OpusRed => Some(self.red),
             MediaCodec::Vp8 => Some(self.vp8),
             MediaCodec::Vp9 => Some(self.vp9),
             MediaCodec::H264 => Some(self.h264),
@@ -55,6 +59,7 @@ impl PayloadTypes {
     pub fn codec(&self, payload_type: u8) -> Option<MediaCodec> {
         [
             (self.opus, MediaCodec::Opus),
+            (self.red, MediaCodec::OpusRed),
             (self.vp8, MediaCodec::Vp8),
             (self.vp9, MediaCodec::Vp9),
             (self.h264, MediaCodec::H264),
@@ -140,6 +145,7 @@ mod tests {
     fn any_packet() -> impl Strategy<Value = MediaPacket> {
         let codec = prop::sample::select(vec![
             MediaCodec::Opus,
+            MediaCodec::OpusRed,
             MediaCodec::Vp8,
             MediaCodec::Vp9,
             MediaCodec::H264,
