@@ -65,9 +65,17 @@ impl Program {
     }
 
     /// Runs it and takes in what it prints; its stderr is shown.
-    fn run(self, workspace: &Workspace, round: &mut Round) -> Result<(), MeasureError> {
+    fn run(
+        self,
+        workspace: &Workspace,
+        quick: bool,
+        round: &mut Round,
+    ) -> Result<(), MeasureError> {
         let program = self.name();
         let mut command = self.command(workspace);
+        if quick {
+            command.args(["--", "--quick"]);
+        }
         eprintln!("    $ {}", workspace::shown(&command));
         let output = command
             .stderr(Stdio::inherit())
@@ -87,18 +95,19 @@ impl Program {
     }
 }
 
-/// Runs all programs of an area `runs` times.
+/// Runs all programs of an area `runs` times; `quick` asks them for what is soon measured.
 pub(super) fn rounds(
     workspace: &Workspace,
     area: &Area,
     runs: u8,
+    quick: bool,
 ) -> Result<Vec<Round>, MeasureError> {
     let mut rounds = Vec::with_capacity(runs.into());
     for number in 1..=runs {
         eprintln!("==> {} [{number}/{runs}]", area.name);
         let mut round = Round::new();
         for program in area.programs {
-            program.run(workspace, &mut round)?;
+            program.run(workspace, quick, &mut round)?;
         }
         rounds.push(round);
     }

@@ -1,0 +1,148 @@
+//! The signaling server's raw figures, and those of PeerJS and a bare `ws` relay, taken by the same clients in the
+//! same run. Each server is a process of its own on one core; the clients have the others.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod crowd;
+mod dialect;
+mod node;
+mod server;
+mod storm;
+mod websocket;
+
+use std::{error::Error, path::Path, process::Command, time::Duration};
+
+use roundtable_benches::print_figure;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{crowd::to_f64, dialect::Dialect, server::Server};
+
+/// Idle clients.
+const IDLE: usize = 5000;
+/// Clients that talk, how many messages a second, and how long.
+const TALKING: (usize, usize, Duration) = (1000, 10_000, Duration::from_secs(5));
+/// Peers that join at once, ten to a room.
+const STORM: usize = 10_000;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    build_server()?;
+    raise_file_limit()?;
+    server::leave_its_core();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(measure(quick))
+}
+
+async fn measure(quick: bool) -> Result<()> {
+    ours().await?;
+    if quick {
+        return Ok(());
+    }
+    storm().await?;
+    if let Some(folder) = node::install()? {
+        node(&folder, "peerjs", Dialect::PeerJs).await?;
+        node(&folder, "relay", Dialect::Relay).await?;
+    }
+    Ok(())
+}
+
+async fn ours() -> Result<()> {
+    let open = ["--open", "--max-connections-per-address", "1024"];
+    let server = Server::ours(Dialect::Roundtable, &open)?;
+    print_figure(
+        "idle_bytes_per_conn",
+        crowd::idle_bytes(&server, IDLE).await?,
+        "B",
+    );
+    drop(server);
+    let (clients, rate, time) = TALKING;
+    let server = Server::ours(Dialect::Roundtable, &open)?;
+    let relayed = crowd::relay(&server, clients, rate, time).await?;
+    print_figure("cpu_us_per_message", relayed.cpu_us, "µs");
+    print_figure("relay_p50_ms", relayed.p50_ms, "ms");
+    print_figure("relay_p99_ms", relayed.p99_ms, "ms");
+    drop(server);
+    let server = Server::ours(Dialect::RoundtableAnswered, &open)?;
+    let relayed = crowd::relay(&server, clients, rate, time).await?;
+    print_figure("cpu_us_per_answered_message", relayed.cpu_us, "µs");
+    Ok(())
+}
+
+async fn storm() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let path = data.path().to_string_lossy();
+    let server = Server::ours(Dialect::Roundtable, &["--data", &path])?;
+    let storm = storm::run(&server, data.path(), STORM).await?;
+    print_figure("storm_10k_s", storm.seconds, "s");
+    print_figure("storm_failed", to_f64(storm.failed), "peers");
+    print_figure(
+        "rooms_1000x10_ok",
+        f64::from(u8::from(storm.offers == STORM)),
+        "yes",
+    );
+    Ok(())
+}
+
+async fn node(folder: &Path, name: &str, dialect: Dialect) -> Result<()> {
+    let script = format!("{name}.cjs");
+    let server = Server::node(dialect, folder, &script)?;
+    let idle = crowd::idle_bytes(&server, IDLE).await?;
+    print_figure(&format!("{name}_idle_bytes_per_conn"), idle, "B");
+    drop(server);
+    let (clients, rate, time) = TALKING;
+    let server = Server::node(dialect, folder, &script)?;
+    let relayed = crowd::relay(&server, clients, rate, time).await?;
+    print_figure(&format!("{name}_cpu_us_per_message"), relayed.cpu_us, "µs");
+    print_figure(&format!("{name}_relay_p99_ms"), relayed.p99_ms, "ms");
+    Ok(())
+}
+
+/// The real server, in release, beside this program.
+fn build_server() -> Result<()> {
+    let own = std::env::current_exe()?;
+    let target = own
+        .ancestors()
+        .nth(2)
+        .ok_or("this program is not in a target folder")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--bin",
+        "roundtable",
+        "--package",
+        "roundtable-cli",
+    ]);
+    command
+        .arg("--manifest-path")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
+    match command.arg("--target-dir").arg(target).status()?.success() {
+        true => Ok(()),
+        false => Err("the server does not build".into()),
+    }
+}
+
+/// A storm takes a file descriptor for each peer, on both sides; the servers inherit the limit.
+fn raise_file_limit() -> Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )?;
+    if maximum.is_some_and(|maximum| maximum < STORM as u64 + 100) {
+        return Err(format!(
+            "{STORM} connections need a higher limit of open files: raise `ulimit -Hn`"
+        )
+        .into());
+    }
+    Ok(())
+}
