@@ -38,6 +38,8 @@ pub(crate) enum CliError {
         path: std::path::PathBuf,
         source: std::io::Error,
     },
+    #[error("tls_cert or tls_key is wrong: {0}")]
+    Tls(#[from] roundtable_signaling_server::TlsError),
     #[error(transparent)]
     Serve(#[from] roundtable_signaling_server::BindError),
     #[error("{0}")]

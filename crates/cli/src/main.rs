@@ -8,6 +8,7 @@ mod error;
 mod join;
 mod leftovers;
 mod logging;
+mod reload;
 mod report;
 mod serve;
 mod settings;

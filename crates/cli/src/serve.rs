@@ -2,20 +2,19 @@
 
 use std::{
     ffi::OsString,
-    fs,
     io::{self, Write as _},
-    path::Path,
     time::Duration,
 };
 
 use roundtable_signaling_server::{
-    AddressRange, IceServer, MessageRate, Server, ServerConfig, TurnConfig, TurnSecret,
+    AddressRange, IceServer, MessageRate, Server, ServerConfig, TlsConfig, TurnConfig,
 };
 
 use crate::{
     args::Serve,
     error::CliError,
     logging,
+    reload::{Reloads, turn_secret},
     settings::{LogFormat, Settings},
 };
 
@@ -41,22 +40,44 @@ pub(crate) fn run(args: Serve) -> Result<(), CliError> {
 
 async fn serve(settings: Settings) -> Result<(), CliError> {
     let mut config = configuration(&settings)?;
+    let mut reloads = Reloads::default();
     if let Some(path) = settings.turn_secret_file {
         let mut turn = TurnConfig::new(settings.turn, turn_secret(&path)?);
         if let Some(secs) = settings.turn_life_secs {
             turn = turn.with_ttl(Duration::from_secs(secs));
         }
         config = config.with_turn(turn.clone());
-        #[cfg(unix)]
-        rotate_on_hangup(path, turn)?;
+        reloads.turn = Some((path, turn));
     } else if !settings.turn.is_empty() {
         return Err(CliError::Alone {
             given: "turn",
             missing: "turn_secret_file",
         });
     }
+    let scheme = match (settings.tls_cert, settings.tls_key) {
+        (Some(cert), Some(key)) => {
+            let tls = TlsConfig::open(cert, key)?;
+            config = config.with_tls(tls.clone());
+            reloads.tls = Some(tls);
+            "https"
+        }
+        (None, None) => "http",
+        (Some(_), None) => {
+            return Err(CliError::Alone {
+                given: "tls_cert",
+                missing: "tls_key",
+            });
+        }
+        (None, Some(_)) => {
+            return Err(CliError::Alone {
+                given: "tls_key",
+                missing: "tls_cert",
+            });
+        }
+    };
     let server = Server::bind(config)?;
-    println!("listening on http://{}/", server.local_addr());
+    reloads.on_hangup()?;
+    println!("listening on {scheme}://{}/", server.local_addr());
     server.run(stopped()).await;
     Ok(())
 }
@@ -107,35 +128,6 @@ fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
         config = config.with_lives(Duration::from_secs(grant), Duration::from_secs(room));
     }
     Ok(config)
-}
-
-/// The secret on a file's first line.
-fn turn_secret(path: &Path) -> Result<TurnSecret, CliError> {
-    let read = fs::read_to_string(path).and_then(|text| {
-        let line = text.lines().next().unwrap_or_default().trim();
-        TurnSecret::new(line).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-    });
-    read.map_err(|source| CliError::TurnSecret {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Reads the secret again whenever a service manager asks to reload (SIGHUP), for as long as the
-/// program runs.
-#[cfg(unix)]
-fn rotate_on_hangup(path: std::path::PathBuf, turn: TurnConfig) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangups = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            match turn_secret(&path) {
-                Ok(secret) => turn.rotate(secret),
-                Err(error) => tracing::error!(%error, "the TURN secret stays as it was"),
-            }
-        }
-    });
-    Ok(())
 }
 
 /// Resolves when the process is asked to stop: Ctrl-C, or SIGTERM from a service manager.

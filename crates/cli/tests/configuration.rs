@@ -47,6 +47,16 @@ fn a_bad_flag_gets_one_line_that_names_it() {
         ("serve --open --turn-secret-file /nowhere", "/nowhere"),
         ("serve --open --log-format xml", "--log-format"),
         ("serve --open --log =", "log is wrong"),
+        ("serve --open --tls-cert /nowhere.pem", "tls_key"),
+        ("serve --open --tls-key /nowhere.pem", "tls_cert"),
+        (
+            "serve --open --tls-cert /nowhere.pem --tls-key /nowhere.pem",
+            "tls_cert or tls_key is wrong: cannot read /nowhere.pem",
+        ),
+        (
+            "serve --open --tls-cert Cargo.toml --tls-key Cargo.toml",
+            "Cargo.toml is damaged",
+        ),
         ("serve --config /nowhere.toml", "/nowhere.toml"),
     ] {
         refused(&roundtable(line).output().unwrap(), hint);

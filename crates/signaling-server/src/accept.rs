@@ -1,10 +1,11 @@
 //! The accept loop: bounds in number and time what a stranger can hold open.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
@@ -18,6 +19,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long an HTTP exchange may go on once the server is to stop.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How a connection begins that speaks TLS (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// What a client is told that speaks HTTP to a server with a certificate.
+const NOT_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n\
+    this server speaks https and wss\n";
 
 /// One of the server's `max_connections` places; travels with an upgraded connection.
 #[derive(Debug, Clone)]
@@ -73,6 +82,7 @@ pub(crate) async fn run(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
+/// Serves one connection, in TLS if the server has a certificate.
 async fn serve(
     stream: TcpStream,
     peer: PeerAddress,
@@ -90,6 +100,47 @@ async fn serve(
         },
         () = shared.stop.cancelled() => return,
     }
+    let Some(tls) = &shared.config.tls else {
+        return exchange(stream, peer, slot, router, &shared).await;
+    };
+    let time = shared.config.header_timeout;
+    if byte[0] != TLS_HANDSHAKE {
+        shared.metrics.failed_handshakes.add(1);
+        // Whoever does not take it will not miss it.
+        let _ = timeout(time, explain(stream)).await;
+        return;
+    }
+    let accepted = tokio::select! {
+        accepted = timeout(time, tls.acceptor().accept(stream)) => accepted,
+        () = shared.stop.cancelled() => return,
+    };
+    match accepted {
+        Ok(Ok(stream)) => exchange(stream, peer, slot, router, &shared).await,
+        failed => {
+            shared.metrics.failed_handshakes.add(1);
+            tracing::debug!(peer = %peer.0, ?failed, "no TLS handshake");
+        }
+    }
+}
+
+/// Tells a client that speaks plain HTTP what is spoken here.
+async fn explain(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(NOT_TLS).await?;
+    stream.shutdown().await?;
+    // Were what it sent left unread, its end would be reset before it reads ours.
+    let mut request = [0; 1024];
+    while stream.read(&mut request).await? > 0 {}
+    Ok(())
+}
+
+/// Answers what is asked over a connection, until it ends or becomes a WebSocket.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: PeerAddress,
+    slot: Slot,
+    router: axum::Router,
+    shared: &Shared,
+) {
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(slot.clone());
         request.extensions_mut().insert(peer);

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use roundtable_signaling_protocol::{IceServer, RoomLimits, limits};
 
-use crate::{AddressRange, TurnConfig, access::AccessLimits, ice_uri::IceUri};
+use crate::{AddressRange, TlsConfig, TurnConfig, access::AccessLimits, ice_uri::IceUri};
 
 /// What is wrong with a [`ServerConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +65,7 @@ pub struct ServerConfig {
     open_to_all: bool,
     pub(crate) data: Option<PathBuf>,
     pub(crate) access: AccessLimits,
+    pub(crate) tls: Option<TlsConfig>,
     pub(crate) turn: Option<TurnConfig>,
     pub(crate) message_rate: Option<MessageRate>,
     pub(crate) max_per_address: usize,
@@ -95,6 +96,7 @@ impl Default for ServerConfig {
                 room_life: limits::ROOM_LIFE,
                 max_rooms: 10_000,
             },
+            tls: None,
             turn: None,
             message_rate: Some(MessageRate {
                 burst: 500,
@@ -169,6 +171,13 @@ impl ServerConfig {
     #[must_use]
     pub fn with_max_rooms(mut self, max_rooms: usize) -> Self {
         self.access.max_rooms = max_rooms;
+        self
+    }
+
+    /// Serves `https` and `wss` in place of `http` and `ws`. Default: none; put a proxy in front.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsConfig) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -339,7 +348,8 @@ impl ServerConfig {
                 ConfigError::MaxConnections,
             ),
             (
-                !timeouts.contains(&Duration::ZERO),
+                !timeouts.contains(&Duration::ZERO)
+                    && self.tls.as_ref().is_none_or(TlsConfig::is_valid),
                 ConfigError::ZeroTimeout,
             ),
         ];

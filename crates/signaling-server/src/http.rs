@@ -14,7 +14,9 @@ use roundtable_signaling_protocol::limits;
 use crate::{
     Shared,
     accept::{PeerAddress, Slot},
-    address, api, connection, page,
+    address, api, connection,
+    metrics::Text,
+    page,
 };
 
 /// Largest request header in bytes (hyper takes no less).
@@ -44,7 +46,12 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) 
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
-    ([content_type], shared.metrics.render()).into_response()
+    let mut text = Text::default();
+    shared.metrics.render(&mut text);
+    if let Some(tls) = &shared.config.tls {
+        tls.render(&mut text);
+    }
+    ([content_type], text.finish()).into_response()
 }
 
 async fn upgrade(

@@ -17,6 +17,7 @@ mod page;
 mod rooms;
 mod session;
 mod store;
+mod tls;
 mod turn;
 
 use std::{
@@ -41,6 +42,7 @@ pub use address::{AddressRange, NotARange};
 pub use config::{ConfigError, MessageRate, ServerConfig};
 pub use roundtable_signaling_protocol::{IceServer, RoomLimits, TurnSecret};
 pub use store::DataError;
+pub use tls::{TlsConfig, TlsError};
 pub use turn::TurnConfig;
 
 use crate::{access::Access, address::Addresses, metrics::Metrics, rooms::Rooms};
@@ -166,6 +168,9 @@ impl Server {
         } = self;
         // Dropping the future stops the server just as well.
         let _stop = shared.stop.clone().drop_guard();
+        if let Some(tls) = shared.config.tls.clone() {
+            shared.tasks.spawn(tls.watch(shared.stop.clone()));
+        }
         tokio::select! {
             () = shutdown => {}
             () = accept::run(&listener, &shared) => {}

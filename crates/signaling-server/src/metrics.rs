@@ -20,7 +20,7 @@ impl Count {
         self.0.fetch_sub(n, Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Count,
     pub(crate) refused_connections: Count,
     pub(crate) refused_addresses: Count,
+    pub(crate) failed_handshakes: Count,
     pub(crate) rate_closes: Count,
     pub(crate) grants: Count,
     pub(crate) refused_grants: Count,
@@ -84,81 +85,113 @@ impl Metrics {
         }
     }
 
-    /// Every metric as Prometheus text.
-    pub(crate) fn render(&self) -> String {
-        let mut text = String::with_capacity(4096);
-        let mut single = |kind, name, help, count: &Count| {
-            family(&mut text, kind, name, help);
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "roundtable_signaling_{name} {}", count.get());
-        };
-        single(
-            "gauge",
-            "connections",
-            "Open WebSockets.",
-            &self.connections,
-        );
-        single("gauge", "rooms", "Rooms with a peer in them.", &self.rooms);
-        single("gauge", "peers", "Peers that hold a place.", &self.peers);
-        let help = "TCP connections closed because the server was full.";
-        let refused = &self.refused_connections;
-        single("counter", "refused_connections_total", help, refused);
-        let help = "Connections refused because their address held too many.";
-        let refused = &self.refused_addresses;
-        single("counter", "refused_addresses_total", help, refused);
-        let help = "Clients closed because they sent too many messages.";
-        single("counter", "rate_closes_total", help, &self.rate_closes);
-        let help = "Grants given for an invite or a creator's token.";
-        single("counter", "grants_total", help, &self.grants);
-        let help = "Requests for a grant with a wrong secret or room.";
-        single(
-            "counter",
-            "refused_grants_total",
-            help,
-            &self.refused_grants,
-        );
-        let help = "Clients closed because their grant ended or was revoked.";
-        single("counter", "expirations_total", help, &self.expirations);
-        let help = "Messages written to clients.";
-        single("counter", "sent_messages_total", help, &self.sent_messages);
-        let help = "Clients thrown out because they did not read.";
-        single("counter", "evictions_total", help, &self.evictions);
-
-        let name = "received_messages_total";
-        family(
-            &mut text,
-            "counter",
-            name,
-            "Requests and notifications from clients.",
-        );
-        for (method, count) in METHODS.iter().zip(&self.received) {
-            let count = count.get();
-            let _ = writeln!(
-                text,
-                "roundtable_signaling_{name}{{method=\"{method}\"}} {count}"
-            );
+    /// Every metric of this struct.
+    pub(crate) fn render(&self, text: &mut Text) {
+        let gauges = [
+            ("connections", "Open WebSockets.", &self.connections),
+            ("rooms", "Rooms with a peer in them.", &self.rooms),
+            ("peers", "Peers that hold a place.", &self.peers),
+        ];
+        for (name, help, count) in gauges {
+            text.single("gauge", name, help, count.get());
         }
-        family(
-            &mut text,
-            "counter",
-            "errors_total",
-            "Errors that clients were told.",
-        );
-        for (code, count) in ErrorCode::ALL.iter().zip(&self.errors) {
-            let (code, count) = (code.name(), count.get());
-            let _ = writeln!(
-                text,
-                "roundtable_signaling_errors_total{{code=\"{code}\"}} {count}"
-            );
+        for (name, help, count) in [
+            (
+                "refused_connections_total",
+                "TCP connections closed because the server was full.",
+                &self.refused_connections,
+            ),
+            (
+                "refused_addresses_total",
+                "Connections refused because their address held too many.",
+                &self.refused_addresses,
+            ),
+            (
+                "failed_handshakes_total",
+                "TCP connections that did not get through the TLS handshake.",
+                &self.failed_handshakes,
+            ),
+            (
+                "rate_closes_total",
+                "Clients closed because they sent too many messages.",
+                &self.rate_closes,
+            ),
+            (
+                "grants_total",
+                "Grants given for an invite or a creator's token.",
+                &self.grants,
+            ),
+            (
+                "refused_grants_total",
+                "Requests for a grant with a wrong secret or room.",
+                &self.refused_grants,
+            ),
+            (
+                "expirations_total",
+                "Clients closed because their grant ended or was revoked.",
+                &self.expirations,
+            ),
+            (
+                "sent_messages_total",
+                "Messages written to clients.",
+                &self.sent_messages,
+            ),
+            (
+                "evictions_total",
+                "Clients thrown out because they did not read.",
+                &self.evictions,
+            ),
+        ] {
+            text.single("counter", name, help, count.get());
         }
-        text
+        let help = "Requests and notifications from clients.";
+        let methods = METHODS.iter().zip(&self.received);
+        let received = methods.map(|(method, count)| (("method", *method), count.get()));
+        text.labelled("counter", "received_messages_total", help, received);
+        let help = "Errors that clients were told.";
+        let codes = ErrorCode::ALL.iter().zip(&self.errors);
+        let errors = codes.map(|(code, count)| (("code", code.name()), count.get()));
+        text.labelled("counter", "errors_total", help, errors);
     }
 }
 
-fn family(text: &mut String, kind: &str, name: &str, help: &str) {
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "# HELP roundtable_signaling_{name} {help}");
-    let _ = writeln!(text, "# TYPE roundtable_signaling_{name} {kind}");
+/// Prometheus text in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Text(String);
+
+impl Text {
+    /// A metric with one value.
+    pub(crate) fn single(&mut self, kind: &str, name: &str, help: &str, value: u64) {
+        self.family(kind, name, help);
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "roundtable_signaling_{name} {value}");
+    }
+
+    /// A metric with a value for each label.
+    pub(crate) fn labelled<'a>(
+        &mut self,
+        kind: &str,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ((&'a str, &'a str), u64)>,
+    ) {
+        self.family(kind, name, help);
+        for ((label, of), value) in values {
+            let _ = writeln!(
+                self.0,
+                "roundtable_signaling_{name}{{{label}=\"{of}\"}} {value}"
+            );
+        }
+    }
+
+    pub(crate) fn finish(self) -> String {
+        self.0
+    }
+
+    fn family(&mut self, kind: &str, name: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP roundtable_signaling_{name} {help}");
+        let _ = writeln!(self.0, "# TYPE roundtable_signaling_{name} {kind}");
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +203,9 @@ mod tests {
         let metrics = Metrics::default();
         metrics.count_request(&Request::Ping);
         metrics.count_error(ErrorCode::RoomFull);
-        let text = metrics.render();
+        let mut text = Text::default();
+        metrics.render(&mut text);
+        let text = text.finish();
         for line in [
             "roundtable_signaling_received_messages_total{method=\"ping\"} 1",
             "roundtable_signaling_errors_total{code=\"RoomFull\"} 1",
