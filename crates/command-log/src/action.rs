@@ -92,6 +92,17 @@ pub enum Action {
         /// From where on.
         covered: Covered,
     },
+    /// Takes back a put of the same author: it does nothing from now on, as if it had never been
+    /// written. The values of other commands on its key take its place.
+    Undo {
+        /// The put's nonce.
+        target: u64,
+    },
+    /// Lets a put of the same author count again that was taken back, in its old place.
+    Redo {
+        /// The put's nonce.
+        target: u64,
+    },
     /// An action of a later version: it takes a nonce and does nothing. Cannot be appended.
     Unknown {
         /// Its number in the wire schema.
@@ -111,7 +122,9 @@ impl Action {
     /// The role that an author needs for this to count.
     pub const fn needs(&self) -> Role {
         match self {
-            Self::Put { .. } | Self::Unknown { .. } => Role::Editor,
+            Self::Put { .. } | Self::Undo { .. } | Self::Redo { .. } | Self::Unknown { .. } => {
+                Role::Editor
+            }
             Self::SetRole { .. } => Role::Admin,
         }
     }
@@ -138,6 +151,8 @@ impl Action {
                 covered_nonce: covered.nonce,
                 covered_id: *covered.id.as_bytes(),
             },
+            Self::Undo { target } => ActionRef::Undo { target: *target },
+            Self::Redo { target } => ActionRef::Redo { target: *target },
             Self::Unknown { kind } => ActionRef::Unknown { kind: *kind },
         }
     }
@@ -171,6 +186,8 @@ impl Action {
                 },
                 None => Self::Unknown { kind: SET_ROLE },
             },
+            ActionRef::Undo { target } => Self::Undo { target },
+            ActionRef::Redo { target } => Self::Redo { target },
             ActionRef::Unknown { kind } => Self::Unknown { kind },
             _ => Self::Unknown { kind: u8::MAX },
         }

@@ -161,6 +161,9 @@ pub enum AppendError {
         /// The value's length in bytes.
         len: usize,
     },
+    /// The author has no such put, or it has been taken back already, or not yet.
+    #[error("there is no command {0} of yours to take back, or to let count again")]
+    NothingToReverse(u64),
     /// As many authors as the genesis allows hold a role already: revoke one first.
     #[error("the room has its {0} writers already")]
     TooManyWriters(u16),

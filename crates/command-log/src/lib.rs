@@ -10,6 +10,7 @@ mod frame;
 #[cfg(feature = "__fuzz")]
 mod fuzz;
 mod genesis;
+mod history;
 mod id;
 mod layout;
 mod log;
@@ -21,6 +22,7 @@ mod schema;
 mod state;
 mod sync;
 mod trunk;
+mod undo;
 mod verify;
 mod waiting;
 
@@ -31,6 +33,7 @@ pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame};
 #[cfg(feature = "__fuzz")]
 pub use fuzz::__fuzz_frame;
 pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};
+pub use history::Entry;
 pub use id::{FrameId, GenesisHash, SchemaHash, StateHash};
 pub use log::{Applied, CommandLog, Received, Update};
 pub use order::Order;

@@ -22,6 +22,7 @@ use crate::{
     rate::Shortfall,
     roles::Roles,
     state::State,
+    undo::{OwnHistory, Undos},
 };
 
 /// How far ahead of the local clock a frame's wall time may be before it waits.
@@ -128,6 +129,8 @@ pub struct CommandLog {
     clock: LamportClock,
     pub(crate) roles: Roles,
     pub(crate) state: State,
+    pub(crate) undos: Undos,
+    pub(crate) own_history: OwnHistory,
     encoder: Encoder,
     /// What came since the last settle, then what waits to be polled.
     pub(crate) arrived: VecDeque<Settling>,
@@ -163,6 +166,8 @@ impl CommandLog {
             clock: LamportClock::default(),
             roles,
             state: State::default(),
+            undos: Undos::default(),
+            own_history: OwnHistory::default(),
             encoder: Encoder::default(),
             arrived: VecDeque::new(),
             settled: VecDeque::new(),
@@ -286,6 +291,7 @@ impl CommandLog {
             self.release(index, wall);
         }
         self.review();
+        self.settle_undos();
         self.state.settle(&self.schema);
         self.settled.append(&mut self.arrived);
     }
@@ -499,6 +505,12 @@ impl CommandLog {
                     return Err(AppendError::BadValue { key_type, len });
                 }
             }
+            Action::Undo { target } | Action::Redo { target } => {
+                let undoes = matches!(action, Action::Undo { .. });
+                if !self.may_reverse(*target, undoes) {
+                    return Err(AppendError::NothingToReverse(*target));
+                }
+            }
             Action::SetRole { .. } | Action::Unknown { .. } => {}
         }
         Ok(())
@@ -661,6 +673,9 @@ impl CommandLog {
         let order = header.order(nonce);
         match action {
             Action::Put { key, value } => {
+                if self.own_author() == Some(header.author) {
+                    self.own_history.put(nonce);
+                }
                 if let Some(conflict) = self.index_put(order, key, value) {
                     self.counters.conflict(conflict);
                 }
@@ -670,7 +685,16 @@ impl CommandLog {
                 role,
                 covered,
             } => self.roles.push(order, target, role, covered),
+            Action::Undo { target } => self.index_reversal(order, target, true),
+            Action::Redo { target } => self.index_reversal(order, target, false),
             Action::Unknown { .. } => {}
+        }
+    }
+
+    fn index_reversal(&mut self, order: Order, target: u64, undoes: bool) {
+        self.undos.push(order, target, undoes);
+        if self.own_author() == Some(order.author) {
+            self.own_history.reversed(target, undoes);
         }
     }
 
@@ -685,13 +709,16 @@ impl CommandLog {
     }
 
     /// Whether a command of the log counts.
-    fn counts(&self, header: &Header, nonce: u64, action: &Action) -> bool {
+    pub(crate) fn counts(&self, header: &Header, nonce: u64, action: &Action) -> bool {
         let usable = match action {
             Action::Put { key, value } => self
                 .schema
                 .strategy(key.key_type)
                 .is_some_and(|strategy| strategy.accepts(value)),
             Action::SetRole { .. } => true,
+            Action::Undo { target } | Action::Redo { target } => {
+                *target < nonce && self.put_at(header.author, *target).is_some()
+            }
             Action::Unknown { .. } => false,
         };
         usable

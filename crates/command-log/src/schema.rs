@@ -297,7 +297,11 @@ mod tests {
             MergeRule::Max,
             MergeRule::Min,
         ];
-        for strategy in merges.map(Strategy::Merge).into_iter().chain([Strategy::Reject]) {
+        for strategy in merges
+            .map(Strategy::Merge)
+            .into_iter()
+            .chain([Strategy::Reject])
+        {
             let schema = schema(3, 4, strategy);
             let bytes = schema.encode();
             assert_eq!(Schema::decode(&bytes), Ok(schema));

@@ -17,6 +17,8 @@ const CONTEXT: &[u8] = b"roundtable/state/v1\0";
 struct Op {
     order: Order,
     value: Bytes,
+    /// Whether its author has taken it back: it is kept, for it may be let count again.
+    undone: bool,
 }
 
 /// What a key's commands come to.
@@ -105,25 +107,31 @@ impl Entry {
         conflict
     }
 
-    /// Folds what has changed, and says whether the value did.
-    fn fold(&mut self, strategy: Strategy) -> bool {
+    /// Puts the commands in order.
+    fn sort(&mut self) {
         if std::mem::take(&mut self.unsorted) {
             self.ops.sort_by_key(|op| op.order);
             self.folded = 0;
         }
+    }
+
+    /// Folds what has changed, and says whether the value did.
+    fn fold(&mut self, strategy: Strategy) -> bool {
+        self.sort();
         let shared = |op: &Op| Value::Shared(op.value.clone());
+        let mut standing = self.ops.iter().filter(|op| !op.undone);
         let new = match strategy {
-            Strategy::LastWriteWins => self.ops.last().map(shared),
-            Strategy::Reject => self.ops.first().map(shared),
+            Strategy::LastWriteWins => standing.next_back().map(shared),
+            Strategy::Reject => standing.next().map(shared),
             Strategy::Merge(rule) => {
                 let from = std::mem::replace(&mut self.folded, self.ops.len());
-                let new = &self.ops[from..];
+                let new = self.ops[from..].iter().filter(|op| !op.undone);
                 if from > 0 {
-                    new.iter().for_each(|op| self.value.merge(rule, &op.value));
-                    return !new.is_empty();
+                    new.for_each(|op| self.value.merge(rule, &op.value));
+                    return from < self.ops.len();
                 }
                 let mut folded = Value::None;
-                new.iter().for_each(|op| folded.merge(rule, &op.value));
+                new.for_each(|op| folded.merge(rule, &op.value));
                 Some(folded)
             }
         };
@@ -152,7 +160,11 @@ impl State {
         value: Bytes,
         strategy: Strategy,
     ) -> bool {
-        let op = Op { order, value };
+        let op = Op {
+            order,
+            value,
+            undone: false,
+        };
         if let Some(entry) = self.touch(&key) {
             return entry.push(op, strategy);
         }
@@ -168,6 +180,22 @@ impl State {
             let kept = |op: &Op| op.order.author != author || op.order.nonce <= after;
             entry.ops.retain(kept);
             entry.folded = 0;
+        }
+    }
+
+    /// Lets the put at this place in the order of its key do nothing, or count again.
+    pub(crate) fn set_undone(&mut self, key: &Key, order: Order, undone: bool) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.sort();
+        let found = entry.ops.binary_search_by_key(&order, |op| op.order);
+        let Some(op) = found.ok().map(|index| &mut entry.ops[index]) else {
+            return;
+        };
+        if std::mem::replace(&mut op.undone, undone) != undone {
+            entry.folded = 0;
+            self.touch(key);
         }
     }
 

@@ -132,6 +132,10 @@ impl CommandLog {
                 self.state.retract(&key, author, after);
             }
             self.roles.retract(author, after);
+            self.undos.retract(author, after);
+            if self.own_author() == Some(author) {
+                self.rebuild_own_history(after);
+            }
             let retracted = Update::Retracted { author, after };
             self.arrived.push_back(Settling::Update(retracted));
         }
@@ -165,6 +169,7 @@ impl CommandLog {
                     self.index_put(order, key.clone(), value);
                 }
             }
+            self.undos.review(author, after);
         }
     }
 

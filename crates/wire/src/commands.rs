@@ -35,6 +35,16 @@ pub enum ActionRef<'a> {
         /// The id of the target's frame that holds `covered_nonce`, zeros for none.
         covered_id: [u8; 32],
     },
+    /// Takes back a put of the same author.
+    Undo {
+        /// The put's nonce.
+        target: u64,
+    },
+    /// Lets a put of the same author count again.
+    Redo {
+        /// The put's nonce.
+        target: u64,
+    },
     /// An action of a later version. It takes a nonce and does nothing.
     Unknown {
         /// Its number in the schema's union.
@@ -47,7 +57,9 @@ impl ActionRef<'_> {
     pub const fn payload_len(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
-            Self::SetRole { .. } | Self::Unknown { .. } => 0,
+            Self::SetRole { .. } | Self::Undo { .. } | Self::Redo { .. } | Self::Unknown { .. } => {
+                0
+            }
         }
     }
 }
@@ -184,6 +196,18 @@ impl Encoder {
                 let set = fb::SetRole::create(builder, &set);
                 (fb::Action::SetRole, set.as_union_value())
             }
+            ActionRef::Undo { target } => {
+                let target = fb::Nonce::new(target);
+                let target = Some(&target);
+                let undo = fb::Undo::create(builder, &fb::UndoArgs { target });
+                (fb::Action::Undo, undo.as_union_value())
+            }
+            ActionRef::Redo { target } => {
+                let target = fb::Nonce::new(target);
+                let target = Some(&target);
+                let redo = fb::Redo::create(builder, &fb::RedoArgs { target });
+                (fb::Action::Redo, redo.as_union_value())
+            }
             ActionRef::Unknown { .. } => return Err(EncodeError::Unknown),
         };
         let command = fb::CommandArgs {
@@ -283,6 +307,14 @@ fn action(command: fb::Command<'_>) -> ActionRef<'_> {
             covered_id: set.covered().id().into(),
         };
     }
+    if let Some(undo) = command.action_as_undo() {
+        let target = undo.target().number();
+        return ActionRef::Undo { target };
+    }
+    if let Some(redo) = command.action_as_redo() {
+        let target = redo.target().number();
+        return ActionRef::Redo { target };
+    }
     ActionRef::Unknown {
         kind: command.action_type().0,
     }
@@ -331,11 +363,13 @@ mod tests {
 
     #[test]
     fn a_body_reads_back_as_it_was_written() {
-        let actions = [put(b"red"), grant(), put(b"")];
+        let undo = ActionRef::Undo { target: 1 };
+        let redo = ActionRef::Redo { target: u64::MAX };
+        let actions = [put(b"red"), grant(), undo, put(b""), redo];
         let mut encoder = Encoder::default();
         let bytes = encoder.encode(actions).unwrap();
         let body = Body::verify(bytes).unwrap();
-        assert_eq!(body.count(), 3);
+        assert_eq!(body.count(), 5);
         assert!(body.actions().eq(actions));
     }
 
@@ -459,7 +493,7 @@ mod tests {
         #[test]
         fn damaged_bodies_never_panic(at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<prop::sample::Index>()) {
             let mut encoder = Encoder::default();
-            let mut bytes = encoder.encode([put(b"red"), grant(), put(b"blue")]).unwrap().to_vec();
+            let mut bytes = encoder.encode([put(b"red"), grant(), ActionRef::Undo { target: 1 }, put(b"blue")]).unwrap().to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             bytes.truncate(1 + cut.index(bytes.len()));

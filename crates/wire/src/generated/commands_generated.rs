@@ -20,14 +20,20 @@ pub mod roundtable {
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
-        pub const ENUM_MAX_ACTION: u8 = 2;
+        pub const ENUM_MAX_ACTION: u8 = 4;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_ACTION: [Action; 3] = [Action::NONE, Action::Put, Action::SetRole];
+        pub const ENUM_VALUES_ACTION: [Action; 5] = [
+            Action::NONE,
+            Action::Put,
+            Action::SetRole,
+            Action::Undo,
+            Action::Redo,
+        ];
 
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(transparent)]
@@ -38,10 +44,13 @@ pub mod roundtable {
             pub const NONE: Self = Self(0);
             pub const Put: Self = Self(1);
             pub const SetRole: Self = Self(2);
+            pub const Undo: Self = Self(3);
+            pub const Redo: Self = Self(4);
 
             pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 2;
-            pub const ENUM_VALUES: &'static [Self] = &[Self::NONE, Self::Put, Self::SetRole];
+            pub const ENUM_MAX: u8 = 4;
+            pub const ENUM_VALUES: &'static [Self] =
+                &[Self::NONE, Self::Put, Self::SetRole, Self::Undo, Self::Redo];
 
             /// Returns the variant's name or "" if unknown.
             pub fn variant_name(self) -> Option<&'static str> {
@@ -49,6 +58,8 @@ pub mod roundtable {
                     Self::NONE => Some("NONE"),
                     Self::Put => Some("Put"),
                     Self::SetRole => Some("SetRole"),
+                    Self::Undo => Some("Undo"),
+                    Self::Redo => Some("Redo"),
                     _ => None,
                 }
             }
@@ -329,6 +340,115 @@ pub mod roundtable {
                 // Created from a valid Table for this object
                 // Which contains a valid array in this slot
                 unsafe { ::flatbuffers::emplace_scalar_array(&mut self.0, 8, items) };
+            }
+        }
+
+        // struct Nonce, aligned to 8
+        #[repr(transparent)]
+        #[derive(Clone, Copy, PartialEq)]
+        pub struct Nonce(pub [u8; 8]);
+
+        impl Default for Nonce {
+            fn default() -> Self {
+                Self([0; 8])
+            }
+        }
+
+        impl ::core::fmt::Debug for Nonce {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+                f.debug_struct("Nonce")
+                    .field("number", &self.number())
+                    .finish()
+            }
+        }
+
+        impl ::flatbuffers::SimpleToVerifyInSlice for Nonce {}
+
+        impl<'a> ::flatbuffers::Follow<'a> for Nonce {
+            type Inner = &'a Nonce;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { <&'a Nonce>::follow(buf, loc) }
+            }
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for &'a Nonce {
+            type Inner = &'a Nonce;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { ::flatbuffers::follow_cast_ref::<Nonce>(buf, loc) }
+            }
+        }
+
+        impl<'b> ::flatbuffers::Push for Nonce {
+            type Output = Nonce;
+
+            #[inline]
+            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+                let src = unsafe {
+                    ::core::slice::from_raw_parts(
+                        self as *const Nonce as *const u8,
+                        <Self as ::flatbuffers::Push>::size(),
+                    )
+                };
+                dst.copy_from_slice(src);
+            }
+
+            #[inline]
+            fn alignment() -> ::flatbuffers::PushAlignment {
+                ::flatbuffers::PushAlignment::new(8)
+            }
+        }
+
+        impl<'a> ::flatbuffers::Verifiable for Nonce {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.in_buffer::<Self>(pos)
+            }
+        }
+
+        impl<'a> Nonce {
+            #[allow(clippy::too_many_arguments)]
+            pub fn new(number: u64) -> Self {
+                let mut s = Self([0; 8]);
+                s.set_number(number);
+                s
+            }
+
+            pub fn number(&self) -> u64 {
+                let mut mem = ::core::mem::MaybeUninit::<
+                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
+                >::uninit();
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        self.0[0..].as_ptr(),
+                        mem.as_mut_ptr() as *mut u8,
+                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                    mem.assume_init()
+                })
+            }
+
+            pub fn set_number(&mut self, x: u64) {
+                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        &x_le as *const _ as *const u8,
+                        self.0[0..].as_mut_ptr(),
+                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                }
             }
         }
 
@@ -682,6 +802,240 @@ pub mod roundtable {
             }
         }
 
+        pub enum UndoOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Undo<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Undo<'a> {
+            type Inner = Undo<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Undo<'a> {
+            pub const VT_TARGET: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Undo { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args UndoArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Undo<'bldr>> {
+                let mut builder = UndoBuilder::new(_fbb);
+                if let Some(x) = args.target {
+                    builder.add_target(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn target(&self) -> &'a Nonce {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<Nonce>(Undo::VT_TARGET, None).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Undo<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<Nonce>("target", Self::VT_TARGET, true)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct UndoArgs<'a> {
+            pub target: Option<&'a Nonce>,
+        }
+
+        impl<'a> Default for UndoArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                UndoArgs {
+                    target: None, // required field
+                }
+            }
+        }
+
+        pub struct UndoBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UndoBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_target(&mut self, target: &Nonce) {
+                self.fbb_
+                    .push_slot_always::<&Nonce>(Undo::VT_TARGET, target);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> UndoBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                UndoBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Undo<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Undo::VT_TARGET, "target");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Undo<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Undo");
+                ds.field("target", &self.target());
+                ds.finish()
+            }
+        }
+
+        pub enum RedoOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Redo<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Redo<'a> {
+            type Inner = Redo<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Redo<'a> {
+            pub const VT_TARGET: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Redo { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args RedoArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Redo<'bldr>> {
+                let mut builder = RedoBuilder::new(_fbb);
+                if let Some(x) = args.target {
+                    builder.add_target(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn target(&self) -> &'a Nonce {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<Nonce>(Redo::VT_TARGET, None).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Redo<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<Nonce>("target", Self::VT_TARGET, true)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct RedoArgs<'a> {
+            pub target: Option<&'a Nonce>,
+        }
+
+        impl<'a> Default for RedoArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                RedoArgs {
+                    target: None, // required field
+                }
+            }
+        }
+
+        pub struct RedoBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RedoBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_target(&mut self, target: &Nonce) {
+                self.fbb_
+                    .push_slot_always::<&Nonce>(Redo::VT_TARGET, target);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> RedoBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                RedoBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Redo<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Redo::VT_TARGET, "target");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Redo<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Redo");
+                ds.field("target", &self.target());
+                ds.finish()
+            }
+        }
+
         pub enum CommandOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -781,6 +1135,34 @@ pub mod roundtable {
                     None
                 }
             }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_undo(&self) -> Option<Undo<'a>> {
+                if self.action_type() == Action::Undo {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Undo::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_redo(&self) -> Option<Redo<'a>> {
+                if self.action_type() == Action::Redo {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Redo::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Command<'_> {
@@ -805,6 +1187,16 @@ pub mod roundtable {
                             Action::SetRole => v
                                 .verify_union_variant::<::flatbuffers::ForwardsUOffset<SetRole>>(
                                     "Action::SetRole",
+                                    pos,
+                                ),
+                            Action::Undo => v
+                                .verify_union_variant::<::flatbuffers::ForwardsUOffset<Undo>>(
+                                    "Action::Undo",
+                                    pos,
+                                ),
+                            Action::Redo => v
+                                .verify_union_variant::<::flatbuffers::ForwardsUOffset<Redo>>(
+                                    "Action::Redo",
                                     pos,
                                 ),
                             _ => Ok(()),
@@ -887,6 +1279,26 @@ pub mod roundtable {
                     }
                     Action::SetRole => {
                         if let Some(x) = self.action_as_set_role() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Undo => {
+                        if let Some(x) = self.action_as_undo() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Redo => {
+                        if let Some(x) = self.action_as_redo() {
                             ds.field("action", &x)
                         } else {
                             ds.field(
