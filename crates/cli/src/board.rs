@@ -38,6 +38,8 @@ pub(crate) fn kind(action: &Action) -> &'static str {
             _ => "unknown",
         },
         Action::SetRole { .. } => "role",
+        Action::Undo { .. } => "undo",
+        Action::Redo { .. } => "redo",
         _ => "unknown",
     }
 }

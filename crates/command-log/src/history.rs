@@ -61,7 +61,8 @@ impl CommandLog {
             wall: header.wall(),
             frame: id,
             counted: self.counts(&header, nonce, &action),
-            undone: self.undos.is_undone(header.author, nonce, &self.roles),
+            undone: matches!(action, Action::Put { .. })
+                && self.undos.is_undone(header.author, nonce, &self.roles),
             action,
         })
     }
@@ -110,7 +111,10 @@ impl CommandLog {
         let own = self.own_author().and_then(|own| self.chain(own));
         let mut history = OwnHistory::default();
         for frame in own.into_iter().flat_map(Chain::frames) {
-            let numbered = frame.actions().into_iter().zip(frame.header().first_nonce..);
+            let numbered = frame
+                .actions()
+                .into_iter()
+                .zip(frame.header().first_nonce..);
             for (action, nonce) in numbered.filter(|(_, nonce)| *nonce <= through) {
                 match action {
                     Action::Put { .. } => history.put(nonce),

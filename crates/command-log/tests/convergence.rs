@@ -32,6 +32,11 @@ enum Act {
         role: Role,
         covered: u64,
     },
+    /// Takes back, or lets count again, whatever the author has at a nonce.
+    Reverse {
+        target: u64,
+        undoes: bool,
+    },
 }
 
 /// A frame of the script: its author, how far its Lamport time rises, what it does.
@@ -43,6 +48,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => (key_type, 0..3_u8, any::<i64>())
             .prop_map(|(key_type, key, value)| Act::Put { key_type, key, value }),
+        2 => (0..12_u64, any::<bool>())
+            .prop_map(|(target, undoes)| Act::Reverse { target, undoes }),
         1 => (0..AUTHORS, role, 0..6_u64)
             .prop_map(|(target, role, covered)| Act::SetRole { target, role, covered }),
     ]
@@ -92,7 +99,7 @@ fn sign(genesis: &Genesis, script: &[Scripted]) -> (Vec<Bytes>, Vec<Command>) {
 fn encoded(act: &Act) -> (&Act, [u8; 8]) {
     match act {
         Act::Put { value, .. } => (act, value.to_le_bytes()),
-        Act::SetRole { .. } => (act, [0; 8]),
+        Act::SetRole { .. } | Act::Reverse { .. } => (act, [0; 8]),
     }
 }
 
@@ -112,6 +119,10 @@ fn wire<'a>(act: &'a Act, value: &'a [u8]) -> ActionRef<'a> {
             role: role.number(),
             covered_nonce: *covered,
             covered_id: [0; 32],
+        },
+        Act::Reverse { target, undoes } => match undoes {
+            true => ActionRef::Undo { target: *target },
+            false => ActionRef::Redo { target: *target },
         },
     }
 }
@@ -171,12 +182,30 @@ impl<'a> Plain<'a> {
         }
     }
 
+    /// What its author said last about a command, if that counts, is that it be taken back.
+    fn is_undone(&self, command: &Command) -> bool {
+        let (_, author, nonce) = command.order;
+        let mut said: Vec<_> = self
+            .commands
+            .iter()
+            .filter(|later| later.order.1 == author && later.order.2 > nonce)
+            .filter(|later| self.standing(later).0 >= Role::Editor)
+            .filter_map(|later| match later.act {
+                Act::Reverse { target, undoes } if target == nonce => Some((later.order.2, undoes)),
+                _ => None,
+            })
+            .collect();
+        said.sort_unstable();
+        said.last().is_some_and(|(_, undoes)| *undoes)
+    }
+
     /// The value of every key.
     fn values(&self) -> BTreeMap<(u16, u8), Vec<u8>> {
         let mut counted: Vec<_> = self
             .commands
             .iter()
             .filter(|command| self.standing(command).0 >= Role::Editor)
+            .filter(|command| !self.is_undone(command))
             .collect();
         counted.sort_by_key(|command| command.order);
         let mut values = BTreeMap::<_, Vec<u8>>::new();

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, Key};
+use roundtable_command_log::{Action, CommandLog, Key};
 use roundtable_core::{
     AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp, TransportKind,
 };
@@ -33,6 +33,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Request {
     Submit(Vec<Action>, oneshot::Sender<Result<(), SubmitError>>),
+    /// One step back, or forth again.
+    Undo(oneshot::Sender<Result<bool, SubmitError>>),
+    Redo(oneshot::Sender<Result<bool, SubmitError>>),
     Send(Recipient, Frame, oneshot::Sender<Result<(), MessageError>>),
     Get(Key, oneshot::Sender<Option<Bytes>>),
     Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
@@ -463,6 +466,12 @@ impl Actor {
             Request::Submit(actions, reply) => {
                 let _ = reply.send(self.submit(actions));
             }
+            Request::Undo(reply) => {
+                let _ = reply.send(self.reverse(|log| log.undo_command(log.next_undo()?)));
+            }
+            Request::Redo(reply) => {
+                let _ = reply.send(self.reverse(|log| log.redo_command(log.next_redo()?)));
+            }
             Request::Send(to, frame, reply) => {
                 let result = self.input(Input::Send { to, frame }).map_err(|e| match e {
                     InputError::TooLarge { channel, len } => MessageError::TooLarge {
@@ -506,6 +515,19 @@ impl Actor {
             return Err(SubmitError::Storage);
         }
         Ok(self.input(Input::Submit { actions })?)
+    }
+
+    /// Submits what takes the next step through the own commands, those that still wait included.
+    fn reverse(
+        &mut self,
+        command: impl FnOnce(&CommandLog) -> Option<Action>,
+    ) -> Result<bool, SubmitError> {
+        self.session.finish(self.now());
+        self.carry_out();
+        match self.session.log().and_then(command) {
+            Some(command) => self.submit(vec![command]).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     fn peers(&self) -> Vec<PeerStatus> {

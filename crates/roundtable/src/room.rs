@@ -88,6 +88,29 @@ impl Room {
             .unwrap_or(Err(SubmitError::Left))
     }
 
+    /// Takes back the last of this author's puts that stands, for everyone; what others wrote
+    /// stays, and shows again where the put had covered it. `false` if there is none. Reaches 4,096
+    /// puts back, those of earlier runs of the same identity included.
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn undo(&self) -> Result<bool, SubmitError> {
+        self.ask(Request::Undo)
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+    }
+
+    /// Lets the put count again that [`undo`](Self::undo) took back last. `false` if there is none:
+    /// a new put ends the way forth.
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn redo(&self) -> Result<bool, SubmitError> {
+        self.ask(Request::Redo)
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+    }
+
     /// What happens in the room. The first call gets everything since the room was joined; later
     /// calls get what happens from then on. A reader more than 4096 events behind gets
     /// [`Event::Lagged`] and goes on with the newer ones.

@@ -236,6 +236,36 @@ async fn an_author_returns_with_its_key_and_its_log() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_author_takes_back_its_own_commands() {
+    let server = TestServer::start().await;
+    let mut alice = Member::join(server.room("alice")).await;
+    alice.may_edit().await;
+    assert_eq!(alice.room.undo().await, Ok(false), "nothing yet");
+    let mut bob = Member::join(server.room("bob")).await;
+    bob.may_edit().await;
+    let title = || Key::new(0, "title");
+    let write = |text: &'static str| [Action::put(title(), text)];
+    alice.room.submit(write("one")).await.unwrap();
+    converged(&[&alice, &bob], 2).await;
+    bob.room.submit(write("bob's")).await.unwrap();
+    converged(&[&alice, &bob], 3).await;
+
+    // Taken back before it was even signed.
+    alice.room.submit(write("two")).await.unwrap();
+    assert_eq!(alice.room.undo().await, Ok(true));
+    converged(&[&alice, &bob], 5).await;
+    assert_eq!(bob.room.get(title()).await.unwrap(), "bob's");
+    assert_eq!(alice.room.redo().await, Ok(true));
+    converged(&[&alice, &bob], 6).await;
+    assert_eq!(bob.room.get(title()).await.unwrap(), "two");
+    assert_eq!(alice.room.redo().await, Ok(false));
+    for member in [alice, bob] {
+        member.room.leave().await;
+    }
+    server.stop().await;
+}
+
 /// Everyone leaves, and one comes back alone: with what the others wrote.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_survives_whole_in_any_of_its_members() {

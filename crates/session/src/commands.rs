@@ -84,12 +84,14 @@ impl Session {
         Ok(())
     }
 
-    /// The own commands in the log, to be submitted again to another.
+    /// The own commands in the log that have not been taken back, to be submitted again to another.
     pub(crate) fn own_actions(&self) -> Vec<Action> {
-        let log = self.log().into_iter();
-        log.flat_map(|log| log.frames_after(self.author, 0, usize::MAX))
-            .flat_map(|frame| frame.actions())
-            .collect()
+        let entries = self
+            .log()
+            .into_iter()
+            .flat_map(|log| log.entries_since(&[]));
+        let own = entries.filter(|entry| entry.author == self.author && !entry.undone);
+        own.map(|entry| entry.action).collect()
     }
 
     /// Signs and sends what waits, if it is due.

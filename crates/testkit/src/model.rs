@@ -49,7 +49,8 @@ impl Model {
                 continue;
             };
             let (role, _) = role_at(genesis, &rulings, *place);
-            if role >= Role::Editor && strategy.accepts(value) {
+            let stands = !is_undone(genesis, &rulings, &commands, *place);
+            if role >= Role::Editor && stands && strategy.accepts(value) {
                 let (_, values) = puts.entry(key.clone()).or_insert((strategy, Vec::new()));
                 values.push(value);
             }
@@ -80,6 +81,26 @@ fn commands<'a>(
     }
     commands.sort_by_key(|(place, _)| *place);
     commands
+}
+
+/// Whether the last thing that its author said about a put, of what counts, is that it be taken back.
+fn is_undone(
+    genesis: &Genesis,
+    rulings: &[Ruling<'_>],
+    commands: &[(Place, Action)],
+    (_, author, target): Place,
+) -> bool {
+    let said = commands.iter().filter_map(|(place, action)| {
+        let (named, undone) = match action {
+            Action::Undo { target } => (*target, true),
+            Action::Redo { target } => (*target, false),
+            _ => return None,
+        };
+        let (role, _) = role_at(genesis, rulings, *place);
+        let counts = place.1 == author && named == target && place.2 > target;
+        (counts && role >= Role::Editor).then_some((place.2, undone))
+    });
+    said.max().is_some_and(|(_, undone)| undone)
 }
 
 fn role_commands(commands: &[(Place, Action)]) -> Vec<RoleCommand> {

@@ -117,7 +117,7 @@ struct Life {
 }
 
 /// What may happen, each as often as it is listed.
-const EVENTS: [fn(&mut Life); 26] = [
+const EVENTS: [fn(&mut Life); 28] = [
     Life::write,
     Life::write,
     Life::write,
@@ -126,6 +126,8 @@ const EVENTS: [fn(&mut Life); 26] = [
     Life::write,
     Life::write,
     Life::write,
+    Life::go_back,
+    Life::go_back,
     Life::unplug,
     Life::unplug,
     Life::silence,
@@ -346,6 +348,28 @@ impl Life {
             if self.world.submit(writer, actions).is_ok() {
                 self.world.note(format!("p{writer} writes {count}"));
             }
+        }
+    }
+
+    /// One peer takes back what it wrote last, or lets it count again, a few steps.
+    fn go_back(&mut self) {
+        let writer = self.any_honest();
+        for _ in 0..self.world.dice.between(1, 4) {
+            let forth = self.world.dice.chance(40);
+            let log = self.world.session(writer).and_then(|session| session.log());
+            let command = log.and_then(|log| {
+                let back = || log.undo_command(log.next_undo()?);
+                let forth = forth.then(|| log.redo_command(log.next_redo()?));
+                forth.flatten().or_else(back)
+            });
+            let Some(command) = command else {
+                return;
+            };
+            let what = format!("p{writer} writes {command:?}");
+            if self.world.submit(writer, vec![command]).is_ok() {
+                self.world.note(what);
+            }
+            self.pass(Duration::from_millis(12));
         }
     }
 
