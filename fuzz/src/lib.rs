@@ -11,6 +11,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("jitter_ops", jitter_ops),
     ("opus_decode", opus_decode),
     ("quic_stream", quic_stream),
+    ("room_ops", room_ops),
     ("rtp_packet", rtp_packet),
     ("session_messages", session_messages),
     ("signaling_message", signaling_message),
@@ -21,6 +22,7 @@ pub use roundtable_command_log::__fuzz_frame as command_frame;
 pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
 pub use roundtable_session::__fuzz_session as session_messages;
 pub use roundtable_signaling_protocol::__fuzz_message as signaling_message;
+pub use roundtable_signaling_protocol::__fuzz_room_ops as room_ops;
 pub use roundtable_sync::__fuzz_jitter_ops as jitter_ops;
 pub use roundtable_transport_quic::__fuzz_quic as quic_stream;
 pub use roundtable_wire::__fuzz_rtp as rtp_packet;

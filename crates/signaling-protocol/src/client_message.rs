@@ -9,7 +9,8 @@ use serde_json::{Value, error::Category, json, value::RawValue};
 
 use crate::{
     AnswerBody, Capabilities, Description, DescriptionError, ErrorCode, IceCandidate, MessageId,
-    OfferBody, PeerInfo, RequestId, ResumeToken, RpcError, limits, model::RawDescription, text,
+    OfferBody, PeerInfo, RequestId, ResumeToken, RpcError, json_rpc, limits, model::RawDescription,
+    text,
 };
 
 /// The parameters of `peer.announce`.
@@ -160,13 +161,23 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MessageI
     MessageId::deserialize(deserializer).map(Some)
 }
 
-#[derive(Serialize, Deserialize)]
-struct Directed<T> {
+/// What a message about a negotiation has besides its body. Both are read by themselves, since a flattened body would first
+/// be collected field by field.
+#[derive(Deserialize)]
+struct Address {
     #[serde(with = "text")]
     to: PeerId,
     request_id: RequestId,
+}
+
+/// The same as it is written.
+#[derive(Serialize)]
+struct Directed<'a, T> {
+    #[serde(with = "text")]
+    to: &'a PeerId,
+    request_id: &'a RequestId,
     #[serde(flatten)]
-    body: T,
+    body: &'a T,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -256,11 +267,8 @@ fn parse_announce(raw: Option<&RawValue>) -> Result<Request, RpcError> {
 }
 
 fn parse_candidate(raw: Option<&RawValue>) -> Result<Request, RpcError> {
-    let Directed::<IceCandidate> {
-        to,
-        request_id,
-        body: candidate,
-    } = params(raw)?;
+    let Address { to, request_id } = params(raw)?;
+    let candidate: IceCandidate = params(raw)?;
     if candidate.longest_field() > limits::MAX_CANDIDATE_LEN {
         let message = "a candidate has at most 1 KiB";
         return Err(invalid(ErrorCode::MessageTooLarge, message));
@@ -289,12 +297,8 @@ fn parse_request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcErr
     match method {
         "peer.announce" => parse_announce(raw),
         "peer.offer" => {
-            let Directed::<RawDescription> {
-                to,
-                request_id,
-                body,
-            } = params(raw)?;
-            let body = describe(body, ErrorCode::OfferInvalid)?;
+            let Address { to, request_id } = params(raw)?;
+            let body = describe(params(raw)?, ErrorCode::OfferInvalid)?;
             Ok(Request::Offer {
                 to,
                 request_id,
@@ -302,12 +306,8 @@ fn parse_request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcErr
             })
         }
         "peer.answer" => {
-            let Directed::<RawDescription> {
-                to,
-                request_id,
-                body,
-            } = params(raw)?;
-            let body = describe(body, ErrorCode::AnswerInvalid)?;
+            let Address { to, request_id } = params(raw)?;
+            let body = describe(params(raw)?, ErrorCode::AnswerInvalid)?;
             Ok(Request::Answer {
                 to,
                 request_id,
@@ -379,51 +379,45 @@ impl ClientMessage {
 
     /// The message as JSON text.
     pub fn encode(&self) -> String {
-        let mut message = json!({
-            "jsonrpc": "2.0",
-            "method": self.request.method(),
-            "params": self.request.params(),
-        });
-        if let Some(id) = &self.id {
-            message["id"] = json!(id);
-        }
-        message.to_string()
-    }
-}
-
-impl Request {
-    fn params(&self) -> Value {
-        match self {
-            Self::Announce(announce) => json!(announce),
-            Self::Offer {
+        let method = self.request.method();
+        let encode = |params: &Value| json_rpc::call(self.id.as_ref(), method, params);
+        match &self.request {
+            Request::Announce(announce) => json_rpc::call(self.id.as_ref(), method, announce),
+            Request::Offer {
                 to,
                 request_id,
                 body,
             }
-            | Self::Answer {
+            | Request::Answer {
                 to,
                 request_id,
                 body,
-            } => json!(Directed {
-                to: to.clone(),
-                request_id: request_id.clone(),
-                body: RawDescription::from(body),
-            }),
-            Self::Candidate {
+            } => self.encode_directed(to, request_id, body),
+            Request::Candidate {
                 to,
                 request_id,
                 candidate,
-            } => json!(Directed {
-                to: to.clone(),
-                request_id: request_id.clone(),
-                body: candidate,
-            }),
-            Self::Disconnect { to, reason } => json!(Disconnect {
+            } => self.encode_directed(to, request_id, candidate),
+            Request::Disconnect { to, reason } => encode(&json!(Disconnect {
                 to: to.clone(),
                 reason: reason.clone(),
-            }),
-            Self::Refresh { token } => json!({ "token": token }),
-            Self::Ping => json!({}),
+            })),
+            Request::Refresh { token } => encode(&json!({ "token": token })),
+            Request::Ping => encode(&json!({})),
         }
+    }
+
+    fn encode_directed(
+        &self,
+        to: &PeerId,
+        request_id: &RequestId,
+        body: &impl Serialize,
+    ) -> String {
+        let params = Directed {
+            to,
+            request_id,
+            body,
+        };
+        json_rpc::call(self.id.as_ref(), self.request.method(), &params)
     }
 }

@@ -4,9 +4,12 @@
 mod client_message;
 mod error;
 mod grant;
+mod json_rpc;
 mod model;
 mod negotiation;
 mod room;
+#[cfg(any(test, feature = "__fuzz"))]
+mod room_ops;
 mod roster;
 mod server_message;
 mod text;
@@ -29,6 +32,10 @@ pub use roster::{Fingerprint, NodeId, Roster, Seat};
 pub use server_message::{Malformed, Notification, Reply, ServerMessage};
 pub use token_bucket::{Spent, TokenBucket};
 pub use turn::{TurnCredentials, TurnSecret};
+
+#[cfg(feature = "__fuzz")]
+#[doc(hidden)]
+pub use room_ops::__fuzz_room_ops;
 
 /// Body of the fuzz target `signaling_message`: both parsers, and what they take must survive a
 /// round trip.

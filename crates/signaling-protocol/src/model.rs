@@ -7,7 +7,7 @@ use std::{
 };
 
 use roundtable_core::{AuthorId, IdError, PeerId, RoomId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error, ser::SerializeMap};
 use serde_json::Value;
 
 use crate::{limits, text};
@@ -406,15 +406,15 @@ pub enum DescriptionError {
 }
 
 /// A description as it stands in `params`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct RawDescription {
     #[serde(default)]
     kind: Kind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     sdp: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     author_key: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     addresses: Option<Vec<String>>,
 }
 
@@ -448,25 +448,21 @@ impl TryFrom<RawDescription> for Description {
     }
 }
 
-impl From<&Description> for RawDescription {
-    fn from(description: &Description) -> Self {
-        let mut raw = Self {
-            kind: description.kind(),
-            sdp: None,
-            author_key: None,
-            addresses: None,
-        };
-        match description {
-            Description::WebRtc { sdp } => raw.sdp = Some(sdp.clone()),
-            Description::Quic {
+impl Serialize for Description {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("kind", &self.kind())?;
+        match self {
+            Self::WebRtc { sdp } => fields.serialize_entry("sdp", sdp)?,
+            Self::Quic {
                 author_key,
                 addresses,
             } => {
-                raw.author_key = Some(author_key.to_string());
-                raw.addresses = Some(addresses.iter().map(ToString::to_string).collect());
+                fields.serialize_entry("author_key", &author_key.to_string())?;
+                fields.serialize_entry("addresses", addresses)?;
             }
         }
-        raw
+        fields.end()
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     AnswerBody, Description, DescriptionError, IceCandidate, Joined, LeaveReason, MessageId,
-    OfferBody, PeerInfo, RequestId, RpcError, limits, model::RawDescription, text,
+    OfferBody, PeerInfo, RequestId, RpcError, json_rpc, limits, model::RawDescription, text,
 };
 
 /// The result of a request.
@@ -35,21 +35,31 @@ pub enum Reply {
 impl Reply {
     /// The response as JSON text.
     pub fn encode(&self, id: &MessageId) -> String {
-        let result = match self {
-            Self::Joined(joined) => json!(joined),
-            Self::Forwarded => json!({ "status": "forwarded" }),
-            Self::Left => json!({ "status": "left" }),
-            Self::Pong { server_time_ms } => json!({ "server_time_ms": server_time_ms }),
-            Self::Refreshed { grant_expires_ms } => json!({ "grant_expires_ms": grant_expires_ms }),
-        };
-        json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()
+        #[derive(Serialize)]
+        struct Status {
+            status: &'static str,
+        }
+        match self {
+            Self::Joined(joined) => json_rpc::success(id, joined),
+            Self::Forwarded => {
+                let status = "forwarded";
+                json_rpc::success(id, &Status { status })
+            }
+            Self::Left => json_rpc::success(id, &Status { status: "left" }),
+            Self::Pong { server_time_ms } => {
+                json_rpc::success(id, &json!({ "server_time_ms": server_time_ms }))
+            }
+            Self::Refreshed { grant_expires_ms } => {
+                json_rpc::success(id, &json!({ "grant_expires_ms": grant_expires_ms }))
+            }
+        }
     }
 }
 
 impl RpcError {
     /// The error response as JSON text; without an id it answers `null`.
     pub fn encode(&self, id: Option<&MessageId>) -> String {
-        json!({ "jsonrpc": "2.0", "id": id, "error": self }).to_string()
+        json_rpc::failure(id, self)
     }
 }
 
@@ -121,13 +131,23 @@ pub enum Notification {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Directed<T> {
+/// What a message about a negotiation has besides its body. Both are read by themselves, since a flattened body would first
+/// be collected field by field.
+#[derive(Deserialize)]
+struct Address {
     #[serde(with = "text")]
     from: PeerId,
     request_id: RequestId,
+}
+
+/// The same as it is written.
+#[derive(Serialize)]
+struct Directed<'a, T> {
+    #[serde(with = "text")]
+    from: &'a PeerId,
+    request_id: &'a RequestId,
     #[serde(flatten)]
-    body: T,
+    body: &'a T,
 }
 
 #[derive(Deserialize)]
@@ -170,27 +190,21 @@ struct Draining {
 }
 
 fn encode_notification(method: &'static str, params: &impl Serialize) -> String {
-    #[derive(Serialize)]
-    struct Message<'a, T> {
-        jsonrpc: &'static str,
-        method: &'static str,
-        params: &'a T,
-    }
-    let message = Message {
-        jsonrpc: "2.0",
-        method,
-        params,
-    };
-    // Fails for maps with keys that are not strings; none of ours has such keys.
-    serde_json::to_string(&message).unwrap_or_default()
+    json_rpc::call(None, method, params)
 }
 
-fn directed<T>(from: &PeerId, request_id: &RequestId, body: T) -> Directed<T> {
-    Directed {
-        from: from.clone(),
-        request_id: request_id.clone(),
+fn encode_directed(
+    method: &'static str,
+    from: &PeerId,
+    request_id: &RequestId,
+    body: &impl Serialize,
+) -> String {
+    let params = Directed {
+        from,
+        request_id,
         body,
-    }
+    };
+    encode_notification(method, &params)
 }
 
 impl Notification {
@@ -206,26 +220,17 @@ impl Notification {
                 from,
                 request_id,
                 body,
-            } => {
-                let params = directed(from, request_id, RawDescription::from(body));
-                encode_notification("peer.offer", &params)
-            }
+            } => encode_directed("peer.offer", from, request_id, body),
             Self::Answer {
                 from,
                 request_id,
                 body,
-            } => {
-                let params = directed(from, request_id, RawDescription::from(body));
-                encode_notification("peer.answer", &params)
-            }
+            } => encode_directed("peer.answer", from, request_id, body),
             Self::Candidate {
                 from,
                 request_id,
                 candidate,
-            } => {
-                let params = directed(from, request_id, candidate);
-                encode_notification("peer.ice_candidate", &params)
-            }
+            } => encode_directed("peer.ice_candidate", from, request_id, candidate),
             Self::Disconnected { peer_id, reason } => {
                 let params = json!({ "peer_id": peer_id.as_str(), "reason": reason });
                 encode_notification("peer.disconnected", &params)
@@ -260,9 +265,9 @@ impl Notification {
                 Self::PeerLeft { peer_id, reason }
             }
             "peer.offer" | "peer.answer" => {
-                let message: Directed<RawDescription> = serde_json::from_str(params)?;
-                let (from, request_id) = (message.from, message.request_id);
-                let body = Description::try_from(message.body)?;
+                let Address { from, request_id } = serde_json::from_str(params)?;
+                let body: RawDescription = serde_json::from_str(params)?;
+                let body = Description::try_from(body)?;
                 match method {
                     "peer.offer" => Self::Offer {
                         from,
@@ -277,14 +282,15 @@ impl Notification {
                 }
             }
             "peer.ice_candidate" => {
-                let message: Directed<IceCandidate> = serde_json::from_str(params)?;
-                if message.body.longest_field() > limits::MAX_CANDIDATE_LEN {
+                let Address { from, request_id } = serde_json::from_str(params)?;
+                let candidate: IceCandidate = serde_json::from_str(params)?;
+                if candidate.longest_field() > limits::MAX_CANDIDATE_LEN {
                     return Err(Malformed::TooLarge);
                 }
                 Self::Candidate {
-                    from: message.from,
-                    request_id: message.request_id,
-                    candidate: message.body,
+                    from,
+                    request_id,
+                    candidate,
                 }
             }
             "peer.disconnected" => {
