@@ -21,6 +21,34 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Join a room: speak, listen, and edit the shared board
     Join(Box<Join>),
+    /// Look into the logs that an identity has kept
+    #[command(subcommand)]
+    Log(Log),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// Verify every signature and every rule from the genesis on; ends with 1 if a frame is refused
+    Verify(KeptLog),
+    /// Print every command, in the order that counts, as one JSON object a line
+    Export(KeptLog),
+    /// Print who did what and when: commands, roles, authors who signed twice, frames that were refused
+    Audit(KeptLog),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeptLog {
+    /// The directory that was given to --identity. No process may have it in use
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+
+    /// Only this room
+    #[arg(long)]
+    pub(crate) room: Option<String>,
+
+    /// Write one JSON object for each thing to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

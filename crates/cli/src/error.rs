@@ -24,6 +24,17 @@ pub(crate) enum CliError {
     Invite(#[from] roundtable::InviteError),
     #[error(transparent)]
     Identity(#[from] roundtable::IdentityError),
+    #[error("the identity in {directory} has kept no room {room}; it has kept: {kept}", directory = directory.display())]
+    NoSuchRoom {
+        directory: std::path::PathBuf,
+        room: String,
+        kept: String,
+    },
+    #[error("room {room}: {source}")]
+    Verify {
+        room: roundtable::RoomId,
+        source: roundtable::kept::VerifyError,
+    },
     #[error(transparent)]
     Clip(#[from] roundtable::voice::ClipError),
     #[error("--submit-rate is {0}; give 0 to 1000 commands a second")]

@@ -1,4 +1,4 @@
-//! The `roundtable` command: serve rooms, and join them.
+//! The `roundtable` command: serve rooms, join them, and look into what was kept of them.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -7,6 +7,7 @@ mod clock;
 mod error;
 mod join;
 mod leftovers;
+mod log;
 mod logging;
 mod reload;
 mod report;
@@ -24,7 +25,7 @@ use crate::{
 fn main() -> ExitCode {
     let outcome = Args::read().map_err(CliError::Args).and_then(run);
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("roundtable: {error}");
             ExitCode::from(2)
@@ -32,14 +33,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), CliError> {
+fn run(args: Args) -> Result<ExitCode, CliError> {
     match args.command {
-        Command::Serve(serve) => serve::run(*serve),
+        Command::Serve(serve) => serve::run(*serve)?,
         Command::Join(join) => {
             logging::start(logging::JOIN, LogFormat::Text)?;
-            runtime()?.block_on(join::run(*join))
+            runtime()?.block_on(join::run(*join))?;
         }
+        Command::Log(log) => return log::run(&log),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

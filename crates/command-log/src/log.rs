@@ -411,8 +411,12 @@ impl CommandLog {
     /// All frames that the log holds: besides those that count, the proofs of forks and what lies
     /// beyond them. From these, in any order, another log comes to where this one is.
     pub fn kept(&self) -> impl Iterator<Item = &SharedFrame> {
-        let aside = self.chains.iter().flat_map(Chain::set_aside);
-        self.frames().chain(aside)
+        self.frames().chain(self.set_aside())
+    }
+
+    /// What [`kept`](Self::kept) has beside the frames that count.
+    pub fn set_aside(&self) -> impl Iterator<Item = &SharedFrame> {
+        self.chains.iter().flat_map(Chain::set_aside)
     }
 
     /// What this log lacks of what another one has.

@@ -6,9 +6,11 @@ mod database;
 mod identity;
 mod memory;
 mod store;
+mod verify;
 
 #[cfg(feature = "redb")]
 pub use database::Database;
 pub use identity::{Identity, IdentityError, RoomLog};
 pub use memory::MemoryStore;
 pub use store::{Contents, Record, Store, StoreError};
+pub use verify::{Refused, Verification, VerifyError};

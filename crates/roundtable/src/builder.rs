@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundtable_command_log::{GenesisParams, Limits, Schema, Strategy};
+use roundtable_command_log::{CommandLog, GenesisParams, Limits, Schema, Strategy};
 use roundtable_core::{Clock, PeerId, RoomId};
 use roundtable_log_store::Contents;
 use roundtable_session::{GenesisSource, Now, Session, SessionConfig};
@@ -255,9 +255,8 @@ impl RoomBuilder {
         let author = session.author();
         let own = stored.frames.get(&author).map_or(0, Vec::len);
         session.restore(now, stored.into_frames());
-        let restored = session.log().into_iter();
-        let restored = restored.flat_map(|log| log.frames_after(author, 0, usize::MAX));
-        if restored.count() != own {
+        let restored = session.log().into_iter().flat_map(CommandLog::kept);
+        if restored.filter(|frame| frame.author() == author).count() != own {
             return Err(JoinError::Restore);
         }
         Ok(session)

@@ -14,6 +14,12 @@ mod store;
 mod transport;
 pub mod voice;
 
+/// Logs that were kept, read without joining their rooms: see [`Identity::store`](crate::Identity::store).
+pub mod kept {
+    pub use roundtable_command_log::{CommandLog, Covered, Entry, ForkProof, Genesis};
+    pub use roundtable_log_store::{Contents, Refused, Verification, VerifyError};
+}
+
 pub use builder::RoomBuilder;
 pub use error::{JoinError, MessageError, SubmitError};
 pub use event::Event;

@@ -2,7 +2,7 @@
 //! task: own frames before they are sent, those of others within a second.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct Durable {
     failed: bool,
     /// The last frame of each other author that was handed over.
     kept: HashMap<AuthorId, (u64, FrameId)>,
+    /// Of the frames that the log keeps without counting them, those that were handed over.
+    aside: HashSet<FrameId>,
     next_keep: Timestamp,
 }
 
@@ -60,6 +62,7 @@ impl Durable {
         let kept = heads
             .iter()
             .map(|head| (head.author, (head.nonce, head.id)));
+        let aside = session.log().into_iter().flat_map(CommandLog::set_aside);
         Self {
             writer: Writer::start(log),
             genesis: session.genesis().map(Genesis::hash),
@@ -69,6 +72,7 @@ impl Durable {
             held: VecDeque::new(),
             failed: false,
             kept: kept.collect(),
+            aside: aside.map(|frame| frame.id()).collect(),
             next_keep: Timestamp::ZERO,
         }
     }
@@ -78,6 +82,7 @@ impl Durable {
         if self.genesis != Some(genesis.hash()) {
             self.genesis = Some(genesis.hash());
             self.kept.clear();
+            self.aside.clear();
             self.require(Record::Genesis {
                 genesis: genesis.clone().into(),
                 schema: schema.clone(),
@@ -152,6 +157,23 @@ impl Durable {
                 left -= len;
                 let last = (frame.header().last_nonce(), frame.id());
                 self.kept.insert(head.author, last);
+            }
+        }
+        self.keep_aside(genesis, log)
+    }
+
+    /// The proofs of forks and what lies beyond them: little, and of use to whoever joins.
+    fn keep_aside(&mut self, genesis: GenesisHash, log: &CommandLog) -> bool {
+        for frame in log.set_aside() {
+            if !self.aside.contains(&frame.id()) {
+                let record = Record::Frame {
+                    genesis,
+                    frame: frame.clone(),
+                };
+                if !self.has_room() || !self.append(record) {
+                    return false;
+                }
+                self.aside.insert(frame.id());
             }
         }
         true

@@ -1,0 +1,176 @@
+//! `roundtable log audit`: who did what and when.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use roundtable::{
+    Action, AuthorId, Role, WallTime,
+    kept::{CommandLog, Entry, ForkProof},
+};
+use serde_json::{Value, json};
+
+use super::{Kept, bytes, command, short, time::utc};
+
+/// What one author did, in numbers.
+#[derive(Debug)]
+struct Deeds {
+    commands: u64,
+    counted: u64,
+    undone: u64,
+    first: WallTime,
+    last: WallTime,
+}
+
+pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result<()> {
+    let log = &kept.verified.log;
+    let genesis = log.genesis();
+    let begun = genesis.params().wall;
+    if json {
+        let fields = json!({ "room": kept.room.as_str(), "genesis": log.genesis_hash().to_string(),
+            "creator": genesis.creator().to_string(), "unix_ms": begun.as_millis() });
+        event(out, "room", fields)?;
+    } else {
+        let (room, creator) = (&kept.room, short(genesis.creator()));
+        writeln!(out, "room {room}, begun {} by {creator}", utc(begun))?;
+    }
+    let mut deeds = BTreeMap::new();
+    for entry in log.entries_since(&[]) {
+        count(&mut deeds, &entry);
+        if json {
+            event(out, "command", command(&kept.room, log.schema(), &entry))?;
+        } else {
+            let Entry { wall, nonce, .. } = entry;
+            let (author, words) = (short(entry.author), words(log, &entry));
+            writeln!(out, "{}  {author} #{nonce}  {words}", utc(wall))?;
+        }
+    }
+    authors(kept, &deeds, json, out)?;
+    for fork in log.forks() {
+        equivocation(&fork, json, out)?;
+    }
+    for refused in &kept.verified.refused {
+        let (author, position, error) = (refused.author, refused.position, &refused.error);
+        if json {
+            let fields = json!({ "author": author.to_string(), "position": position,
+                "code": error.code(), "reason": error.to_string() });
+            event(out, "rejected", fields)?;
+        } else {
+            let author = short(author);
+            writeln!(out, "rejected: frame {position} of {author}: {error}")?;
+        }
+    }
+    Ok(())
+}
+
+fn count(deeds: &mut BTreeMap<AuthorId, Deeds>, entry: &Entry) {
+    let deeds = deeds.entry(entry.author).or_insert(Deeds {
+        commands: 0,
+        counted: 0,
+        undone: 0,
+        first: entry.wall,
+        last: entry.wall,
+    });
+    deeds.commands += 1;
+    deeds.counted += u64::from(entry.counted);
+    deeds.undone += u64::from(entry.undone);
+    deeds.last = deeds.last.max(entry.wall);
+}
+
+/// What a command does, in words.
+fn words(log: &CommandLog, entry: &Entry) -> String {
+    let does = match &entry.action {
+        Action::Put { key, value } => {
+            let name = log.schema().key_type(key.key_type);
+            let name = name.map_or_else(|| key.key_type.to_string(), |found| found.name.clone());
+            format!("puts {name} {} = {}", shown(&key.bytes), shown(value))
+        }
+        Action::SetRole { target, role, .. } => {
+            let article = if *role == Role::Viewer { "a" } else { "an" };
+            format!("makes {} {article} {role:?}", short(*target))
+        }
+        Action::Undo { target } => format!("takes back #{target}"),
+        Action::Redo { target } => format!("lets #{target} count again"),
+        _ => "does what a later version knows".to_owned(),
+    };
+    let note = match (entry.counted, entry.undone) {
+        (false, _) => " (did not count)",
+        (true, true) => " (taken back)",
+        (true, false) => "",
+    };
+    does + note
+}
+
+/// Bytes on a line: text in quotes, or hexadecimal, cut where it gets long.
+fn shown(content: &[u8]) -> String {
+    const LONG: usize = 64;
+    let value = bytes(content);
+    let text = match (value["text"].as_str(), value["hex"].as_str()) {
+        (Some(text), _) => format!("{text:?}"),
+        (_, hex) => hex.unwrap_or_default().to_owned(),
+    };
+    match text.char_indices().nth(LONG) {
+        Some((cut, _)) => format!("{}… ({} bytes)", &text[..cut], content.len()),
+        None => text,
+    }
+}
+
+/// Everyone who wrote, with the role that they have now.
+fn authors(
+    kept: &Kept,
+    deeds: &BTreeMap<AuthorId, Deeds>,
+    json: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let log = &kept.verified.log;
+    for (author, deeds) in deeds {
+        let Deeds {
+            commands,
+            counted,
+            undone,
+            first,
+            last,
+        } = deeds;
+        let (role, frames) = (
+            log.role_of(*author),
+            kept.verified.frames_of(*author).count(),
+        );
+        if json {
+            let fields = json!({ "author": author.to_string(), "role": format!("{role:?}"),
+                "frames": frames, "commands": commands, "counted": counted, "undone": undone,
+                "first_unix_ms": first.as_millis(), "last_unix_ms": last.as_millis() });
+            event(out, "author", fields)?;
+        } else {
+            let (author, first, last) = (short(*author), utc(*first), utc(*last));
+            writeln!(
+                out,
+                "{author}: {role:?}, {commands} commands in {frames} frames ({counted} counted, {undone} taken back), {first} to {last}"
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn equivocation(fork: &ForkProof, json: bool, out: &mut impl Write) -> io::Result<()> {
+    let (author, after) = (fork.author(), fork.after());
+    let [left, right] = fork.frames().map(|frame| frame.id().to_string());
+    if json {
+        let fields = json!({ "author": author.to_string(), "after_nonce": after,
+            "frames": [left, right] });
+        return event(out, "equivocation", fields);
+    }
+    let author = short(author);
+    writeln!(
+        out,
+        "equivocation: {author} signed two frames after #{after}: {left} and {right}"
+    )
+}
+
+fn event(out: &mut impl Write, name: &str, fields: Value) -> io::Result<()> {
+    let mut object = json!({ "event": name });
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        object.extend(fields);
+    }
+    writeln!(out, "{object}")
+}
