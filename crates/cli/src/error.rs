@@ -13,6 +13,10 @@ pub(crate) enum CliError {
     LogFilter(String),
     #[error("trusted_proxy is wrong: {0:?}: {1}")]
     TrustedProxy(String, roundtable_signaling_server::NotARange),
+    #[error("nats is wrong: {0}")]
+    Nats(roundtable_signaling_server::NatsConfigError),
+    #[error("nats_cluster is wrong: {0}")]
+    NatsCluster(roundtable_signaling_server::NatsConfigError),
     #[error("{given} needs {missing} beside it")]
     Alone {
         given: &'static str,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use roundtable_signaling_server::{
-    AddressRange, IceServer, MessageRate, Server, ServerConfig, TlsConfig, TurnConfig,
+    AddressRange, IceServer, MessageRate, NatsConfig, Server, ServerConfig, TlsConfig, TurnConfig,
 };
 
 use crate::{
@@ -107,6 +107,24 @@ fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
     }
     if let Some(data) = &settings.data {
         config = config.with_data_dir(data);
+    }
+    if !settings.nats.is_empty() {
+        let mut nats = NatsConfig::new(&settings.nats).map_err(CliError::Nats)?;
+        if let Some(cluster) = &settings.nats_cluster {
+            nats = nats.with_cluster(cluster).map_err(CliError::NatsCluster)?;
+        }
+        if let Some(path) = &settings.nats_credentials {
+            nats = nats.with_credentials(path);
+        }
+        config = config.with_nats(nats);
+    } else if settings.nats_credentials.is_some() {
+        return Err(CliError::Alone {
+            given: "nats_credentials",
+            missing: "nats",
+        });
+    }
+    if let Some(secs) = settings.drain_secs {
+        config = config.with_drain(Duration::from_secs(secs));
     }
     if let Some(max) = settings.max_connections {
         config = config.with_max_connections(max);

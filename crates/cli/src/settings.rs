@@ -95,6 +95,26 @@ pub(crate) struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) turn_required: Option<bool>,
 
+    /// A NATS server that joins this server with others to a cluster, such as nats://127.0.0.1:4222. May be repeated
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "list")]
+    pub(crate) nats: Vec<String>,
+
+    /// Which cluster to join, where one NATS serves several
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nats_cluster: Option<String>,
+
+    /// The file of NATS credentials
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nats_credentials: Option<PathBuf>,
+
+    /// How many seconds a server of a cluster that is to stop gives its clients to go to another
+    #[arg(long, value_name = "SECS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_secs: Option<u64>,
+
     /// Most peers in a room
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +200,8 @@ impl Settings {
             i_know: Some(false),
             turn_life_secs: Some(3600),
             turn_required: Some(false),
+            nats_cluster: Some("roundtable".into()),
+            drain_secs: Some(10),
             max_peers: Some(10),
             max_rooms: Some(10_000),
             max_connections: Some(16_384),

@@ -161,7 +161,9 @@ impl Cluster {
         let there = self.nodes[n].node_of(&to).cloned().unwrap();
         let there = (0..self.nodes.len()).find(|n| node(*n) == there).unwrap();
         let parcel = self.nodes[n].send_out(self.now, ConnectionId(connection), request)?;
-        let outcome = self.nodes[there].receive(self.now, parcel.clone());
+        let packed = serde_json::to_string(&parcel).unwrap();
+        let arrived = serde_json::from_str(&packed).unwrap();
+        let outcome = self.nodes[there].receive(self.now, arrived);
         if outcome.is_err() {
             self.nodes[n].take_back(&parcel);
         }

@@ -82,6 +82,9 @@ pub struct ServerConfig {
     pub(crate) ping_interval: Duration,
     pub(crate) silence_timeout: Duration,
     pub(crate) write_timeout: Duration,
+    pub(crate) drain: Duration,
+    #[cfg(feature = "nats")]
+    pub(crate) nats: Option<crate::NatsConfig>,
 }
 
 impl Default for ServerConfig {
@@ -116,6 +119,9 @@ impl Default for ServerConfig {
             ping_interval: limits::PING_INTERVAL,
             silence_timeout: limits::SILENCE_TIMEOUT,
             write_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+            #[cfg(feature = "nats")]
+            nats: None,
         }
     }
 }
@@ -290,6 +296,23 @@ impl ServerConfig {
     #[must_use]
     pub fn with_write_timeout(mut self, write_timeout: Duration) -> Self {
         self.write_timeout = write_timeout;
+        self
+    }
+
+    /// The NATS that joins this server with others. Default: none, it is alone.
+    #[cfg(feature = "nats")]
+    #[must_use]
+    pub fn with_nats(mut self, nats: crate::NatsConfig) -> Self {
+        self.nats = Some(nats);
+        self
+    }
+
+    /// How long a server of a cluster that is to stop gives its clients to go to another; they are
+    /// told to do so at a random moment of its first half. Default 10 s. A server that is alone
+    /// closes its connections at once.
+    #[must_use]
+    pub fn with_drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
         self
     }
 

@@ -20,7 +20,7 @@ use crate::{
     clock,
     metrics::Gauged,
     outbox::{self, Delivery, Inbox},
-    rooms::{Input, Join},
+    room_task::{Input, Join},
     session::{Moment, Session},
 };
 
@@ -75,6 +75,8 @@ struct Connection {
     pings: Interval,
     /// What may still be sent; absent where the server sets no bound.
     bucket: Option<TokenBucket>,
+    /// Whether the client knows that the server drains.
+    told_to_go: bool,
 }
 
 /// Serves a WebSocket from upgrade to close.
@@ -91,6 +93,7 @@ pub(crate) async fn run(socket: WebSocket, slot: Slot, shared: Arc<Shared>) {
         shared: Arc::clone(&shared),
         pings,
         bucket,
+        told_to_go: false,
     };
     let exit = match connection.enter().await {
         Ok((mut place, reply)) => {
@@ -230,7 +233,8 @@ impl Connection {
     /// Answers the announce and serves the peer until there is a reason to stop.
     async fn stay(&mut self, place: &mut Place, reply: String) -> Result<Infallible, Exit> {
         self.write(Some(place), Message::text(reply)).await?;
-        let stop = self.shared.stop.clone();
+        let drain = self.shared.life.drain.clone();
+        let stop = self.shared.life.stop.clone();
         let silence_timeout = self.shared.config.silence_timeout;
         let silence = sleep_until(clock::deadline(silence_timeout));
         tokio::pin!(silence);
@@ -244,21 +248,35 @@ impl Connection {
                 }
                 delivery = place.inbox.recv() => match delivery {
                     Delivery::Text(text) => self.write(Some(place), Message::text(text)).await?,
-                    // A room that stops with the server finishes everyone.
-                    Delivery::Finished if stop.is_cancelled() => {
-                        return Err(Exit::Close(CloseReason::Draining));
+                    Delivery::Finished(reason) | Delivery::Close(reason) => {
+                        return Err(Exit::Close(reason));
                     }
-                    Delivery::Finished => return Err(Exit::Close(CloseReason::Left)),
-                    Delivery::Close(reason) => return Err(Exit::Close(reason)),
                 },
                 moment = moment(&mut place.session) => self.on_moment(place, &moment).await?,
                 _ = self.pings.tick() => {
                     self.write(Some(place), Message::Ping(Vec::new().into())).await?;
                 }
                 () = &mut silence => return Err(Exit::Lost),
+                () = drain.cancelled(), if !self.told_to_go => {
+                    if let Some(grace) = self.shared.drain_grace() {
+                        self.tell_to_go(place, grace).await?;
+                    }
+                    self.told_to_go = true;
+                }
                 () = stop.cancelled() => return Err(Exit::Close(CloseReason::Draining)),
             }
         }
+    }
+
+    /// Asks the client to go to another server, at a moment of its own.
+    async fn tell_to_go(&mut self, place: &mut Place, grace: Duration) -> Result<(), Exit> {
+        let spread = u64::try_from(grace.as_millis() / 2).unwrap_or(u64::MAX);
+        let notification = Notification::Draining {
+            reconnect_after_ms: random_below(spread.max(1)),
+            url: None,
+        };
+        self.write(Some(place), Message::text(notification.encode()))
+            .await
     }
 
     async fn on_text(&mut self, place: &mut Place, text: &str) -> Result<(), Exit> {
@@ -361,7 +379,7 @@ impl Connection {
                 Err(_) => Err(Exit::Close(CloseReason::SlowConsumer)),
             },
             reason = closed => Err(Exit::Close(reason)),
-            () = self.shared.stop.cancelled() => Err(Exit::Close(CloseReason::Draining)),
+            () = self.shared.life.stop.cancelled() => Err(Exit::Close(CloseReason::Draining)),
         }
     }
 
@@ -373,7 +391,8 @@ impl Connection {
             Exit::Lost => return,
         };
         let closing = async {
-            if reason == Some(CloseReason::Draining) {
+            let is_alone = self.shared.drain_grace().is_none();
+            if reason == Some(CloseReason::Draining) && (is_alone || !self.told_to_go) {
                 let notification = Notification::Draining {
                     reconnect_after_ms: random_below(RECONNECT_SPREAD_MS),
                     url: None,

@@ -41,6 +41,9 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) 
     if shared.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
+    if shared.bus.admits().is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "NATS away or settling\n");
+    }
     (StatusCode::OK, "ready\n")
 }
 

@@ -5,7 +5,10 @@ mod accept;
 mod access;
 mod address;
 mod api;
+mod bus;
 mod clock;
+#[cfg(feature = "nats")]
+mod cluster;
 mod config;
 mod connection;
 mod http;
@@ -14,7 +17,9 @@ mod ice_uri;
 mod metrics;
 mod outbox;
 mod page;
+mod room_task;
 mod rooms;
+mod routes;
 mod session;
 mod store;
 mod tls;
@@ -34,7 +39,7 @@ use roundtable_signaling_protocol::ConnectionId;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,13 +50,29 @@ pub use store::DataError;
 pub use tls::{TlsConfig, TlsError};
 pub use turn::TurnConfig;
 
-use crate::{access::Access, address::Addresses, metrics::Metrics, rooms::Rooms};
+#[cfg(feature = "nats")]
+pub use cluster::{NatsConfig, NatsConfigError};
+
+use crate::{
+    access::Access,
+    address::Addresses,
+    bus::{Bus, memory::MemoryBus},
+    metrics::Metrics,
+    rooms::{Life, Rooms},
+};
 
 /// Connections that the kernel holds until they are accepted: a storm of joins fits.
 const BACKLOG: u32 = 4096;
 
-/// How long [`Server::run`] waits for connections to close once it is told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long [`Server::run`] waits for tasks to end once they are told to.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server of a cluster is still there for peers that are on their way to another, after
+/// the last connection is closed.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// How often it looks whether they are there.
+const LINGER_STEP: Duration = Duration::from_millis(20);
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +92,17 @@ pub enum BindError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The file of NATS credentials cannot be read.
+    #[error(
+        "nats_credentials is wrong: cannot take them: {source}; give a .creds file that the server may read"
+    )]
+    NatsCredentials {
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the operating system gives no random bytes")]
+    NoRandomness,
 }
 
 /// What all tasks of a server share.
@@ -78,12 +110,14 @@ pub enum BindError {
 pub(crate) struct Shared {
     pub(crate) config: ServerConfig,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) rooms: Rooms,
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) bus: Arc<dyn Bus>,
     /// Absent in an open server.
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) addresses: Addresses,
-    /// Cancelled when the server is to stop.
+    /// Cancelled when the server is to stop: the first stage of `life`.
     pub(crate) stop: CancellationToken,
+    pub(crate) life: Life,
     /// Every task of the server.
     pub(crate) tasks: TaskTracker,
     slots: Arc<Semaphore>,
@@ -94,6 +128,26 @@ impl Shared {
     pub(crate) fn next_connection(&self) -> ConnectionId {
         ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
     }
+
+    /// How long clients have to go elsewhere when the server stops; none where there is no
+    /// elsewhere.
+    pub(crate) fn drain_grace(&self) -> Option<Duration> {
+        self.bus.is_shared().then_some(self.config.drain)
+    }
+
+    /// Completes when no connection is open.
+    async fn connections_gone(&self) {
+        let all = u32::try_from(self.config.max_connections).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _ = self.slots.acquire_many(all).await;
+    }
+
+    /// Completes when no peer has its place here.
+    async fn peers_gone(&self) {
+        while self.metrics.peers.get() > 0 {
+            sleep(LINGER_STEP).await;
+        }
+    }
 }
 
 /// A signaling server that listens.
@@ -102,6 +156,8 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     shared: Arc<Shared>,
+    #[cfg(feature = "nats")]
+    nats: Option<bus::nats::Prepared>,
 }
 
 impl Server {
@@ -129,28 +185,49 @@ impl Server {
         };
         let (listener, address) =
             listen().map_err(|source| BindError::Listen { address, source })?;
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (life, tasks) = (Life::default(), TaskTracker::new());
         let metrics = Arc::new(Metrics::default());
+        let node = bus::random_node().map_err(|_| BindError::NoRandomness)?;
+        #[cfg(feature = "nats")]
+        let nats = {
+            let prepare = |nats| bus::nats::Prepared::new(node.clone(), nats, Arc::clone(&metrics));
+            let prepared = config.nats.as_ref().map(prepare).transpose();
+            prepared.map_err(|source| BindError::NatsCredentials { source })?
+        };
+        #[cfg(feature = "nats")]
+        let shared_bus = nats.as_ref().map(|nats| nats.bus() as Arc<dyn Bus>);
+        #[cfg(not(feature = "nats"))]
+        let shared_bus = None;
+        let bus = shared_bus.unwrap_or_else(|| {
+            metrics.bus_up.add(1);
+            Arc::new(MemoryBus::new(node))
+        });
+        let rooms = Rooms::new(
+            config.room.clone(),
+            Arc::clone(&metrics),
+            Arc::clone(&bus),
+            life.clone(),
+            tasks.clone(),
+        );
         let shared = Shared {
-            rooms: Rooms::new(
-                config.room.clone(),
-                Arc::clone(&metrics),
-                stop.clone(),
-                tasks.clone(),
-            ),
+            rooms: Arc::new(rooms),
+            bus,
             access,
             addresses: Addresses::new(config.max_per_address),
             slots: Arc::new(Semaphore::new(config.max_connections)),
             next_connection: AtomicU64::new(0),
             config,
             metrics,
-            stop,
+            stop: life.drain.clone(),
+            life,
             tasks,
         };
         Ok(Self {
             listener,
             address,
             shared: Arc::new(shared),
+            #[cfg(feature = "nats")]
+            nats,
         })
     }
 
@@ -159,27 +236,64 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown` completes. Clients are then told to come back
-    /// (`server.draining`) and the connections closed; when this returns, at most 5 s later,
-    /// nothing of the server is left.
+    /// Serves until `shutdown` completes. Clients are then told to go elsewhere or to come back
+    /// (`server.draining`); a server of a cluster gives them time for that
+    /// ([`with_drain`](ServerConfig::with_drain)). Then the connections are closed; when this
+    /// returns, nothing of the server is left.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self {
-            listener, shared, ..
-        } = self;
+        let (listener, shared) = (self.listener, self.shared);
         // Dropping the future stops the server just as well.
-        let _stop = shared.stop.clone().drop_guard();
+        let _stop = shared.life.guard();
         if let Some(tls) = shared.config.tls.clone() {
             shared.tasks.spawn(tls.watch(shared.stop.clone()));
+        }
+        #[cfg(feature = "nats")]
+        if let Some(nats) = self.nats {
+            start_bus(&shared, |events| nats.run(events));
         }
         tokio::select! {
             () = shutdown => {}
             () = accept::run(&listener, &shared) => {}
         }
         drop(listener);
-        shared.stop.cancel();
+        shared.life.drain.cancel();
+        if let Some(grace) = shared.drain_grace() {
+            // Whoever is still here then is put out.
+            let _ = timeout(grace, shared.connections_gone()).await;
+        }
+        shared.life.stop.cancel();
+        if timeout(END_TIMEOUT, shared.connections_gone())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections left open at exit");
+        }
+        if shared.bus.is_shared() {
+            // Who finds nobody here has to enter anew.
+            let _ = timeout(LINGER, shared.peers_gone()).await;
+        }
+        shared.life.end.cancel();
         shared.tasks.close();
-        if timeout(DRAIN_TIMEOUT, shared.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = shared.tasks.len(), "connections left open at exit");
+        if timeout(END_TIMEOUT, shared.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = shared.tasks.len(), "tasks left at exit");
         }
     }
+}
+
+/// Starts what keeps the bus going, and what hands on its news.
+#[cfg(feature = "nats")]
+fn start_bus<F: Future<Output = ()> + Send + 'static>(
+    shared: &Arc<Shared>,
+    run: impl FnOnce(tokio::sync::mpsc::Sender<bus::BusEvent>) -> F,
+) {
+    let (events, news) = tokio::sync::mpsc::channel(bus::EVENT_QUEUE);
+    let (rooms, bus) = (Arc::clone(&shared.rooms), Arc::clone(&shared.bus));
+    let end = shared.life.end.clone();
+    let running = run(events);
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            ((), ()) = async { tokio::join!(running, cluster::run(news, rooms, bus)) } => {}
+            () = end.cancelled() => {}
+        }
+    });
 }

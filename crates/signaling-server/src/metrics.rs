@@ -67,6 +67,11 @@ pub(crate) struct Metrics {
     pub(crate) peers: Count,
     pub(crate) sent_messages: Count,
     pub(crate) evictions: Count,
+    /// Whether the bus can be reached: 1 or 0.
+    pub(crate) bus_up: Count,
+    pub(crate) bus_conflicts: Count,
+    pub(crate) route_failures: Count,
+    pub(crate) unavailable: Count,
     received: [Count; METHODS.len()],
     errors: [Count; ErrorCode::ALL.len()],
 }

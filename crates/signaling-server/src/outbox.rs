@@ -1,7 +1,7 @@
 //! The queue between a room and one of its connections, bounded in messages and in bytes.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -17,8 +17,15 @@ pub(crate) struct Full;
 pub(crate) struct Outbox {
     queue: mpsc::Sender<String>,
     close: oneshot::Sender<CloseReason>,
-    queued_bytes: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queued_bytes: AtomicUsize,
+    /// Why the connection closes once the queue is empty; otherwise the peer has left.
+    finish: OnceLock<CloseReason>,
 }
 
 /// The connection's end.
@@ -26,24 +33,24 @@ pub(crate) struct Outbox {
 pub(crate) struct Inbox {
     queue: mpsc::Receiver<String>,
     close: Option<oneshot::Receiver<CloseReason>>,
-    queued_bytes: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
 }
 
 /// A queue of at most `max_messages` and `max_bytes`.
 pub(crate) fn channel(max_messages: usize, max_bytes: usize) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(max_messages);
     let (close, closed) = oneshot::channel();
-    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let shared = Arc::new(Shared::default());
     let outbox = Outbox {
         queue: sender,
         close,
-        queued_bytes: Arc::clone(&queued_bytes),
+        shared: Arc::clone(&shared),
         max_bytes,
     };
     let inbox = Inbox {
         queue: receiver,
         close: Some(closed),
-        queued_bytes,
+        shared,
     };
     (outbox, inbox)
 }
@@ -53,10 +60,11 @@ impl Outbox {
     /// hears of that by itself.
     pub(crate) fn send(&self, text: String) -> Result<(), Full> {
         let len = text.len();
-        if self.queued_bytes.load(Relaxed) + len > self.max_bytes {
+        let queued_bytes = &self.shared.queued_bytes;
+        if queued_bytes.load(Relaxed) + len > self.max_bytes {
             return Err(Full);
         }
-        self.queued_bytes.fetch_add(len, Relaxed);
+        queued_bytes.fetch_add(len, Relaxed);
         match self.queue.try_send(text) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(Full),
@@ -68,6 +76,12 @@ impl Outbox {
         // The connection may be gone already.
         let _ = self.close.send(reason);
     }
+
+    /// Closes the connection for this reason once what is queued is sent.
+    pub(crate) fn finish(self, reason: CloseReason) {
+        // It is the first: finishing takes the outbox.
+        let _ = self.shared.finish.set(reason);
+    }
 }
 
 /// What an [`Inbox`] brings.
@@ -76,7 +90,7 @@ pub(crate) enum Delivery {
     /// Send this to the client.
     Text(String),
     /// Nothing more will come: close in good order.
-    Finished,
+    Finished(CloseReason),
     /// Close at once.
     Close(CloseReason),
 }
@@ -89,10 +103,13 @@ impl Inbox {
             reason = closed(&mut self.close) => Delivery::Close(reason),
             text = self.queue.recv() => match text {
                 Some(text) => {
-                    self.queued_bytes.fetch_sub(text.len(), Relaxed);
+                    self.shared.queued_bytes.fetch_sub(text.len(), Relaxed);
                     Delivery::Text(text)
                 }
-                None => Delivery::Finished,
+                None => {
+                    let finish = self.shared.finish.get().copied();
+                    Delivery::Finished(finish.unwrap_or(CloseReason::Left))
+                }
             }
         }
     }
@@ -136,7 +153,14 @@ mod tests {
         outbox.send("last".into()).unwrap();
         drop(outbox);
         assert_eq!(inbox.recv().await, Delivery::Text("last".into()));
-        assert_eq!(inbox.recv().await, Delivery::Finished);
+        assert_eq!(inbox.recv().await, Delivery::Finished(CloseReason::Left));
+
+        let (outbox, mut inbox) = channel(2, 10);
+        outbox.send("last".into()).unwrap();
+        outbox.finish(CloseReason::Replaced);
+        assert_eq!(inbox.recv().await, Delivery::Text("last".into()));
+        let finished = Delivery::Finished(CloseReason::Replaced);
+        assert_eq!(inbox.recv().await, finished);
 
         let (outbox, mut inbox) = channel(2, 10);
         outbox.send("skipped".into()).unwrap();

@@ -13,7 +13,7 @@ use super::{
     Departure, Fingerprint, Kind, Member, NodeId, Offer, Output, Presence, Room, fits, full, taken,
 };
 use crate::{
-    Announce, CloseReason, ConnectionId, ErrorCode, LeaveReason, Notification, PeerInfo, Reply,
+    Announce, ClientMessage, CloseReason, ConnectionId, LeaveReason, Notification, PeerInfo, Reply,
     Request, RequestId, ResumeToken, Roster, RpcError, Seat, ServerMessage, text,
 };
 
@@ -61,7 +61,8 @@ pub struct Draft {
 }
 
 /// A signal on its way to a peer of another server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "PackedParcel", into = "PackedParcel")]
 pub struct Parcel {
     /// Who sends it.
     pub from: PeerId,
@@ -69,6 +70,42 @@ pub struct Parcel {
     pub to: PeerId,
     /// What.
     pub request: Request,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PackedParcel {
+    #[serde(with = "text")]
+    from: PeerId,
+    /// The request as the client might have sent it.
+    message: String,
+}
+
+/// A parcel without a request to a peer.
+#[derive(Debug, thiserror::Error)]
+#[error("not a parcel")]
+struct NotAParcel;
+
+impl TryFrom<PackedParcel> for Parcel {
+    type Error = NotAParcel;
+
+    fn try_from(packed: PackedParcel) -> Result<Self, NotAParcel> {
+        let message = ClientMessage::parse(&packed.message).map_err(|_| NotAParcel)?;
+        let to = message.request.to().cloned().ok_or(NotAParcel)?;
+        Ok(Self {
+            from: packed.from,
+            to,
+            request: message.request,
+        })
+    }
+}
+
+impl From<Parcel> for PackedParcel {
+    fn from(parcel: Parcel) -> Self {
+        Self {
+            from: parcel.from,
+            message: ClientMessage::notification(parcel.request).encode(),
+        }
+    }
 }
 
 /// What the server that had a peer tells the one that has it now.
@@ -391,13 +428,10 @@ impl Room {
     /// What the sender is to be told.
     pub fn receive(&mut self, now: Timestamp, parcel: Parcel) -> Result<Reply, RpcError> {
         let Parcel { from, to, request } = parcel;
+        debug_assert_eq!(request.to(), Some(&to));
         let is_remote = |peer| self.members.get(peer).map(|m| !m.is_local());
         if is_remote(&from) != Some(true) || is_remote(&to) != Some(false) {
             return Err(super::not_found());
-        }
-        if request.to() != Some(&to) {
-            let message = "the parcel is addressed to another";
-            return Err(RpcError::new(ErrorCode::Internal, message));
         }
         self.carry_out(now, from, request)
     }

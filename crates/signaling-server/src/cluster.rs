@@ -1,0 +1,178 @@
+//! A server as one of several: how it finds the others, and who is told what comes from them.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use roundtable_core::RoomId;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval_at, sleep},
+};
+
+use crate::{
+    bus::{Answer, Bus, BusEvent},
+    clock,
+    room_task::Input,
+    rooms::Rooms,
+};
+
+/// How often the rooms that nobody here is in are looked after.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Rooms that are looked after at once.
+const SWEEP_BATCH: usize = 64;
+
+/// Pause between two batches.
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// What is wrong with a [`NatsConfig`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NatsConfigError {
+    /// Not an address of a NATS server.
+    #[error("NATS servers are given as nats://HOST:PORT or tls://HOST:PORT, at least one")]
+    Address,
+    /// Subjects and the bucket begin with it.
+    #[error("the cluster's name has 1 to 32 characters of A-Z, a-z, 0-9, _ and -")]
+    Cluster,
+}
+
+/// The NATS that joins several servers to one: peers on any of them meet in the same rooms. Needs
+/// JetStream, and NATS 2.9 or later.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    pub(crate) addresses: Vec<async_nats::ServerAddr>,
+    pub(crate) cluster: String,
+    pub(crate) credentials: Option<PathBuf>,
+}
+
+impl NatsConfig {
+    /// The NATS servers, as `nats://HOST:PORT` or `tls://HOST:PORT`; a user's name and password may
+    /// stand before the host.
+    ///
+    /// # Errors
+    /// [`NatsConfigError::Address`]
+    pub fn new<S: AsRef<str>>(
+        addresses: impl IntoIterator<Item = S>,
+    ) -> Result<Self, NatsConfigError> {
+        let parse = |address: S| {
+            let parsed = address.as_ref().parse::<async_nats::ServerAddr>();
+            parsed.map_err(|_| NatsConfigError::Address)
+        };
+        let addresses: Vec<_> = addresses.into_iter().map(parse).collect::<Result<_, _>>()?;
+        if addresses.is_empty() {
+            return Err(NatsConfigError::Address);
+        }
+        Ok(Self {
+            addresses,
+            cluster: "roundtable".to_owned(),
+            credentials: None,
+        })
+    }
+
+    /// Which cluster to join, where one NATS serves several. Default `roundtable`.
+    ///
+    /// # Errors
+    /// [`NatsConfigError::Cluster`]
+    pub fn with_cluster(mut self, cluster: &str) -> Result<Self, NatsConfigError> {
+        let is_name = RoomId::new(cluster).is_ok() && cluster.len() <= 32;
+        if !is_name {
+            return Err(NatsConfigError::Cluster);
+        }
+        self.cluster = cluster.to_owned();
+        Ok(self)
+    }
+
+    /// A NATS credentials file. Default: none.
+    #[must_use]
+    pub fn with_credentials(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials = Some(path.into());
+        self
+    }
+}
+
+/// Hands on to the rooms what comes from other servers, and looks after the rooms that nobody is in.
+pub(crate) async fn run(
+    mut events: mpsc::Receiver<BusEvent>,
+    rooms: Arc<Rooms>,
+    bus: Arc<dyn Bus>,
+) {
+    let mut sweeps = interval_at(clock::deadline(SWEEP), SWEEP);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeping = JoinSet::new();
+    loop {
+        while sweeping.try_join_next().is_some() {}
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => {
+                    let is_gone = matches!(event, BusEvent::Gone);
+                    on_event(event, &rooms).await;
+                    if is_gone {
+                        sweep(&mut sweeping, &rooms, &bus);
+                    }
+                }
+                None => return,
+            },
+            _ = sweeps.tick() => sweep(&mut sweeping, &rooms, &bus),
+        }
+    }
+}
+
+async fn on_event(event: BusEvent, rooms: &Rooms) {
+    match event {
+        BusEvent::Changed { room, revision } => {
+            if let Some(room) = rooms.find(&room) {
+                // A room that has ended has nobody to tell.
+                let _ = room.send(Input::Changed(revision)).await;
+            }
+        }
+        BusEvent::Asked {
+            room,
+            letter,
+            answer,
+        } => match rooms.find(&room) {
+            Some(room) => {
+                // A room that has ended does not answer.
+                let _ = room.send(Input::Asked { letter, answer }).await;
+            }
+            None => {
+                // Whoever asked may have given up.
+                let _ = answer.send(Answer::Elsewhere);
+            }
+        },
+        BusEvent::Reset => {
+            for room in rooms.all() {
+                // A room that has ended needs nothing.
+                let _ = room.send(Input::Reload).await;
+            }
+        }
+        BusEvent::Gone => {
+            for room in rooms.all() {
+                // A room that has ended needs nothing.
+                let _ = room.send(Input::Look(room.clone())).await;
+            }
+        }
+    }
+}
+
+/// Has every room looked at that has a record, if that falls to this server: peers of servers that
+/// are gone leave also where nobody is left to notice.
+fn sweep(sweeping: &mut JoinSet<()>, rooms: &Arc<Rooms>, bus: &Arc<dyn Bus>) {
+    if !bus.leads() || !sweeping.is_empty() {
+        return;
+    }
+    let (rooms, bus) = (Arc::clone(rooms), Arc::clone(bus));
+    sweeping.spawn(async move {
+        let Ok(names) = bus.rooms().await else {
+            return;
+        };
+        for batch in names.chunks(SWEEP_BATCH) {
+            for name in batch {
+                let room = rooms.get(name);
+                // It was alive a moment ago.
+                let _ = room.send(Input::Look(room.clone())).await;
+            }
+            sleep(SWEEP_PAUSE).await;
+        }
+    });
+}
