@@ -9,6 +9,9 @@ use url::Url;
 
 use crate::{JoinError, TokenSource};
 
+/// How long an attempt may take where another server can be tried instead.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Why a [`ClientConfig`] was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -24,11 +27,15 @@ pub enum ConfigError {
     NoTls,
 }
 
-/// How long to wait between attempts to reconnect: a random time between zero and a bound that
-/// doubles with each attempt (full jitter).
+/// How long to wait between attempts to reconnect: a random time between zero and a bound, which is
+/// short for the first attempt and then doubles with each (full jitter). Where a client knows several
+/// servers, it tries each before the bound grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// The bound of the first attempt. Default 1 s.
+    /// The bound of the first attempt: most connections that break can be made again at once. Default
+    /// 250 ms.
+    pub first: Duration,
+    /// The bound of the second attempt. Default 1 s.
     pub base: Duration,
     /// The bound never grows beyond this. Default 30 s.
     pub max: Duration,
@@ -37,6 +44,7 @@ pub struct Backoff {
 impl Default for Backoff {
     fn default() -> Self {
         Self {
+            first: Duration::from_millis(250),
             base: Duration::from_secs(1),
             max: Duration::from_secs(30),
         }
@@ -46,10 +54,29 @@ impl Default for Backoff {
 impl Backoff {
     /// The delay before `attempt` (the first is 1), where `random` is uniform over all `u32`.
     pub fn delay(&self, attempt: u32, random: u32) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(31);
-        let bound = self.base.saturating_mul(1 << doublings).min(self.max);
+        let bound = match attempt {
+            0 | 1 => self.first,
+            _ => self.base.saturating_mul(1 << (attempt - 2).min(31)),
+        };
+        let bound = bound.min(self.max);
         bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
+}
+
+/// The endpoint that a URL stands for.
+fn endpoint(url: &str) -> Result<Url, ConfigError> {
+    let mut url = Url::parse(url)?;
+    match url.scheme() {
+        "ws" => {}
+        "wss" if cfg!(feature = "tls") => {}
+        "wss" => return Err(ConfigError::NoTls),
+        _ => return Err(ConfigError::Scheme),
+    }
+    url.set_fragment(None);
+    if url.path() == "/" {
+        url.set_path(limits::WEBSOCKET_PATH);
+    }
+    Ok(url)
 }
 
 /// What to show the server.
@@ -63,7 +90,8 @@ enum Token {
 /// How a [`SignalingClient`](crate::SignalingClient) joins. `Debug` does not show the token.
 #[derive(Clone)]
 pub struct ClientConfig {
-    pub(crate) url: Url,
+    /// At least one.
+    urls: Vec<Url>,
     pub(crate) room: RoomId,
     pub(crate) peer_id: PeerId,
     pub(crate) capabilities: Capabilities,
@@ -81,19 +109,8 @@ impl ClientConfig {
     /// # Errors
     /// [`ConfigError`] says what is wrong with the URL.
     pub fn new(url: &str, room: RoomId, peer_id: PeerId) -> Result<Self, ConfigError> {
-        let mut url = Url::parse(url)?;
-        match url.scheme() {
-            "ws" => {}
-            "wss" if cfg!(feature = "tls") => {}
-            "wss" => return Err(ConfigError::NoTls),
-            _ => return Err(ConfigError::Scheme),
-        }
-        url.set_fragment(None);
-        if url.path() == "/" {
-            url.set_path(limits::WEBSOCKET_PATH);
-        }
         Ok(Self {
-            url,
+            urls: vec![endpoint(url)?],
             room,
             peer_id,
             capabilities: Capabilities::from([Capability::Data]),
@@ -103,6 +120,24 @@ impl ClientConfig {
             join_timeout: Duration::from_secs(10),
             silence_timeout: limits::SILENCE_TIMEOUT,
         })
+    }
+
+    /// Further servers of the same cluster, in addition to the first. The client begins with any of
+    /// them, and goes to the next when one fails or drains. Default: none.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong with the first bad URL.
+    pub fn with_more_urls<S: AsRef<str>>(
+        mut self,
+        urls: impl IntoIterator<Item = S>,
+    ) -> Result<Self, ConfigError> {
+        for url in urls {
+            let url = endpoint(url.as_ref())?;
+            if !self.urls.contains(&url) {
+                self.urls.push(url);
+            }
+        }
+        Ok(self)
     }
 
     /// What this peer can do. Default: `data`.
@@ -135,14 +170,16 @@ impl ClientConfig {
         self
     }
 
-    /// How long to wait between attempts to reconnect. Default: 1 s doubling to 30 s, full jitter.
+    /// How long to wait between attempts to reconnect. Default: 250 ms, then 1 s doubling to 30 s,
+    /// full jitter.
     #[must_use]
     pub fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// How long one attempt to connect and announce may take. Default 10 s.
+    /// How long one attempt to connect and announce may take. Default 10 s; 3 s at most where there
+    /// are further servers to try.
     #[must_use]
     pub fn with_join_timeout(mut self, join_timeout: Duration) -> Self {
         self.join_timeout = join_timeout;
@@ -157,9 +194,22 @@ impl ClientConfig {
         self
     }
 
-    /// The endpoint's full URL.
+    /// The first server's endpoint.
     pub fn url(&self) -> &Url {
-        &self.url
+        &self.urls[0]
+    }
+
+    /// The endpoints of all servers, at least one.
+    pub fn urls(&self) -> &[Url] {
+        &self.urls
+    }
+
+    /// How long one attempt may take.
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        match self.urls.len() {
+            1 => self.join_timeout,
+            _ => self.join_timeout.min(ATTEMPT_TIMEOUT),
+        }
     }
 
     pub(crate) fn token_source(&self) -> Option<&TokenSource> {
@@ -197,7 +247,10 @@ impl ClientConfig {
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientConfig")
-            .field("url", &self.url.as_str())
+            .field(
+                "urls",
+                &self.urls.iter().map(Url::as_str).collect::<Vec<_>>(),
+            )
             .field("room", &self.room)
             .field("peer_id", &self.peer_id)
             .finish_non_exhaustive()
@@ -225,6 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_is_named_twice_counts_once() {
+        let config = config("ws://a").unwrap();
+        let config = config.with_more_urls(["ws://b", "ws://a/"]).unwrap();
+        let urls: Vec<_> = config.urls().iter().map(Url::as_str).collect();
+        assert_eq!(urls, ["ws://a/v1/ws", "ws://b/v1/ws"]);
+        let refused = config.with_more_urls(["ws://c", "http://d"]);
+        assert_eq!(refused.unwrap_err(), ConfigError::Scheme);
+    }
+
+    #[test]
     fn other_urls_are_refused() {
         assert_eq!(config("http://host").unwrap_err(), ConfigError::Scheme);
         assert!(matches!(config("host").unwrap_err(), ConfigError::Url(_)));
@@ -233,8 +296,11 @@ mod tests {
     #[test]
     fn the_delay_doubles_to_its_bound_and_jitters_from_zero() {
         let backoff = Backoff::default();
-        let longest = |attempt| backoff.delay(attempt, u32::MAX).as_secs();
-        assert_eq!([1, 2, 3, 5, 6, 99].map(longest), [1, 2, 4, 16, 30, 30]);
+        let longest = |attempt| backoff.delay(attempt, u32::MAX).as_millis();
+        assert_eq!(
+            [1, 2, 3, 6, 7, 99].map(longest),
+            [250, 1000, 2000, 16_000, 30_000, 30_000]
+        );
         assert_eq!(backoff.delay(9, 0), Duration::ZERO);
     }
 

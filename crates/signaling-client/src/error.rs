@@ -93,6 +93,18 @@ impl JoinError {
         }
     }
 
+    /// Whether another server of the cluster may do better.
+    pub(crate) fn is_of_the_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Insecure { .. }
+                | Self::NotASignalingServer { .. }
+                | Self::Unavailable { .. }
+                | Self::Timeout
+        )
+    }
+
     /// What the server asked for before the next attempt.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -82,8 +82,10 @@ pub enum Event {
         /// How long until it is made.
         delay: Duration,
     },
-    /// The connection is back and so is our place: the others noticed nothing. What was sent to the
-    /// old connection may be lost, so who is in the room is given here.
+    /// The connection is back and so is our place, perhaps on another server: the others noticed
+    /// nothing. What was sent to an old connection that broke may be lost, so who is in the room is
+    /// given here. Without a [`Reconnecting`](Self::Reconnecting) before it, the new connection was
+    /// made before the old one was given up, and nothing is lost.
     Resumed(Joined),
     /// The connection is back, but our place was lost: the room is as given here, and the others
     /// saw us leave and enter.
@@ -94,7 +96,7 @@ pub enum Event {
         /// How long until then.
         expires_in: Duration,
     },
-    /// The server is about to stop; the client will reconnect by itself.
+    /// The server is about to stop; the client goes to another, or comes back, by itself.
     Draining,
     /// The client is no longer in the room. The last event.
     Ended(EndReason),

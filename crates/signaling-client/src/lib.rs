@@ -27,7 +27,7 @@ pub use roundtable_signaling_protocol::{
 };
 pub use token::{TokenError, TokenSource};
 
-use crate::task::{COMMAND_QUEUE, Command, Task};
+use crate::task::{COMMAND_QUEUE, Channels, Command, Task};
 
 /// How long a request may take, time spent reconnecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,16 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct SignalingClient {
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<ClientState>,
-    hint: Arc<Notify>,
+    hints: Arc<Hints>,
+}
+
+/// What the application knows about the network.
+#[derive(Debug, Default)]
+struct Hints {
+    /// It may be there again.
+    reconnect: Notify,
+    /// It is another one.
+    network: Notify,
 }
 
 impl SignalingClient {
@@ -48,24 +57,24 @@ impl SignalingClient {
     /// # Errors
     /// [`JoinError`] says what to do about it. Nothing is left running then.
     pub async fn join(config: ClientConfig) -> Result<(Self, Joined, EventStream), JoinError> {
-        let (socket, joined) = socket::join(&config, None).await?;
+        let first = task::random() as usize % config.urls().len();
+        let (socket, joined, server) = socket::join_any(&config, first).await?;
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
         let (event_queue, events) = mpsc::channel(event::QUEUE);
         let (state_writer, state) = watch::channel(ClientState::Connected);
-        let hint = Arc::new(Notify::new());
-        let task = Task::new(
-            config,
-            &joined,
-            command_queue,
-            event_queue,
-            state_writer,
-            Arc::clone(&hint),
-        );
+        let hints = Arc::new(Hints::default());
+        let channels = Channels {
+            commands: command_queue,
+            events: event_queue,
+            state: state_writer,
+            hints: Arc::clone(&hints),
+        };
+        let task = Task::new(config, &joined, server, channels);
         tokio::spawn(task.run(socket));
         let client = Self {
             commands,
             state: state.clone(),
-            hint,
+            hints,
         };
         Ok((client, joined, EventStream::new(events, state)))
     }
@@ -138,7 +147,14 @@ impl SignalingClient {
     /// Says that the network may have changed: a pending reconnect is tried at once, and a live
     /// connection is asked for a sign of life within 5 s.
     pub fn hint_reconnect_now(&self) {
-        self.hint.notify_one();
+        self.hints.reconnect.notify_one();
+    }
+
+    /// Says that this machine is on another network now, as when it changes from one wireless network
+    /// to the next: a new connection is made at once, and takes the place of the old one, which may
+    /// hang there for long.
+    pub fn network_changed(&self) {
+        self.hints.network.notify_one();
     }
 
     /// The client's state, to be looked at or waited on.

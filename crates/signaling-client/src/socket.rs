@@ -12,6 +12,8 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, protocol::WebSocketConfig},
 };
 
+use url::Url;
+
 use crate::{ClientConfig, JoinError};
 
 /// How long one message may take to be written.
@@ -36,28 +38,26 @@ pub(crate) enum Received {
 pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
-    async fn connect(config: &ClientConfig) -> Result<Self, JoinError> {
+    async fn connect(url: &Url) -> Result<Self, JoinError> {
         let websocket = WebSocketConfig::default()
             .read_buffer_size(4096)
             .write_buffer_size(0)
             .max_message_size(Some(limits::MAX_MESSAGE_LEN))
             .max_frame_size(Some(limits::MAX_MESSAGE_LEN));
-        match dial(config, websocket).await {
+        match dial(url, websocket).await {
             Ok(socket) => Ok(Self(socket)),
             Err(Error::Http(response)) if response.status() == 503 => {
                 Err(JoinError::Unavailable { retry_after: None })
             }
             Err(error) if is_insecure(&error) => Err(JoinError::Insecure {
-                url: config.url.clone(),
+                url: url.clone(),
                 source: Box::new(error),
             }),
             Err(error @ Error::Io(_)) => Err(JoinError::Unreachable {
-                url: config.url.clone(),
+                url: url.clone(),
                 source: Some(Box::new(error)),
             }),
-            Err(_) => Err(JoinError::NotASignalingServer {
-                url: config.url.clone(),
-            }),
+            Err(_) => Err(JoinError::NotASignalingServer { url: url.clone() }),
         }
     }
 
@@ -115,20 +115,20 @@ fn is_insecure(error: &Error) -> bool {
 type Dialed = Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error>;
 
 #[cfg(not(feature = "tls"))]
-async fn dial(config: &ClientConfig, websocket: WebSocketConfig) -> Dialed {
+async fn dial(url: &Url, websocket: WebSocketConfig) -> Dialed {
     use tokio_tungstenite::connect_async_with_config;
 
-    let dialed = connect_async_with_config(config.url.as_str(), Some(websocket), true);
+    let dialed = connect_async_with_config(url.as_str(), Some(websocket), true);
     dialed.await.map(|(socket, _)| socket)
 }
 
 #[cfg(feature = "tls")]
-async fn dial(config: &ClientConfig, websocket: WebSocketConfig) -> Dialed {
+async fn dial(url: &Url, websocket: WebSocketConfig) -> Dialed {
     use std::sync::Arc;
 
     use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
-    let connector = if config.url.scheme() == "wss" {
+    let connector = if url.scheme() == "wss" {
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -141,22 +141,45 @@ async fn dial(config: &ClientConfig, websocket: WebSocketConfig) -> Dialed {
     } else {
         Connector::Plain
     };
-    let url = config.url.as_str();
-    let dialed = connect_async_tls_with_config(url, Some(websocket), true, Some(connector));
+    let dialed =
+        connect_async_tls_with_config(url.as_str(), Some(websocket), true, Some(connector));
     dialed.await.map(|(socket, _)| socket)
 }
 
-/// Connects and announces, with `resume` to take an earlier place again.
+/// Enters the room by any of the servers; gives the number of the one that let us in.
+pub(crate) async fn join_any(
+    config: &ClientConfig,
+    first: usize,
+) -> Result<(Socket, Joined, usize), JoinError> {
+    let servers = config.urls().len();
+    let mut refused = None;
+    for server in (0..servers).map(|n| (first + n) % servers) {
+        match join(config, server, None).await {
+            Ok((socket, joined)) => return Ok((socket, joined, server)),
+            Err(error) if !error.is_of_the_server() => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "trying the next server");
+                refused.get_or_insert(error);
+            }
+        }
+    }
+    // There is at least one.
+    Err(refused.unwrap_or(JoinError::Timeout))
+}
+
+/// Connects to a server, by its number, and announces, with `resume` to take an earlier place again.
 pub(crate) async fn join(
     config: &ClientConfig,
+    server: usize,
     resume: Option<ResumeToken>,
 ) -> Result<(Socket, Joined), JoinError> {
+    let url = &config.urls()[server];
     let joining = async {
         let token = config.token().await?;
-        let mut socket = Socket::connect(config).await?;
+        let mut socket = Socket::connect(url).await?;
         let announce = Request::Announce(Box::new(config.announce(token, resume)));
         let announce = ClientMessage::request(MessageId::Number(ANNOUNCE_ID), announce);
-        let lost = |Lost(code)| lost_while_joining(config, code);
+        let lost = |Lost(code)| lost_while_joining(url, code);
         socket.send(&announce).await.map_err(lost)?;
         let message = loop {
             match socket.receive().await.map_err(lost)? {
@@ -164,9 +187,7 @@ pub(crate) async fn join(
                 Received::SignOfLife => {}
             }
         };
-        let stranger = || JoinError::NotASignalingServer {
-            url: config.url.clone(),
-        };
+        let stranger = || JoinError::NotASignalingServer { url: url.clone() };
         match message {
             ServerMessage::Result { result, .. } => {
                 let joined = ServerMessage::joined(&result).map_err(|_| stranger())?;
@@ -179,21 +200,19 @@ pub(crate) async fn join(
             _ => Err(stranger()),
         }
     };
-    let joined = timeout(config.join_timeout, joining).await;
+    let joined = timeout(config.attempt_timeout(), joining).await;
     joined.map_err(|_| JoinError::Timeout)?
 }
 
-fn lost_while_joining(config: &ClientConfig, code: Option<u16>) -> JoinError {
+fn lost_while_joining(url: &Url, code: Option<u16>) -> JoinError {
     match code.and_then(CloseReason::from_code) {
         Some(CloseReason::Unauthorized) => JoinError::Unauthorized,
         Some(CloseReason::Draining | CloseReason::RateLimited) => {
             JoinError::Unavailable { retry_after: None }
         }
-        Some(_) => JoinError::NotASignalingServer {
-            url: config.url.clone(),
-        },
+        Some(_) => JoinError::NotASignalingServer { url: url.clone() },
         None => JoinError::Unreachable {
-            url: config.url.clone(),
+            url: url.clone(),
             source: None,
         },
     }

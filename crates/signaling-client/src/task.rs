@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     ops::ControlFlow,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -12,12 +13,12 @@ use roundtable_signaling_protocol::{
     ServerMessage,
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::{sleep, sleep_until, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
-    ClientConfig, ClientState, EndReason, Event, RequestError, clock, event,
+    ClientConfig, ClientState, EndReason, Event, Hints, JoinError, RequestError, clock, event,
     socket::{self, Lost, Received, Socket},
     token::{Renewal, TokenError},
 };
@@ -30,6 +31,12 @@ const MAX_PENDING: usize = 64;
 
 /// How long a connection may take to show life after [`Task::hint`].
 const HINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Shortest pause before another connection is tried again while the present one stands.
+const MOVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection that was replaced may take to end: what it was sent comes first.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long leaving may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,7 +66,21 @@ impl From<EndReason> for End {
 /// How a connection's service came to a stop.
 enum Stop {
     Lost(Lost),
+    /// There is a better one.
+    Moved(Box<Socket>),
     End(End),
+}
+
+/// Our place, taken on another connection.
+type Moving = Pin<Box<dyn Future<Output = Result<(Socket, Joined, usize), JoinError>> + Send>>;
+
+/// The task's ends of the handles' channels.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) state: watch::Sender<ClientState>,
+    pub(crate) hints: Arc<Hints>,
 }
 
 impl From<Lost> for Stop {
@@ -72,10 +93,12 @@ impl From<Lost> for Stop {
 pub(crate) struct Task {
     config: ClientConfig,
     resume: ResumeToken,
+    /// Which of the config's servers we are connected to, or were last.
+    server: usize,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     state: watch::Sender<ClientState>,
-    hint: Arc<Notify>,
+    hints: Arc<Hints>,
     /// Requests made while there was no connection.
     waiting: VecDeque<(Request, Done)>,
     /// Requests written and not answered, by id.
@@ -84,32 +107,40 @@ pub(crate) struct Task {
     renewal: Renewal,
     /// The `session.refresh` that is not answered yet.
     refreshing: Option<i64>,
-    /// What a draining server asked for.
-    reconnect_after: Duration,
+    /// When to make another connection, though this one stands.
+    move_at: Option<Instant>,
+    /// How often that has failed.
+    move_failures: u32,
 }
 
 impl Task {
     pub(crate) fn new(
         config: ClientConfig,
         joined: &Joined,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
-        state: watch::Sender<ClientState>,
-        hint: Arc<Notify>,
+        server: usize,
+        channels: Channels,
     ) -> Self {
+        let Channels {
+            commands,
+            events,
+            state,
+            hints,
+        } = channels;
         Self {
             renewal: Renewal::new(config.token_source().cloned(), joined),
             refreshing: None,
             resume: joined.resume.clone(),
             config,
+            server,
             commands,
             events,
             state,
-            hint,
+            hints,
             waiting: VecDeque::new(),
             pending: HashMap::new(),
             last_id: socket::ANNOUNCE_ID,
-            reconnect_after: Duration::ZERO,
+            move_at: None,
+            move_failures: 0,
         }
     }
 
@@ -123,6 +154,7 @@ impl Task {
                         Err(end) => break end,
                     }
                 }
+                Stop::Moved(fresh) => socket = *fresh,
                 Stop::End(end) => {
                     if end.reason == EndReason::Left {
                         // A server that does not let us go in time notices by itself.
@@ -145,16 +177,23 @@ impl Task {
     async fn serve(&mut self, socket: &mut Socket) -> Stop {
         let silence = sleep_until(clock::deadline(self.config.silence_timeout));
         tokio::pin!(silence);
+        let mut moving: Option<Moving> = None;
         loop {
-            if let Some((request, done)) = self.waiting.pop_front() {
+            // What is written to a connection that is given up may not arrive.
+            let next = match moving {
+                None => self.waiting.pop_front(),
+                Some(_) => None,
+            };
+            if let Some((request, done)) = next {
                 if let Err(lost) = self.write(socket, request, done).await {
                     return lost.into();
                 }
                 continue;
             }
             self.pending.retain(|_, done| !done.is_closed());
+            let has_room = self.pending.len() < MAX_PENDING && self.waiting.len() < MAX_PENDING;
             tokio::select! {
-                command = self.commands.recv(), if self.pending.len() < MAX_PENDING => match take(command) {
+                command = self.commands.recv(), if has_room => match take(command) {
                     Ok((request, done)) => self.waiting.push_back((request, done)),
                     Err(end) => return Stop::End(end),
                 },
@@ -162,7 +201,7 @@ impl Task {
                     let message = match received {
                         Ok(Received::Message(message)) => Some(message),
                         Ok(Received::SignOfLife) => None,
-                        Err(lost) => return lost.into(),
+                        Err(lost) => return self.lost(lost, moving).await,
                     };
                     silence.as_mut().reset(clock::deadline(self.config.silence_timeout));
                     if let Some(message) = message
@@ -176,7 +215,20 @@ impl Task {
                         return lost.into();
                     }
                 }
-                () = self.hint.notified() => {
+                () = due(self.move_at), if moving.is_none() => {
+                    moving = Some(self.start_moving(1));
+                }
+                () = self.hints.network.notified(), if moving.is_none() => {
+                    moving = Some(self.start_moving(0));
+                }
+                moved = moved(&mut moving) => {
+                    moving = None;
+                    match moved {
+                        Ok(fresh) => return self.settle(socket, fresh).await,
+                        Err(error) => self.could_not_move(&error),
+                    }
+                }
+                () = self.hints.reconnect.notified() => {
                     if let Err(lost) = socket.ping().await {
                         return lost.into();
                     }
@@ -188,6 +240,107 @@ impl Task {
             }
         }
     }
+
+    // --- from one connection to another -----------------------------------------------------------
+
+    /// Takes our place by a new connection, while the present one stands: to the server that is so
+    /// many after this one.
+    fn start_moving(&mut self, further: u32) -> Moving {
+        self.move_at = None;
+        let servers = self.config.urls().len();
+        let server = (self.server + (further + self.move_failures) as usize) % servers;
+        let (config, resume) = (self.config.clone(), self.resume.clone());
+        Box::pin(async move {
+            let (socket, joined) = socket::join(&config, server, Some(resume)).await?;
+            Ok((socket, joined, server))
+        })
+    }
+
+    fn could_not_move(&mut self, error: &JoinError) {
+        tracing::debug!(%error, "no other connection yet");
+        self.move_failures = self.move_failures.saturating_add(1);
+        let delay = self.delay(self.move_failures);
+        self.move_at = Some(clock::deadline(delay.max(MOVE_PAUSE)));
+    }
+
+    /// Hears the old connection out, and goes on with the new one.
+    async fn settle(&mut self, old: &mut Socket, fresh: (Socket, Joined, usize)) -> Stop {
+        let hearing = async {
+            while let Ok(received) = receive(&self.events, old).await {
+                if let Received::Message(message) = received
+                    && let ControlFlow::Break(end) = self.on_message(message)
+                {
+                    return Err(end);
+                }
+            }
+            Ok(())
+        };
+        // A connection that hangs is left to itself.
+        if let Ok(Err(end)) = timeout(LAST_WORDS_TIMEOUT, hearing).await {
+            return Stop::End(end);
+        }
+        self.fail_pending();
+        match self.arrive(fresh) {
+            Ok(socket) => Stop::Moved(Box::new(socket)),
+            Err(end) => Stop::End(end),
+        }
+    }
+
+    /// The connection is lost. If another is under way, that may be why: it is waited for.
+    async fn lost(&mut self, lost: Lost, moving: Option<Moving>) -> Stop {
+        let Some(moving) = moving else {
+            return lost.into();
+        };
+        match self.meanwhile(moving).await {
+            Ok(Ok(fresh)) => {
+                self.fail_pending();
+                match self.arrive(fresh) {
+                    Ok(socket) => Stop::Moved(Box::new(socket)),
+                    Err(end) => Stop::End(end),
+                }
+            }
+            // It may be our own new connection that has replaced this one.
+            Ok(Err(_)) => Lost(None).into(),
+            Err(end) => Stop::End(end),
+        }
+    }
+
+    /// The client is in the room by a new connection.
+    fn arrive(&mut self, (socket, joined, server): (Socket, Joined, usize)) -> Result<Socket, End> {
+        self.server = server;
+        self.resume = joined.resume.clone();
+        self.renewal.joined(&joined);
+        self.refreshing = None;
+        (self.move_at, self.move_failures) = (None, 0);
+        let event = match joined.resumed {
+            true => Event::Resumed(joined),
+            false => Event::Rejoined(joined),
+        };
+        match self.tell(event) {
+            ControlFlow::Continue(()) => {
+                self.state.send_replace(ClientState::Connected);
+                Ok(socket)
+            }
+            ControlFlow::Break(end) => Err(end),
+        }
+    }
+
+    fn fail_pending(&mut self) {
+        for (_, done) in self.pending.drain() {
+            // The caller may have given up.
+            let _ = done.send(Err(RequestError::ConnectionLost));
+        }
+    }
+
+    /// How long to wait before an attempt, the first of which is 1: each server is tried before the
+    /// pause grows.
+    fn delay(&self, attempt: u32) -> Duration {
+        let servers = u32::try_from(self.config.urls().len()).unwrap_or(u32::MAX);
+        let round = 1 + attempt.saturating_sub(1) / servers;
+        self.config.backoff.delay(round, random())
+    }
+
+    // --- requests and messages --------------------------------------------------------------------
 
     /// Writes a request. Candidates go as notifications: they are many, and nothing depends on the
     /// answer.
@@ -283,7 +436,8 @@ impl Task {
                 } = notification
                 {
                     let after = Duration::from_millis(reconnect_after_ms);
-                    self.reconnect_after = after.min(self.config.backoff.max);
+                    let after = after.min(self.config.backoff.max);
+                    self.move_at = Some(clock::deadline(after));
                 }
                 if matches!(notification, Notification::Expiring { .. })
                     && self.refreshing.is_none()
@@ -319,10 +473,7 @@ impl Task {
 
     /// Reconnects until it succeeds or there is no point in going on.
     async fn come_back(&mut self, Lost(code): Lost) -> Result<Socket, End> {
-        for (_, done) in self.pending.drain() {
-            // The caller may have given up.
-            let _ = done.send(Err(RequestError::ConnectionLost));
-        }
+        self.fail_pending();
         match code.and_then(CloseReason::from_code) {
             Some(CloseReason::Replaced) => return Err(EndReason::Replaced.into()),
             // With another grant it may go on.
@@ -332,47 +483,44 @@ impl Task {
             _ => {}
         }
         self.refreshing = None;
-        let mut at_least = std::mem::take(&mut self.reconnect_after);
+        let now = clock::deadline(Duration::ZERO);
+        let asked = self.move_at.take();
+        let mut at_least = asked.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         let mut attempt = 0_u32;
+        let servers = self.config.urls().len();
         loop {
             attempt = attempt.saturating_add(1);
-            let delay = at_least + self.config.backoff.delay(attempt, random());
+            let delay = at_least + self.delay(attempt);
             self.state
                 .send_replace(ClientState::Reconnecting { attempt });
             tracing::debug!(attempt, ?delay, ?code, "signaling connection lost");
             if let ControlFlow::Break(end) = self.tell(Event::Reconnecting { attempt, delay }) {
                 return Err(end);
             }
-            let hint = Arc::clone(&self.hint);
+            let hints = Arc::clone(&self.hints);
             let pause = async {
                 tokio::select! {
                     () = sleep(delay) => {}
-                    () = hint.notified() => {}
+                    () = hints.reconnect.notified() => {}
+                    () = hints.network.notified() => {}
                 }
             };
             self.meanwhile(pause).await?;
             let (config, resume) = (self.config.clone(), self.resume.clone());
-            let joining = async move { socket::join(&config, Some(resume)).await };
+            let server = (self.server + attempt as usize) % servers;
+            let joining = async move { socket::join(&config, server, Some(resume)).await };
             let error = match self.meanwhile(joining).await? {
-                Ok((socket, joined)) => {
-                    self.resume = joined.resume.clone();
-                    self.renewal.joined(&joined);
-                    let event = match joined.resumed {
-                        true => Event::Resumed(joined),
-                        false => Event::Rejoined(joined),
-                    };
-                    if let ControlFlow::Break(end) = self.tell(event) {
-                        return Err(end);
-                    }
-                    self.state.send_replace(ClientState::Connected);
-                    return Ok(socket);
-                }
+                Ok((socket, joined)) => return self.arrive((socket, joined, server)),
                 Err(error) => error,
             };
             if let Some(reason) = error.ends() {
                 return Err(reason.into());
             }
-            at_least = error.retry_after().unwrap_or_default();
+            // Another server may not ask for patience.
+            at_least = match attempt as usize % servers {
+                0 => error.retry_after().unwrap_or_default(),
+                _ => Duration::ZERO,
+            };
             tracing::debug!(attempt, %error, "reconnect failed");
         }
     }
@@ -389,6 +537,20 @@ impl Task {
                 }
             }
         }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn moved(moving: &mut Option<Moving>) -> Result<(Socket, Joined, usize), JoinError> {
+    match moving {
+        Some(moving) => moving.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -427,7 +589,7 @@ async fn leave(mut socket: Socket) {
 }
 
 /// Any number; the middle of the range where the operating system has none to give.
-fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     let mut bytes = [0, 0, 0, 0x80];
     // Falls back on the bytes above: jitter is not a secret.
     let _ = getrandom::fill(&mut bytes);

@@ -1,4 +1,6 @@
 #![forbid(unsafe_code)]
+// A server that is alone has nobody to hear from; with the feature nothing is excused.
+#![cfg_attr(not(feature = "nats"), allow(dead_code))]
 #![doc = include_str!("../README.md")]
 
 mod accept;
@@ -194,14 +196,11 @@ impl Server {
             let prepared = config.nats.as_ref().map(prepare).transpose();
             prepared.map_err(|source| BindError::NatsCredentials { source })?
         };
+        let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new(node));
         #[cfg(feature = "nats")]
-        let shared_bus = nats.as_ref().map(|nats| nats.bus() as Arc<dyn Bus>);
-        #[cfg(not(feature = "nats"))]
-        let shared_bus = None;
-        let bus = shared_bus.unwrap_or_else(|| {
-            metrics.bus_up.add(1);
-            Arc::new(MemoryBus::new(node))
-        });
+        let bus = nats.as_ref().map_or(bus, |nats| nats.bus());
+        // What is shared says so itself, once it is reached.
+        metrics.bus_up.add(u64::from(!bus.is_shared()));
         let rooms = Rooms::new(
             config.room.clone(),
             Arc::clone(&metrics),

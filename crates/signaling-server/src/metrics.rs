@@ -96,6 +96,11 @@ impl Metrics {
             ("connections", "Open WebSockets.", &self.connections),
             ("rooms", "Rooms with a peer in them.", &self.rooms),
             ("peers", "Peers that hold a place.", &self.peers),
+            (
+                "bus_up",
+                "Whether the cluster's common store can be reached.",
+                &self.bus_up,
+            ),
         ];
         for (name, help, count) in gauges {
             text.single("gauge", name, help, count.get());
@@ -149,6 +154,7 @@ impl Metrics {
         ] {
             text.single("counter", name, help, count.get());
         }
+        self.render_cluster(text);
         let help = "Requests and notifications from clients.";
         let methods = METHODS.iter().zip(&self.received);
         let received = methods.map(|(method, count)| (("method", *method), count.get()));
@@ -157,6 +163,28 @@ impl Metrics {
         let codes = ErrorCode::ALL.iter().zip(&self.errors);
         let errors = codes.map(|(code, count)| (("code", code.name()), count.get()));
         text.labelled("counter", "errors_total", help, errors);
+    }
+
+    fn render_cluster(&self, text: &mut Text) {
+        for (name, help, count) in [
+            (
+                "bus_conflicts_total",
+                "Changes of a room's record that another server was quicker with.",
+                &self.bus_conflicts,
+            ),
+            (
+                "route_failures_total",
+                "Signals to another server that did not arrive.",
+                &self.route_failures,
+            ),
+            (
+                "unavailable_total",
+                "Announces refused because the cluster could not admit anybody.",
+                &self.unavailable,
+            ),
+        ] {
+            text.single("counter", name, help, count.get());
+        }
     }
 }
 

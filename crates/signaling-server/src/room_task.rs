@@ -217,8 +217,8 @@ impl Task {
 
     /// Whether nothing remains to be told to the bus.
     fn is_idle(&self) -> bool {
-        let is_asking = self.asking.is_some() || !self.routes.is_empty();
-        !(is_asking || self.dirty || !self.waiting.is_empty() || !self.parked.is_empty())
+        let wants_nothing = !self.dirty && self.waiting.is_empty() && self.parked.is_empty();
+        wants_nothing && self.asking.is_none() && self.routes.is_empty()
     }
 
     fn poll_timeout(&self) -> Option<Timestamp> {
@@ -309,7 +309,7 @@ impl Task {
         let (room, revision) = (&self.room, self.base.revision);
         let node_of = |peer: &PeerId| room.node_of(peer).cloned();
         for signal in self.routes.advance(clock::now(), revision, node_of) {
-            self.strand(signal);
+            self.strand(&signal);
         }
         if self.asking.is_some() {
             return;
@@ -450,7 +450,7 @@ impl Task {
                 Ok(parcel) => {
                     let pushed = self.routes.push(clock::now(), parcel, connection, id);
                     if let Err(signal) = pushed {
-                        self.strand(signal);
+                        self.strand(&signal);
                     }
                 }
                 Err(error) => self.answer(connection, id, &Err(error)),
@@ -505,14 +505,14 @@ impl Task {
     }
 
     /// A signal whose peer is no longer on another server, or that is one too many.
-    fn strand(&mut self, signal: Signal) {
+    fn strand(&mut self, signal: &Signal) {
         self.room.take_back(&signal.parcel);
         let is_present = self.room.peers().any(|p| p.peer_id == signal.parcel.to);
         let error = match is_present {
             true => unavailable(RETRY_AFTER),
             false => RpcError::new(ErrorCode::PeerNotFound, "no such peer in this room"),
         };
-        self.answer(signal.connection, signal.id, &Err(error));
+        self.answer(signal.connection, signal.id.clone(), &Err(error));
     }
 
     fn on_letter(&mut self, letter: Letter, answer: oneshot::Sender<Answer>) {

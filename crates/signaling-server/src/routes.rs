@@ -37,7 +37,7 @@ pub(crate) struct Signal {
 #[derive(Debug, Default)]
 struct Route {
     /// The first is the one under way, if one is.
-    queue: VecDeque<Signal>,
+    queue: VecDeque<Box<Signal>>,
     asking: bool,
     retry_at: Option<Timestamp>,
 }
@@ -45,7 +45,7 @@ struct Route {
 /// What became of a signal.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Answered(Signal, Result<Answer, RouteError>),
+    Answered(Box<Signal>, Result<Answer, RouteError>),
     /// The peer was not to be found and may be back any moment: it is sent again.
     Again,
 }
@@ -78,13 +78,13 @@ impl Routes {
         parcel: Parcel,
         connection: ConnectionId,
         id: Option<MessageId>,
-    ) -> Result<(), Signal> {
-        let signal = Signal {
+    ) -> Result<(), Box<Signal>> {
+        let signal = Box::new(Signal {
             parcel,
             connection,
             id,
             since: now,
-        };
+        });
         let pair = (signal.parcel.from.clone(), signal.parcel.to.clone());
         let route = self.routes.entry(pair).or_default();
         if route.queue.len() >= QUEUE {
@@ -107,7 +107,7 @@ impl Routes {
                 continue;
             }
             let Some(node) = node_of(&pair.1) else {
-                stranded.extend(route.queue.drain(..));
+                stranded.extend(route.queue.drain(..).map(|signal| *signal));
                 continue;
             };
             let Some(signal) = route.queue.front() else {

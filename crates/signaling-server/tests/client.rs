@@ -125,6 +125,7 @@ async fn a_cut_wire_is_resumed_and_the_others_notice_nothing() {
     )
     .unwrap()
     .with_backoff(Backoff {
+        first: Duration::from_millis(50),
         base: Duration::from_millis(50),
         max: Duration::from_millis(100),
     })
@@ -197,6 +198,7 @@ async fn a_hint_cuts_a_long_delay_short() {
     let server = TestServer::open();
     let address = server.address;
     let backoff = Backoff {
+        first: Duration::from_secs(3600),
         base: Duration::from_secs(3600),
         max: Duration::from_secs(3600),
     };

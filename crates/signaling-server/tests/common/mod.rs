@@ -61,6 +61,7 @@ impl TestServer {
         let url = format!("ws://{}", self.address);
         let (room, name) = (RoomId::new(room).unwrap(), PeerId::new(name).unwrap());
         let backoff = Backoff {
+            first: Duration::from_millis(50),
             base: Duration::from_millis(50),
             max: Duration::from_millis(200),
         };
