@@ -66,7 +66,10 @@ fn a_bad_flag_gets_one_line_that_names_it() {
             "serve --open --nats nats://127.0.0.1:1 --nats-credentials /nowhere.creds",
             "nats_credentials",
         ),
-        ("serve --open --nats-credentials /x", "nats_credentials needs nats"),
+        (
+            "serve --open --nats-credentials /x",
+            "nats_credentials needs nats",
+        ),
         ("serve --config /nowhere.toml", "/nowhere.toml"),
     ] {
         refused(&roundtable(line).output().unwrap(), hint);
