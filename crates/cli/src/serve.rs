@@ -92,6 +92,7 @@ fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
     let mut config = ServerConfig::default()
         .with_allowed_origins(settings.allow_origin.clone())
         .with_trusted_proxies(proxies?)
+        .with_ice_required(settings.turn_required == Some(true))
         .with_open(settings.open == Some(true))
         .with_open_to_all(settings.i_know == Some(true));
     if !settings.stun.is_empty() {

@@ -73,6 +73,8 @@ pub struct ServerConfig {
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) room: RoomLimits,
     pub(crate) ice_servers: Vec<IceServer>,
+    pub(crate) ice_check_interval: Duration,
+    pub(crate) ice_required: bool,
     pub(crate) max_connections: usize,
     pub(crate) max_queued_messages: usize,
     pub(crate) max_queued_bytes: usize,
@@ -110,6 +112,8 @@ impl Default for ServerConfig {
             allowed_origins: Vec::new(),
             room: RoomLimits::default(),
             ice_servers: Vec::new(),
+            ice_check_interval: Duration::from_secs(30),
+            ice_required: false,
             max_connections: 16_384,
             max_queued_messages: 64,
             max_queued_bytes: 128 * 1024,
@@ -249,6 +253,21 @@ impl ServerConfig {
         self
     }
 
+    /// How often STUN and TURN servers are checked. Default 30 s; a check takes at most 5 s more.
+    #[must_use]
+    pub fn with_ice_check_interval(mut self, interval: Duration) -> Self {
+        self.ice_check_interval = interval;
+        self
+    }
+
+    /// Whether `/readyz` answers 503 while one of the STUN and TURN servers fails its check. Default: no, since most peers
+    /// get on without; the answer's text and the metrics tell in any case.
+    #[must_use]
+    pub fn with_ice_required(mut self, required: bool) -> Self {
+        self.ice_required = required;
+        self
+    }
+
     /// Most TCP connections at once; further ones are closed at once. Default 16,384; each needs a
     /// file descriptor and, announced, about 10 KB.
     #[must_use]
@@ -328,6 +347,7 @@ impl ServerConfig {
             self.ping_interval,
             self.silence_timeout,
             self.write_timeout,
+            self.ice_check_interval,
             self.access.room_life,
         ];
         let lives = Duration::from_secs(1)..=limits::MAX_GRANT_LIFE;

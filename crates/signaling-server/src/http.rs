@@ -37,20 +37,27 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
-    if shared.stop.is_cancelled() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
-    }
-    if shared.bus.admits().is_err() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "NATS away or settling\n");
-    }
-    (StatusCode::OK, "ready\n")
+/// Whether clients are to be sent here, and how the servers are that they are told of.
+async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+    let health = &shared.health;
+    let refusal = if shared.stop.is_cancelled() {
+        Some("draining")
+    } else if shared.bus.admits().is_err() {
+        Some("NATS away or settling")
+    } else if !health.is_ready() {
+        Some("a STUN or TURN server fails")
+    } else {
+        None
+    };
+    let status = refusal.map_or(StatusCode::OK, |_| StatusCode::SERVICE_UNAVAILABLE);
+    (status, format!("{}\n{health}", refusal.unwrap_or("ready")))
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
     let mut text = Text::default();
     shared.metrics.render(&mut text);
+    shared.health.render(&mut text);
     if let Some(tls) = &shared.config.tls {
         tls.render(&mut text);
     }

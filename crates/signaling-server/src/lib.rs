@@ -13,12 +13,13 @@ mod clock;
 mod cluster;
 mod config;
 mod connection;
+mod health;
 mod http;
-#[allow(dead_code)]
 mod ice_uri;
 mod metrics;
 mod outbox;
 mod page;
+mod probe;
 mod room_task;
 mod rooms;
 mod routes;
@@ -58,6 +59,7 @@ pub use cluster::{NatsConfig, NatsConfigError};
 use crate::{
     access::Access,
     address::Addresses,
+    health::Health,
     bus::{Bus, memory::MemoryBus},
     metrics::Metrics,
     rooms::{Life, Rooms},
@@ -118,6 +120,7 @@ pub(crate) struct Shared {
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) addresses: Addresses,
     /// Cancelled when the server is to stop: the first stage of `life`.
+    pub(crate) health: Health,
     pub(crate) stop: CancellationToken,
     pub(crate) life: Life,
     /// Every task of the server.
@@ -213,6 +216,7 @@ impl Server {
             bus,
             access,
             addresses: Addresses::new(config.max_per_address),
+            health: Health::new(&config),
             slots: Arc::new(Semaphore::new(config.max_connections)),
             next_connection: AtomicU64::new(0),
             config,
@@ -243,6 +247,9 @@ impl Server {
         let (listener, shared) = (self.listener, self.shared);
         // Dropping the future stops the server just as well.
         let _stop = shared.life.guard();
+=======
+        let _stop = shared.stop.clone().drop_guard();
+        shared.health.start(&shared.tasks, &shared.stop);
         if let Some(tls) = shared.config.tls.clone() {
             shared.tasks.spawn(tls.watch(shared.stop.clone()));
         }

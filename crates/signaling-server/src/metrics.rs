@@ -157,11 +157,11 @@ impl Metrics {
         self.render_cluster(text);
         let help = "Requests and notifications from clients.";
         let methods = METHODS.iter().zip(&self.received);
-        let received = methods.map(|(method, count)| (("method", *method), count.get()));
+        let received = methods.map(|(method, count)| (format!("method=\"{method}\""), count.get()));
         text.labelled("counter", "received_messages_total", help, received);
         let help = "Errors that clients were told.";
         let codes = ErrorCode::ALL.iter().zip(&self.errors);
-        let errors = codes.map(|(code, count)| (("code", code.name()), count.get()));
+        let errors = codes.map(|(code, count)| (format!("code=\"{}\"", code.name()), count.get()));
         text.labelled("counter", "errors_total", help, errors);
     }
 
@@ -200,20 +200,17 @@ impl Text {
         let _ = writeln!(self.0, "roundtable_signaling_{name} {value}");
     }
 
-    /// A metric with a value for each label.
-    pub(crate) fn labelled<'a>(
+    /// A metric with a value for each set of labels, such as `method="ping"`.
+    pub(crate) fn labelled(
         &mut self,
         kind: &str,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = ((&'a str, &'a str), u64)>,
+        values: impl IntoIterator<Item = (String, u64)>,
     ) {
         self.family(kind, name, help);
-        for ((label, of), value) in values {
-            let _ = writeln!(
-                self.0,
-                "roundtable_signaling_{name}{{{label}=\"{of}\"}} {value}"
-            );
+        for (labels, value) in values {
+            let _ = writeln!(self.0, "roundtable_signaling_{name}{{{labels}}} {value}");
         }
     }
 

@@ -21,6 +21,24 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("took too long")
 }
 
+/// Whether a program is there that a test needs. Where it is not, says how to get it, or fails in a
+/// strict run (`cargo xtask ci --strict`).
+pub fn has_tool(program: &str, package: &str) -> bool {
+    let runs = std::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok();
+    let missing = format!("SKIP: no {program} (apt-get install {package})");
+    assert!(
+        runs || std::env::var_os("ROUNDTABLE_STRICT").is_none(),
+        "{missing}"
+    );
+    if !runs {
+        eprintln!("{missing}");
+    }
+    runs
+}
+
 /// A server on a free port, stopped by [`TestServer::stop`].
 pub struct TestServer {
     pub address: SocketAddr,
