@@ -43,7 +43,7 @@ struct Tool {
     purposes: &'static [Purpose],
 }
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     Tool {
         name: "C compiler",
         why: "builds Opus and the cryptography",
@@ -109,6 +109,15 @@ const TOOLS: [Tool; 8] = [
         brew: &["node"],
         crates: &[],
         purposes: &[Purpose::Browser],
+    },
+    Tool {
+        name: "coturn",
+        why: "stands beside the signaling server in its tests",
+        present: || workspace::succeeds("turnserver", &["--version"]),
+        apt: &["coturn"],
+        brew: &["coturn"],
+        crates: &[],
+        purposes: &[Purpose::Ci],
     },
     Tool {
         name: "cargo-fuzz",

@@ -67,12 +67,16 @@ impl Step {
         Self { name, action }
     }
 
-    fn run(&self, workspace: &Workspace) -> Outcome {
+    fn run(&self, workspace: &Workspace, strict: bool) -> Outcome {
         match self.action {
             Action::Own(action) => action(workspace),
             Action::Cargo { args, env } => {
                 let mut command = workspace.cargo();
                 command.args(args).envs(env.iter().copied());
+                if strict {
+                    // A test that lacks a tool fails, then, where it would be left out.
+                    command.env("ROUNDTABLE_STRICT", "1");
+                }
                 run_shown(&mut command).into()
             }
         }
@@ -101,7 +105,7 @@ pub(crate) fn run_all(workspace: &Workspace, steps: &[Step], strict: bool) -> Ex
     for (index, step) in steps.iter().enumerate() {
         eprintln!("==> [{}/{}] {}", index + 1, steps.len(), step.name);
         let start = clock::now();
-        let outcome = step.run(workspace);
+        let outcome = step.run(workspace, strict);
         let took = clock::now().duration_since(start);
         match &outcome {
             Outcome::Ok => {}

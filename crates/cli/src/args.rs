@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use roundtable::TransportPreference;
 
-use crate::settings::{self, Settings};
+use crate::{
+    settings::{self, Settings},
+    turn::TurnConfigArgs,
+};
 
 /// Rooms in which up to ten peers talk and edit together.
 #[derive(Debug, Parser)]
@@ -19,6 +22,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run a signaling server with its browser page
     Serve(Box<Serve>),
+    /// Help with running coturn, the TURN server, beside the signaling server
+    #[command(subcommand)]
+    Turn(Turn),
     /// Join a room: speak, listen, and edit the shared board
     Join(Box<Join>),
     /// Look into the logs that an identity has kept
@@ -49,6 +55,12 @@ pub(crate) struct KeptLog {
     /// Write one JSON object for each thing to stdout
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Turn {
+    /// Print a hardened configuration for coturn
+    Config(Box<TurnConfigArgs>),
 }
 
 #[derive(Debug, clap::Args)]

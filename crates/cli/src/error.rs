@@ -17,6 +17,8 @@ pub(crate) enum CliError {
     Nats(roundtable_signaling_server::NatsConfigError),
     #[error("nats_cluster is wrong: {0}")]
     NatsCluster(roundtable_signaling_server::NatsConfigError),
+    #[error("--host is wrong: {0:?} is no name of a server; give one such as turn.example.org")]
+    TurnHost(String),
     #[error("{given} needs {missing} beside it")]
     Alone {
         given: &'static str,
@@ -47,7 +49,7 @@ pub(crate) enum CliError {
     #[error("this binary was built without sound devices: build it with --features audio")]
     NoAudio,
     #[error(
-        "turn_secret_file is wrong: cannot take a secret from {path}: {source}; write the TURN servers' secret on its first line"
+        "the secret file is wrong: cannot take a secret from {path}: {source}; write the TURN servers' secret on its first line, without blanks"
     )]
     TurnSecret {
         path: std::path::PathBuf,

@@ -13,11 +13,12 @@ mod reload;
 mod report;
 mod serve;
 mod settings;
+mod turn;
 
 use std::process::ExitCode;
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, Turn},
     error::CliError,
     settings::LogFormat,
 };
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode, CliError> {
     match args.command {
         Command::Serve(serve) => serve::run(*serve)?,
+        Command::Turn(Turn::Config(config)) => turn::config(&config)?,
         Command::Join(join) => {
             logging::start(logging::JOIN, LogFormat::Text)?;
             runtime()?.block_on(join::run(*join))?;

@@ -59,8 +59,8 @@ pub use cluster::{NatsConfig, NatsConfigError};
 use crate::{
     access::Access,
     address::Addresses,
-    health::Health,
     bus::{Bus, memory::MemoryBus},
+    health::Health,
     metrics::Metrics,
     rooms::{Life, Rooms},
 };
@@ -247,8 +247,6 @@ impl Server {
         let (listener, shared) = (self.listener, self.shared);
         // Dropping the future stops the server just as well.
         let _stop = shared.life.guard();
-=======
-        let _stop = shared.stop.clone().drop_guard();
         shared.health.start(&shared.tasks, &shared.stop);
         if let Some(tls) = shared.config.tls.clone() {
             shared.tasks.spawn(tls.watch(shared.stop.clone()));

@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -10,6 +11,19 @@ pub fn roundtable(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_roundtable"));
     command.args(line.split_whitespace());
     command
+}
+
+/// Whether a program is there that a test needs. Where it is not, says how to get it, or fails in a
+/// strict run (`cargo xtask ci --strict`).
+pub fn has_tool(program: &str, package: &str) -> bool {
+    let runs = Command::new(program).arg("--version").output().is_ok();
+    let missing = format!("SKIP: no {program} (apt-get install {package})");
+    let strict = std::env::var_os("ROUNDTABLE_STRICT").is_some();
+    assert!(runs || !strict, "{missing}");
+    if !runs {
+        eprintln!("{missing}");
+    }
+    runs
 }
 
 /// A server process on a port of its own; ends with the test.
@@ -24,7 +38,12 @@ impl Serve {
     }
 
     pub fn with(rest: &str) -> Self {
+        Self::with_env(rest, &[])
+    }
+
+    pub fn with_env(rest: &str, environment: &[(&str, &Path)]) -> Self {
         let mut process = roundtable(&format!("serve --listen 127.0.0.1:0 {rest}"))
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -32,7 +51,7 @@ impl Serve {
         BufReader::new(process.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap();
+        let (_, address) = line.trim().split_once("://").unwrap();
         let address = address.trim_end_matches('/').to_owned();
         Self { process, address }
     }
