@@ -154,18 +154,7 @@ fn write(f: &mut String, args: &TurnConfigArgs, secrets: &[String]) -> fmt::Resu
         f,
         "\n# Where it listens, and from which ports it relays. Open both in the firewall."
     )?;
-    for ip in &args.listen {
-        writeln!(f, "listening-ip={ip}\nrelay-ip={ip}")?;
-    }
-    if let Some(external) = &args.external_ip {
-        writeln!(f, "external-ip={external}")?;
-    }
-    writeln!(f, "listening-port={}", args.port)?;
-    writeln!(
-        f,
-        "min-port={}\nmax-port={}",
-        args.relay_ports.0, args.relay_ports.1
-    )?;
+    addresses(f, args)?;
     match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => {
             writeln!(
@@ -200,6 +189,22 @@ fn write(f: &mut String, args: &TurnConfigArgs, secrets: &[String]) -> fmt::Resu
     for range in DENIED {
         writeln!(f, "denied-peer-ip={range}")?;
     }
+    Ok(())
+}
+
+fn addresses(f: &mut String, args: &TurnConfigArgs) -> fmt::Result {
+    for ip in &args.listen {
+        writeln!(f, "listening-ip={ip}\nrelay-ip={ip}")?;
+    }
+    if let Some(external) = &args.external_ip {
+        writeln!(f, "external-ip={external}")?;
+    }
+    writeln!(f, "listening-port={}", args.port)?;
+    writeln!(
+        f,
+        "min-port={}\nmax-port={}",
+        args.relay_ports.0, args.relay_ports.1
+    )?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::{
     accept::{PeerAddress, Slot},
     address, api, connection,
     metrics::Text,
-    page,
+    page, process,
 };
 
 /// Largest request header in bytes (hyper takes no less).
@@ -54,14 +54,22 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
     let mut text = Text::default();
     shared.metrics.render(&mut text);
     shared.health.render(&mut text);
     if let Some(tls) = &shared.config.tls {
         tls.render(&mut text);
     }
-    ([content_type], text.finish()).into_response()
+    let render = move || {
+        process::render(&mut text);
+        text.finish()
+    };
+    let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
+    match tokio::task::spawn_blocking(render).await {
+        Ok(text) => ([content_type], text).into_response(),
+        // The runtime ends.
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 async fn upgrade(

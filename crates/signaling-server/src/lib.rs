@@ -20,6 +20,7 @@ mod metrics;
 mod outbox;
 mod page;
 mod probe;
+mod process;
 mod room_task;
 mod rooms;
 mod routes;

@@ -155,6 +155,10 @@ impl Metrics {
             text.single("counter", name, help, count.get());
         }
         self.render_cluster(text);
+        self.render_kinds(text);
+    }
+
+    fn render_kinds(&self, text: &mut Text) {
         let help = "Requests and notifications from clients.";
         let methods = METHODS.iter().zip(&self.received);
         let received = methods.map(|(method, count)| (format!("method=\"{method}\""), count.get()));
@@ -198,6 +202,14 @@ impl Text {
         self.family(kind, name, help);
         // Writing to a string does not fail.
         let _ = writeln!(self.0, "roundtable_signaling_{name} {value}");
+    }
+
+    /// A gauge of the process, whose name is no signaling server's own.
+    pub(crate) fn process(&mut self, name: &str, help: &str, value: u64) {
+        let _ = writeln!(
+            self.0,
+            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}"
+        );
     }
 
     /// A metric with a value for each set of labels, such as `method="ping"`.
