@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roundtable_command_log::{Action, CommandLog, Key};
 use roundtable_core::{
-    AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp, TransportKind,
+    AuthorId, Channel, Clock, CloseCode, Frame, Observe, PeerId, Timestamp, TransportKind,
 };
 use roundtable_log_store::StoreError;
 use roundtable_session::{
@@ -26,7 +26,7 @@ use crate::{
     links::{FromLink, Gone, Links},
     peers::{Attempts, Outcome},
     store::Durable,
-    voice::{FromVoice, ToVoice, VoiceTask},
+    voice::{self, FromVoice, Listeners, RoomVolumes, ToVoice, VoiceTask},
 };
 
 /// What the handle asks of the task.
@@ -41,6 +41,7 @@ pub(crate) enum Request {
     Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Summary(oneshot::Sender<Summary>),
+    Metrics(oneshot::Sender<String>),
     Leave,
 }
 
@@ -59,6 +60,8 @@ pub(crate) struct Actor {
     pub(crate) may_edit: bool,
     pub(crate) quic: Option<QuicEndpoint>,
     pub(crate) voice: Option<VoiceTask>,
+    /// This peer's own key.
+    pub(crate) author: AuthorId,
 }
 
 impl Actor {
@@ -210,7 +213,13 @@ impl Actor {
                 });
             }
             SessionEvent::Misbehaved { peer, code } => self.tell(Event::Misbehaved { peer, code }),
-            SessionEvent::Applied(applied) => self.tell(Event::Applied(applied)),
+            SessionEvent::Applied(applied) => {
+                let voice = matches!(&applied.action, Action::Put { key, .. } if key.key_type == voice::KEY_TYPE);
+                self.tell(Event::Applied(applied));
+                if voice {
+                    self.inform_voice();
+                }
+            }
             SessionEvent::Forked(proof) => self.tell(Event::Forked(proof)),
             SessionEvent::Retracted { author, after } => {
                 self.tell(Event::Retracted { author, after });
@@ -239,12 +248,11 @@ impl Actor {
                 packet,
             } => {
                 let arrived = self.clock.now();
-                if let Some(voice) = &mut self.voice {
-                    voice.send(ToVoice::Packet {
-                        peer,
-                        arrived,
-                        packet,
-                    });
+                if let Some(voice) = &mut self.voice
+                    && voice.packet(peer.clone(), arrived, packet)
+                {
+                    tracing::warn!(%peer, "sends far too much voice");
+                    self.tell(Event::VoiceFlood { peer });
                 }
             }
             SessionEvent::MediaClock {
@@ -455,7 +463,19 @@ impl Actor {
                 });
             }
             FromVoice::Event(event) => self.tell(event),
+            FromVoice::Second => self.inform_voice(),
         }
+    }
+
+    /// Tells voice how its listeners are doing, and what the room wants of it.
+    fn inform_voice(&mut self) {
+        let Some(voice) = &mut self.voice else {
+            return;
+        };
+        let listeners = Listeners::look(&self.session, &self.links);
+        voice.listeners(self.clock.now(), listeners);
+        let volumes = RoomVolumes::look(&self.session, self.author);
+        voice.send(ToVoice::RoomVolumes(volumes));
     }
 
     // --- the user ------------------------------------------------------------------------------
@@ -506,6 +526,9 @@ impl Actor {
             Request::Summary(reply) => {
                 let _ = reply.send(self.summary());
             }
+            Request::Metrics(reply) => {
+                let _ = reply.send(self.metrics());
+            }
             Request::Leave => {}
         }
     }
@@ -550,6 +573,19 @@ impl Actor {
             peer: view.peer,
         };
         self.session.peers().map(status).collect()
+    }
+
+    fn metrics(&self) -> String {
+        let voice = self
+            .voice
+            .as_ref()
+            .map(|voice| voice.handle().diagnostics());
+        let voice = voice.as_deref().map(|voice| voice as &dyn Observe);
+        let parts: Vec<_> = [Some(&self.session as &dyn Observe), voice]
+            .into_iter()
+            .flatten()
+            .collect();
+        roundtable_telemetry::prometheus(&parts)
     }
 
     fn summary(&self) -> Summary {

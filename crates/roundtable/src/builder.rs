@@ -21,7 +21,7 @@ use crate::{
     peers::Attempts,
     room::Shared,
     store::Durable,
-    voice::{Voice, VoiceTask},
+    voice::{self, Voice, VoiceTask},
 };
 
 /// Events that a reader may be behind before it misses some.
@@ -204,6 +204,7 @@ impl RoomBuilder {
             may_edit: false,
             quic,
             voice,
+            author: identity.author(),
         };
         let task = tokio::spawn(actor.run(joined, announced));
         let task = Some(task).into();
@@ -283,10 +284,11 @@ impl RoomBuilder {
     }
 }
 
-/// One type of key for everything: the last writer wins.
+/// One type of key for everything, and one for voice: the last writer wins.
 fn default_schema() -> Schema {
     Schema::builder(1, 0)
         .key_type(0, "value", Strategy::LastWriteWins)
+        .key_type(voice::KEY_TYPE, voice::KEY_NAME, voice::STRATEGY)
         .build()
-        .expect("one type with a short name")
+        .expect("two types with short names")
 }

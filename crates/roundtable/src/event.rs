@@ -104,6 +104,12 @@ pub enum Event {
         /// Whether it speaks now.
         speaking: bool,
     },
+    /// A peer sends far more packets than a voice has. None of them is heard until 5 s after the last that
+    /// is too many.
+    VoiceFlood {
+        /// Who.
+        peer: PeerId,
+    },
     /// The first sample of this peer's own voice was captured.
     CaptureStarted {
         /// When, on this machine's wall clock.

@@ -201,6 +201,14 @@ impl Room {
         &self.shared.peer
     }
 
+    /// The session's, the log's and the voice's metrics as Prometheus text (exposition format 0.0.4); empty when
+    /// the room was left. For a scraper of your own: nothing listens here.
+    pub async fn metrics(&self) -> String {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Metrics(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
     /// The controls of voice; `None` if the room was joined without.
     pub fn voice(&self) -> Option<&VoiceHandle> {
         self.shared.voice.as_ref()

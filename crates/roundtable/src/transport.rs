@@ -29,6 +29,17 @@ macro_rules! each {
     };
 }
 
+impl CommandTransport {
+    /// Whether the peer takes voice in packets that repeat earlier frames (RFC 2198). One that does not is sent
+    /// them without.
+    pub fn takes_redundant_voice(&self) -> bool {
+        match self {
+            Self::Quic(_) | Self::Memory(_) => true,
+            Self::WebRtc(link) => link.takes_redundant_voice(),
+        }
+    }
+}
+
 impl Link for CommandTransport {
     fn kind(&self) -> TransportKind {
         each!(self, link => link.kind())

@@ -1,18 +1,30 @@
 //! Speaking and listening in a room.
 
 mod clip;
+mod desk;
 #[cfg(feature = "device")]
 mod devices;
+mod listeners;
 mod recorder;
 mod task;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use roundtable_core::PeerId;
-pub use roundtable_voice::{SAMPLE_RATE_HZ, VoiceReceiverConfig, VoiceSenderConfig, VoiceStats};
-use tokio::sync::{mpsc, watch};
+use roundtable_core::{Bitrate, PeerId};
+pub use roundtable_media_codec::{OpusConfig, OpusUse};
+pub use roundtable_sync::JitterConfig;
+pub use roundtable_voice::{
+    Activation, LatencyBreakdown, Listener, Position, SAMPLE_RATE_HZ, SpatialConfig,
+    SpeakerDiagnostics, VadConfig, VadKind, VoiceConfigError, VoiceDiagnostics,
+    VoiceReceiverConfig, VoiceSenderConfig, VoiceSenderStats, VoiceStats,
+};
+#[cfg(feature = "processing")]
+pub use roundtable_voice::{NoiseReduction, ProcessingConfig};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clip::{Clip, ClipError};
+pub(crate) use listeners::{KEY_NAME, Listeners, RoomVolumes, STRATEGY};
+pub use listeners::{KEY_TYPE, volume_command};
 pub(crate) use task::{Control, FromVoice, ToVoice, VoiceTask};
 
 /// Where a voice comes from.
@@ -56,6 +68,7 @@ pub struct Voice {
     pub(crate) speakers: bool,
     pub(crate) sender: VoiceSenderConfig,
     pub(crate) receiver: VoiceReceiverConfig,
+    pub(crate) spatial: Option<SpatialConfig>,
 }
 
 impl Voice {
@@ -83,6 +96,20 @@ impl Voice {
         self
     }
 
+    /// As soon as possible, for music together and for games: 10 ms frames, the codec's shortest delay, a buffer from 10 ms.
+    /// Takes half as many bits again, and a network that does not jitter.
+    pub fn low_latency(self) -> Self {
+        self.sender(VoiceSenderConfig::low_latency())
+            .receiver(VoiceReceiverConfig::low_latency())
+    }
+
+    /// Mixes in stereo, so that voices have places: see [`VoiceHandle::place`]. A recording of the mix has two
+    /// channels then; the speakers still have one.
+    pub fn spatial(mut self, config: SpatialConfig) -> Self {
+        self.spatial = Some(config);
+        self
+    }
+
     /// How speech is detected and encoded.
     pub fn sender(mut self, config: VoiceSenderConfig) -> Self {
         self.sender = config;
@@ -100,7 +127,7 @@ impl Voice {
 #[derive(Debug, Clone)]
 pub struct VoiceHandle {
     controls: mpsc::Sender<Control>,
-    stats: watch::Receiver<Arc<HashMap<PeerId, VoiceStats>>>,
+    diagnostics: watch::Receiver<Arc<VoiceDiagnostics>>,
 }
 
 impl VoiceHandle {
@@ -115,8 +142,60 @@ impl VoiceHandle {
         let _ = self.controls.send(Control::Volume(peer, volume)).await;
     }
 
+    /// Begins or ends talking, for [`Activation::PushToTalk`].
+    pub async fn talk(&self, talking: bool) {
+        let _ = self.controls.send(Control::Talk(talking)).await;
+    }
+
+    /// Puts `peer` somewhere, or, with `None`, in both ears and near. Heard as a direction where the voice was set
+    /// up by [`Voice::spatial`], and as a distance otherwise.
+    pub async fn place(&self, peer: PeerId, position: Option<Position>) {
+        let _ = self.controls.send(Control::Place(peer, position)).await;
+    }
+
+    /// Puts this user somewhere.
+    pub async fn place_listener(&self, listener: Listener) {
+        let _ = self.controls.send(Control::Listener(listener)).await;
+    }
+
+    /// Sends at another bit rate, without redundancy and headers, from the next frame on.
+    ///
+    /// # Errors
+    /// [`VoiceConfigError::Codec`] outside 6 to 510 kbit/s. In a room that was left nothing is sent, and all is well.
+    pub async fn set_bitrate(&self, bitrate: Bitrate) -> Result<(), VoiceConfigError> {
+        self.ask(|reply| Control::Bitrate(bitrate, reply)).await
+    }
+
+    /// Detects and encodes speech by other settings from the next frame on. Nobody hears a gap.
+    ///
+    /// # Errors
+    /// [`VoiceConfigError`] names what is out of range; the old settings then stay.
+    pub async fn reconfigure(&self, config: VoiceSenderConfig) -> Result<(), VoiceConfigError> {
+        self.ask(|reply| Control::Sender(Box::new(config), reply))
+            .await
+    }
+
+    async fn ask(
+        &self,
+        control: impl FnOnce(oneshot::Sender<Result<(), VoiceConfigError>>) -> Control,
+    ) -> Result<(), VoiceConfigError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.controls.send(control(reply)).await;
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// How the call is going, renewed once a second. As text it is an overlay; `Room::metrics` has it for
+    /// Prometheus.
+    pub fn diagnostics(&self) -> Arc<VoiceDiagnostics> {
+        self.diagnostics.borrow().clone()
+    }
+
     /// What is heard of each peer, renewed once a second.
-    pub fn stats(&self) -> Arc<HashMap<PeerId, VoiceStats>> {
-        self.stats.borrow().clone()
+    pub fn stats(&self) -> HashMap<PeerId, VoiceStats> {
+        let diagnostics = self.diagnostics();
+        let speakers = diagnostics.speakers.iter();
+        speakers
+            .map(|speaker| (speaker.peer.clone(), speaker.stats))
+            .collect()
     }
 }

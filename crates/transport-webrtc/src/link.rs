@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use roundtable_core::{
-    AuthorId, ChannelBinding, CloseCode, Delivery, Frame, LinkStats, Payload, TransportKind,
+    AuthorId, ChannelBinding, CloseCode, Delivery, Frame, LinkStats, MediaCodec, Payload,
+    TransportKind,
 };
 use roundtable_transport::{Closed, Link, SendError, check_frame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -40,6 +41,11 @@ impl WebRtcLink {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Whether the peer takes repeated voice frames (RFC 2198). If not, they are left out on the way to it.
+    pub fn takes_redundant_voice(&self) -> bool {
+        self.inner.codecs.has(MediaCodec::OpusRed)
     }
 
     /// Checks what can be checked before a place in the queue is taken. Returns that place's size.

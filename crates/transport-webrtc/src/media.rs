@@ -154,7 +154,8 @@ impl Codecs {
         self.has(codec) || (codec == MediaCodec::OpusRed && self.has(MediaCodec::Opus))
     }
 
-    fn has(&self, codec: MediaCodec) -> bool {
+    /// Whether media in exactly this codec may be sent.
+    pub(crate) fn has(&self, codec: MediaCodec) -> bool {
         self.payload_type(codec).is_some()
     }
 

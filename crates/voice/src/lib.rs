@@ -4,23 +4,35 @@
 mod comfort;
 #[cfg(feature = "device")]
 mod device;
+mod diagnostics;
+mod flood;
 mod frames;
 mod guard;
+mod loss;
 mod mixer;
+#[cfg(feature = "processing")]
+mod processing;
 mod receiver;
 mod redundancy;
 mod resample;
 mod sender;
+mod spatial;
 mod stretch;
 mod vad;
 
 #[cfg(feature = "device")]
 pub use device::{AudioConfig, AudioDevices, Capture, DeviceError, DeviceNames, Playback};
+pub use diagnostics::{LatencyBreakdown, SpeakerDiagnostics, VoiceDiagnostics};
+pub use flood::FloodGuard;
+pub use loss::LossEstimate;
 pub use mixer::{Gain, Mixer};
+#[cfg(feature = "processing")]
+pub use processing::{NoiseReduction, ProcessingConfig};
 pub use receiver::{Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceStats};
 pub use resample::{ResampleError, Resampler, resample};
 pub use sender::{Activation, VoiceOut, VoiceSender, VoiceSenderConfig, VoiceSenderStats};
-pub use vad::{Gate, Vad, VadConfig, VadKind};
+pub use spatial::{Listener, Placement, Position, SpatialConfig};
+pub use vad::{Gate, Vad, VadConfig, VadKind, level_dbfs};
 
 use roundtable_media_codec::CodecConfigError;
 use roundtable_sync::JitterConfigError;

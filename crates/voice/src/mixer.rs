@@ -1,5 +1,7 @@
 //! Many voices into one.
 
+use crate::Placement;
+
 /// Above this the mix is turned down, rather than clipped.
 const CEILING: f32 = 0.89;
 /// How much of the way back to full gain is made in a block of 10 ms.
@@ -51,6 +53,7 @@ impl Default for Gain {
 /// time and comes back within a second. A mix that stays below the ceiling is passed on unchanged.
 #[derive(Debug, Clone)]
 pub struct Mixer {
+    channels: usize,
     sum: Vec<f32>,
     limit: f32,
 }
@@ -62,28 +65,56 @@ impl Default for Mixer {
 }
 
 impl Mixer {
-    /// A mixer with nothing in it.
+    /// A mono mixer with nothing in it.
     pub const fn new() -> Self {
         Self {
+            channels: 1,
             sum: Vec::new(),
             limit: 1.0,
         }
     }
 
-    /// Adds a block of a voice. Blocks of one mix should be equally long; a shorter one counts as
-    /// followed by silence. What is not finite counts as silence.
+    /// A stereo mixer with nothing in it; its mix is interleaved, left first.
+    pub const fn stereo() -> Self {
+        let mut stereo = Self::new();
+        stereo.channels = 2;
+        stereo
+    }
+
+    /// Interleaved channels of the mix, 1 or 2.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Adds a block of a voice, mono, in front of the listener. Blocks of one mix should be equally long; a
+    /// shorter one counts as followed by silence. What is not finite counts as silence.
     pub fn add(&mut self, samples: &[f32], gain: &mut Gain) {
-        if self.sum.len() < samples.len() {
-            self.sum.resize(samples.len(), 0.0);
+        self.add_placed(samples, gain, &mut Placement::CENTRE.clone());
+    }
+
+    /// The same for a voice that is somewhere. A mono mixer knows no direction, only the distance.
+    pub fn add_placed(&mut self, samples: &[f32], gain: &mut Gain, placement: &mut Placement) {
+        let len = samples.len() * self.channels;
+        if self.sum.len() < len {
+            self.sum.resize(len, 0.0);
         }
-        let step = (gain.target - gain.current) / samples.len().max(1) as f32;
-        let mut volume = gain.current;
-        for (sum, sample) in self.sum.iter_mut().zip(samples) {
-            volume += step;
-            let part = sample * volume;
-            *sum += if part.is_finite() { part } else { 0.0 };
+        let ears = |[left, right]: [f32; 2], volume: f32| match self.channels {
+            1 => [((left * left + right * right) / 2.0).sqrt() * volume; 2],
+            _ => [left * volume, right * volume],
+        };
+        let mut volume = ears(placement.current, gain.current);
+        let end = ears(placement.target, gain.target);
+        let count = samples.len().max(1) as f32;
+        let step = [(end[0] - volume[0]) / count, (end[1] - volume[1]) / count];
+        for (sums, sample) in self.sum.chunks_exact_mut(self.channels).zip(samples) {
+            for (channel, sum) in sums.iter_mut().enumerate() {
+                volume[channel] += step[channel];
+                let part = sample * volume[channel];
+                *sum += if part.is_finite() { part } else { 0.0 };
+            }
         }
         gain.current = gain.target;
+        placement.current = placement.target;
     }
 
     /// Writes the mix of what was added since the last call to `out`, within ±1. What is missing is
@@ -96,11 +127,14 @@ impl Mixer {
         let end = needed
             .min(begin + RELEASE_PER_BLOCK * (1.0 - begin) + 1e-4)
             .min(1.0);
-        let step = (end - begin) / out.len().max(1) as f32;
+        let step = (end - begin) / (out.len() / self.channels).max(1) as f32;
         let mut limit = begin;
-        for (out, sum) in out.iter_mut().zip(&self.sum) {
+        let sums = self.sum.chunks_exact(self.channels);
+        for (out, sums) in out.chunks_exact_mut(self.channels).zip(sums) {
             limit += step;
-            *out = soften(sum * limit);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = soften(sum * limit);
+            }
         }
         self.limit = end;
         self.sum.clear();
@@ -196,6 +230,32 @@ mod tests {
         assert_eq!(out, [0.0; 480]);
         gain.set(f32::NAN);
         assert_eq!(gain.get(), 0.0);
+    }
+
+    #[test]
+    fn voices_keep_their_sides_and_move_without_a_step() {
+        let mut mixer = Mixer::stereo();
+        let (mut left, mut right) = (Placement::CENTRE, Placement::CENTRE);
+        left.set([0.8, 0.1]);
+        right.set([0.0, 0.5]);
+        let mut out = [0.0; 960];
+        for block in 0..2 {
+            mixer.add_placed(&[0.5; 480], &mut Gain::default(), &mut left);
+            mixer.add_placed(&[0.25; 480], &mut Gain::default(), &mut right);
+            mixer.finish(&mut out);
+            let steps = out.windows(3).map(|three| (three[2] - three[0]).abs());
+            assert!(steps.fold(0.0, f32::max) < 0.002, "block {block}");
+        }
+        assert!((out[958] - 0.4).abs() < 1e-6 && (out[959] - 0.175).abs() < 1e-6);
+        let mut mono = Mixer::new();
+        let mut far = Placement::CENTRE;
+        far.set([0.1, 0.1]);
+        let mut out = [0.0; 480];
+        for _ in 0..2 {
+            mono.add_placed(&[0.5; 480], &mut Gain::default(), &mut far);
+            mono.finish(&mut out);
+        }
+        assert!((out[479] - 0.05).abs() < 1e-6, "{}", out[479]);
     }
 
     #[test]

@@ -146,6 +146,8 @@ pub struct VoiceStats {
     pub rate: f64,
     /// How loud the last frame was, in dB of full scale, root mean square; -200 for silence.
     pub level_dbfs: f32,
+    /// How long a frame is, by the last one, in milliseconds.
+    pub frame_ms: f32,
     /// Whether speech is being played.
     pub active: bool,
 }
@@ -601,6 +603,7 @@ impl VoiceReceiver {
             jitter_ms: buffer.jitter_ms,
             target_ms: self.buffer.target(now).as_secs_f32() * 1000.0,
             loss: self.loss,
+            frame_ms: samples_duration(self.player.frame_len).as_secs_f32() * 1000.0,
             drift: self.estimate.map(|estimate| estimate.drift),
             active: self.player.playing,
             ..self.stats

@@ -28,14 +28,15 @@ impl Protection {
     /// What serves at this share of loss, where at most `max_depth` frames may be repeated. Repeated
     /// frames cost bit rate; the codec's own redundancy costs none, but quality, so it is used only
     /// where nothing can be repeated.
-    pub(crate) fn at(self, loss: f32, max_depth: usize) -> Self {
+    /// `fec_needed` says that some listener takes no repeated frames at all.
+    pub(crate) fn at(self, loss: f32, max_depth: usize, fec_needed: bool) -> Self {
         let above = |(on, off): (f32, f32), is_on: bool| loss >= if is_on { off } else { on };
         let some = above(SOME_LOSS, self.fec || self.depth > 0);
         let much = above(MUCH_LOSS, self.depth > 1);
         let depth = (usize::from(some) + usize::from(some && much)).min(max_depth);
         Self {
             depth,
-            fec: some && depth == 0,
+            fec: some && (depth == 0 || fec_needed),
         }
     }
 }
@@ -178,7 +179,7 @@ mod tests {
         let depths = |max_depth| {
             let mut now = Protection::default();
             [0.0, 0.008, 0.02, 0.007, 0.1, 0.06, 0.04, 0.0].map(|loss| {
-                now = now.at(loss, max_depth);
+                now = now.at(loss, max_depth, false);
                 (now.depth, now.fec)
             })
         };
@@ -187,7 +188,15 @@ mod tests {
         assert_eq!(depths(1), [none, none, one, one, one, one, one, none]);
         let fec = (0, true);
         assert_eq!(depths(0), [none, none, fec, fec, fec, fec, fec, none]);
-        assert_eq!(Protection::default().at(f32::NAN, 2), Protection::default());
+        assert_eq!(
+            Protection::default().at(f32::NAN, 2, true),
+            Protection::default()
+        );
+        let both = Protection {
+            depth: 2,
+            fec: true,
+        };
+        assert_eq!(Protection::default().at(0.1, 2, true), both);
     }
 
     #[test]

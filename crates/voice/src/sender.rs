@@ -6,6 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use roundtable_core::{Bitrate, MediaClock, MediaCodec, MediaPacket, NtpTime, Timestamp, WallTime};
 use roundtable_media_codec::{AudioEncoder, AudioFormat, OpusConfig, OpusEncoder};
 
+#[cfg(feature = "processing")]
+use crate::processing::{ProcessingConfig, Processor};
 use crate::{
     SAMPLE_RATE_HZ, Vad, VadConfig, VoiceConfigError,
     frames::{Framer, SpeechFrame},
@@ -50,6 +52,9 @@ pub struct VoiceSenderConfig {
     pub preroll: usize,
     /// See [`with_redundancy`](Self::with_redundancy).
     pub redundancy: usize,
+    /// See [`with_processing`](Self::with_processing).
+    #[cfg(feature = "processing")]
+    pub processing: Option<ProcessingConfig>,
     /// See [`with_rtp_start`](Self::with_rtp_start).
     pub first_sequence: u16,
     /// See [`with_rtp_start`](Self::with_rtp_start).
@@ -64,6 +69,8 @@ impl Default for VoiceSenderConfig {
             activation: Activation::Voice,
             preroll: 3,
             redundancy: 2,
+            #[cfg(feature = "processing")]
+            processing: None,
             first_sequence: 0,
             first_timestamp: 0,
         }
@@ -132,6 +139,15 @@ impl VoiceSenderConfig {
         self
     }
 
+    /// What is done to captured sound before anything else. Default nothing. Echo cancellation needs to
+    /// hear what is played: see [`VoiceSender::hear_far_end`].
+    #[cfg(feature = "processing")]
+    #[must_use]
+    pub fn with_processing(mut self, processing: Option<ProcessingConfig>) -> Self {
+        self.processing = processing;
+        self
+    }
+
     /// Where RTP numbers begin; should be random (RFC 3550 §5.1). Default 0 and 0.
     #[must_use]
     pub fn with_rtp_start(mut self, sequence: u16, timestamp: u32) -> Self {
@@ -195,6 +211,8 @@ pub struct VoiceSenderStats {
 pub struct VoiceSender {
     config: VoiceSenderConfig,
     encoder: OpusEncoder,
+    #[cfg(feature = "processing")]
+    processor: Option<Processor>,
     vad: Vad,
     framer: Framer,
     /// The newest frames that were not sent.
@@ -203,6 +221,7 @@ pub struct VoiceSender {
     last: Vec<f32>,
     repeats: Repeats,
     protection: Protection,
+    fec_needed: bool,
     arena: BytesMut,
     sequence: u16,
     reported: Option<WallTime>,
@@ -221,12 +240,15 @@ impl VoiceSender {
         config.validate()?;
         let encoder = OpusEncoder::new(&config.opus)?;
         let mut this = Self {
+            #[cfg(feature = "processing")]
+            processor: config.processing.map(Processor::new),
             vad: Vad::new(config.vad)?,
             framer: Framer::new(encoder.frame_len(), config.first_timestamp),
             preroll: VecDeque::with_capacity(config.preroll + 1),
             last: Vec::with_capacity(MAX_FRAME_LEN),
             repeats: Repeats::new(),
             protection: Protection::default(),
+            fec_needed: false,
             arena: BytesMut::new(),
             sequence: config.first_sequence,
             reported: None,
@@ -259,6 +281,10 @@ impl VoiceSender {
             self.framer.set_len(self.encoder.frame_len());
             self.forget_preroll();
         }
+        #[cfg(feature = "processing")]
+        if config.processing != self.processor.as_ref().map(Processor::config) {
+            self.processor = config.processing.map(Processor::new);
+        }
         self.config = config;
         self.set_expected_loss(self.stats.expected_loss);
         Ok(())
@@ -287,7 +313,21 @@ impl VoiceSender {
         }
     }
 
-    fn push_frame(&mut self, frame: SpeechFrame, out: &mut Vec<VoiceOut>) {
+    /// Notes what the speakers play, 48 kHz mono, any number of samples, so that its echo can be taken out of
+    /// what is captured. Half a second may wait for the next capture; the oldest goes.
+    #[cfg(feature = "processing")]
+    pub fn hear_far_end(&mut self, played: &[f32]) {
+        if let Some(processor) = &mut self.processor {
+            processor.hear_far_end(played);
+        }
+    }
+
+    #[cfg_attr(not(feature = "processing"), allow(unused_mut))]
+    fn push_frame(&mut self, mut frame: SpeechFrame, out: &mut Vec<VoiceOut>) {
+        #[cfg(feature = "processing")]
+        if let Some(processor) = &mut self.processor {
+            processor.process(&mut frame.samples);
+        }
         self.stats.level_dbfs = level_dbfs(&frame.samples);
         self.last.clear();
         self.last.extend_from_slice(&frame.samples);
@@ -444,9 +484,17 @@ impl VoiceSender {
             loss.clamp(0.0, 1.0)
         };
         self.stats.expected_loss = loss;
-        self.protection = self.protection.at(loss, self.config.redundancy);
+        self.protection = self
+            .protection
+            .at(loss, self.config.redundancy, self.fec_needed);
         let codec_loss = if self.protection.fec { loss } else { 0.0 };
         self.encoder.set_expected_loss(codec_loss);
+    }
+
+    /// Whether some listener takes no repeated frames, so that under loss the codec's own redundancy is
+    /// wanted besides. Default not. Takes effect with the next expected loss.
+    pub fn set_fec_needed(&mut self, needed: bool) {
+        self.fec_needed = needed;
     }
 
     /// What was sent, and how.

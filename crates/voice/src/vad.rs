@@ -231,7 +231,7 @@ pub(crate) fn rms(samples: &[f32]) -> f32 {
 }
 
 /// Root mean square in dB of full scale; -200 for silence.
-pub(crate) fn level_dbfs(samples: &[f32]) -> f32 {
+pub fn level_dbfs(samples: &[f32]) -> f32 {
     20.0 * rms(samples).max(1e-10).log10()
 }
 

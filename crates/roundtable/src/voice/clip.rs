@@ -122,15 +122,15 @@ impl Clip {
     }
 }
 
-/// Writes mono 48 kHz 16-bit WAV.
+/// Writes 48 kHz 16-bit WAV.
 pub(crate) struct Recorder {
     writer: hound::WavWriter<BufWriter<std::fs::File>>,
 }
 
 impl Recorder {
-    pub(crate) fn create(path: &Path) -> Result<Self, hound::Error> {
+    pub(crate) fn create(path: &Path, channels: usize) -> Result<Self, hound::Error> {
         let spec = hound::WavSpec {
-            channels: 1,
+            channels: if channels == 2 { 2 } else { 1 },
             sample_rate: SAMPLE_RATE_HZ,
             bits_per_sample: 16,
             sample_format: hound::SampleFormat::Int,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundtable_voice::{AudioConfig, Capture, Playback};
 
 /// Keeps so much queued at the speakers: less stutters, more adds delay.
-const QUEUED: Duration = Duration::from_millis(20);
+pub(super) const QUEUED: Duration = Duration::from_millis(20);
 
 /// Open devices. One that is missing or gets lost is done without.
 #[derive(Default)]

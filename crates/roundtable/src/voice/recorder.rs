@@ -13,9 +13,18 @@ use super::clip::Recorder;
 const QUEUE: usize = 2048;
 
 enum Job {
-    Open { track: usize, path: PathBuf },
-    Write { track: usize, samples: Vec<f32> },
-    Finish { track: usize },
+    Open {
+        track: usize,
+        path: PathBuf,
+        channels: usize,
+    },
+    Write {
+        track: usize,
+        samples: Vec<f32>,
+    },
+    Finish {
+        track: usize,
+    },
 }
 
 /// A handle on the recording thread. Dropping it without [`finish`](Self::finish) lets the thread
@@ -42,10 +51,15 @@ impl Recordings {
         })
     }
 
-    pub(super) fn open(&mut self, path: PathBuf) -> usize {
+    /// Begins a track of 1 or 2 interleaved channels.
+    pub(super) fn open(&mut self, path: PathBuf, channels: usize) -> usize {
         self.opened += 1;
         let track = self.opened;
-        self.push(Job::Open { track, path });
+        self.push(Job::Open {
+            track,
+            path,
+            channels,
+        });
         track
     }
 
@@ -80,7 +94,11 @@ fn run(queue: &Receiver<Job>) {
     let mut files = HashMap::new();
     while let Ok(job) = queue.recv() {
         let failed = match job {
-            Job::Open { track, path } => match Recorder::create(&path) {
+            Job::Open {
+                track,
+                path,
+                channels,
+            } => match Recorder::create(&path, channels) {
                 Ok(recorder) => {
                     files.insert(track, recorder);
                     None
