@@ -1,4 +1,4 @@
-//! RTP and RTCP packets.
+//! RTP packets, redundant audio (RFC 2198), and RTCP among them.
 #![cfg_attr(fuzzing, no_main)]
 
 roundtable_fuzz::program!(rtp_packet);

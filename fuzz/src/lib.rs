@@ -12,6 +12,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("opus_decode", opus_decode),
     ("quic_stream", quic_stream),
     ("room_ops", room_ops),
+    ("rtcp_packet", rtcp_packet),
     ("rtp_packet", rtp_packet),
     ("session_messages", session_messages),
     ("signaling_message", signaling_message),
@@ -25,6 +26,7 @@ pub use roundtable_signaling_protocol::__fuzz_message as signaling_message;
 pub use roundtable_signaling_protocol::__fuzz_room_ops as room_ops;
 pub use roundtable_sync::__fuzz_jitter_ops as jitter_ops;
 pub use roundtable_transport_quic::__fuzz_quic as quic_stream;
+pub use roundtable_wire::__fuzz_rtcp as rtcp_packet;
 pub use roundtable_wire::__fuzz_rtp as rtp_packet;
 
 /// Everything of ours that comes in an envelope: control messages and the bodies of command frames.

@@ -1,6 +1,7 @@
 //! Echo, noise and faint voices, before and after processing.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)] // helpers of tests
 
-#[allow(unreachable_pub, dead_code, clippy::unwrap_used)] // a module of tests
+#[allow(unreachable_pub, dead_code)] // a module of tests
 mod support;
 
 use roundtable_core::{Timestamp, WallTime};

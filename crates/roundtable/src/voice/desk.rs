@@ -503,13 +503,13 @@ impl Desk {
         let mut list: Vec<_> = speakers.iter_mut().map(look).collect();
         list.sort_by(|a, b| a.peer.cmp(&b.peer));
         self.speakers = speakers;
-        let mut diagnostics = VoiceDiagnostics::default();
-        diagnostics.sender = sender;
-        diagnostics.sent_bitrate = sent_bitrate;
-        diagnostics.speakers = list;
-        diagnostics.dropped = self.dropped;
-        diagnostics.mix_dbfs = self.mix_dbfs;
-        diagnostics
+        VoiceDiagnostics {
+            sender,
+            sent_bitrate,
+            speakers: list,
+            dropped: self.dropped,
+            mix_dbfs: self.mix_dbfs,
+        }
     }
 
     /// What waits between the mixer and the ear.
@@ -543,3 +543,6 @@ fn bitrate(bytes: u64, passed: Duration) -> Bitrate {
     let bits = u128::from(bytes) * 8 * 1_000_000 / passed.as_micros().max(1);
     Bitrate::from_bps(u32::try_from(bits).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test watches the real clock
 
-use std::{net::SocketAddr, path::PathBuf, pin::Pin, time::Duration};
+use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use roundtable::{Event, Room, RoomBuilder, StateHash};
@@ -111,8 +111,4 @@ pub(crate) async fn converged(members: &[&Member], commands: u64) {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-pub(crate) fn speech(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{name}.wav"))
 }
