@@ -12,19 +12,21 @@ use roundtable_wire::{
 
 use crate::{
     Action, FrameError, FrameId, GenesisHash, Key, Order, PublicKey, SchemaHash, SignatureError,
-    layout::Fields,
+    layout::Fields, verify::Batch,
 };
 
 const CONTEXT: &[u8] = b"roundtable/command-frame/v1\0";
 /// The first byte of a frame in full form.
-const FULL_FORM: u8 = 1;
+pub(crate) const FULL_FORM: u8 = 1;
 /// The signed fields that travel: all but the genesis hash, which the link knows, and the body's
 /// hash, which the receiver computes.
 const FIELDS_LEN: usize = 32 + 32 + 8 + 4 + 8 + 8 + 32;
 const SIGNED_LEN: usize = CONTEXT.len() + 32 + FIELDS_LEN + 32;
 
+pub(crate) const SIGNATURE_LEN: usize = 64;
+
 /// How many bytes a frame in full form has before its body.
-pub const FULL_HEADER_LEN: usize = 1 + FIELDS_LEN + 64;
+pub const FULL_HEADER_LEN: usize = 1 + FIELDS_LEN + SIGNATURE_LEN;
 
 /// What a frame's author signs, beside the genesis and the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,7 @@ impl Header {
         }
     }
 
-    fn fields(&self) -> [u8; FIELDS_LEN] {
+    pub(crate) fn fields(&self) -> [u8; FIELDS_LEN] {
         let mut fields = [0; FIELDS_LEN];
         let mut rest = &mut fields[..];
         rest.put_slice(self.author.as_bytes());
@@ -133,46 +135,14 @@ impl SignedFrame {
         }
     }
 
-    /// Reads a frame in full form and checks what needs neither its log nor cryptography.
-    pub(crate) fn decode(bytes: Bytes, genesis: &GenesisHash) -> Result<Self, FrameError> {
-        if bytes.len() < FULL_HEADER_LEN || bytes.len() > MAX_FRAME_LEN {
-            return Err(FrameError::Length(bytes.len()));
-        }
-        if bytes[0] != FULL_FORM {
-            return Err(FrameError::Form(bytes[0]));
-        }
-        let header = Header::read(&mut Fields::new(&bytes[1..]));
-        let numbered = header.count >= 1 && header.first_nonce >= 1;
-        let last = header.first_nonce.checked_add(u64::from(header.count));
-        if !numbered || last.is_none() {
-            return Err(FrameError::Nonces);
-        }
-        let (fields, body) = (&bytes[1..=FIELDS_LEN], &bytes[FULL_HEADER_LEN..]);
-        Ok(Self {
-            header,
-            id: blake3::hash(&signed_bytes(genesis, fields, body)).into(),
-            bytes,
-        })
-    }
-
-    /// The header of bytes that may be a frame, unchecked.
-    pub(crate) fn peek(bytes: &[u8]) -> Option<Header> {
-        let fields = bytes.get(1..=FIELDS_LEN)?;
-        Some(Header::read(&mut Fields::new(fields)))
-    }
-
     /// Verifies the author's signature.
     pub(crate) fn verify(
         &self,
         genesis: &GenesisHash,
         key: &PublicKey,
     ) -> Result<(), SignatureError> {
-        let signed = signed_bytes(
-            genesis,
-            &self.bytes[1..=FIELDS_LEN],
-            &self.bytes[FULL_HEADER_LEN..],
-        );
-        key.verify(&signed, &self.signature())
+        let (fields, body) = (&self.bytes[1..=FIELDS_LEN], &self.bytes[FULL_HEADER_LEN..]);
+        key.verify(&signed_bytes(genesis, fields, body), &self.signature())
     }
 
     /// What its author signed.
@@ -226,6 +196,88 @@ impl SignedFrame {
         let body = Body::verify(&bytes)?;
         let own = |action| Action::from_wire(action, &bytes);
         Ok(body.actions().map(own).collect())
+    }
+}
+
+/// A frame that has come from somewhere: well-formed, and otherwise without a verdict.
+#[derive(Clone)]
+pub struct UnverifiedFrame {
+    pub(crate) frame: SignedFrame,
+    /// What its author is said to have signed.
+    signed: [u8; SIGNED_LEN],
+    /// Whether it came in elided form.
+    pub(crate) elided: bool,
+}
+
+impl UnverifiedFrame {
+    /// Reads a frame in full form and checks what needs neither its log nor cryptography.
+    ///
+    /// # Errors
+    /// [`FrameError`]; any bytes are safe.
+    pub fn decode(bytes: Bytes, genesis: &GenesisHash) -> Result<Self, FrameError> {
+        if bytes.len() < FULL_HEADER_LEN || bytes.len() > MAX_FRAME_LEN {
+            return Err(FrameError::Length(bytes.len()));
+        }
+        if bytes[0] != FULL_FORM {
+            return Err(FrameError::Form(bytes[0]));
+        }
+        let header = Header::read(&mut Fields::new(&bytes[1..]));
+        let numbered = header.count >= 1 && header.first_nonce >= 1;
+        let last = header.first_nonce.checked_add(u64::from(header.count));
+        if !numbered || last.is_none() {
+            return Err(FrameError::Nonces);
+        }
+        let (fields, body) = (&bytes[1..=FIELDS_LEN], &bytes[FULL_HEADER_LEN..]);
+        let signed = signed_bytes(genesis, fields, body);
+        let id = blake3::hash(&signed).into();
+        let frame = SignedFrame { header, id, bytes };
+        Ok(Self {
+            frame,
+            signed,
+            elided: false,
+        })
+    }
+
+    /// What its author is said to have signed.
+    pub const fn header(&self) -> &Header {
+        &self.frame.header
+    }
+
+    /// Names the frame.
+    pub const fn id(&self) -> FrameId {
+        self.frame.id
+    }
+
+    /// Who is said to have written it.
+    pub const fn author(&self) -> AuthorId {
+        self.frame.header.author
+    }
+
+    /// The full form.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.frame.bytes
+    }
+
+    /// Whether it came in elided form, so that its full form depends on what this end remembered.
+    pub const fn is_elided(&self) -> bool {
+        self.elided
+    }
+
+    /// Verifies the author's signature.
+    pub(crate) fn verify(&self, key: &PublicKey) -> Result<(), SignatureError> {
+        key.verify(&self.signed, &self.frame.signature())
+    }
+
+    /// Adds the signature to those that are verified together.
+    pub(crate) fn queue(&self, key: &PublicKey, batch: &mut Batch) {
+        let (id, signature) = (self.frame.id, self.frame.signature());
+        batch.push(key, &self.signed, id.as_bytes(), &signature);
+    }
+}
+
+impl fmt::Debug for UnverifiedFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unverified{:?}", self.frame)
     }
 }
 

@@ -2,8 +2,10 @@
 #![doc = include_str!("../README.md")]
 
 mod action;
+mod backlog;
 mod chain;
 mod clock;
+mod elided;
 mod error;
 mod fork;
 mod frame;
@@ -27,9 +29,10 @@ mod verify;
 mod waiting;
 
 pub use action::{Action, Covered, Key, Role};
+pub use elided::{FrameReader, FrameWriter, ReadError};
 pub use error::{AppendError, FrameError, OpenError, RuleBreach};
 pub use fork::ForkProof;
-pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame};
+pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame, UnverifiedFrame};
 #[cfg(feature = "__fuzz")]
 pub use fuzz::__fuzz_frame;
 pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};

@@ -12,9 +12,10 @@ use roundtable_core::{AuthorId, MetricsVisitor, Observe, WallTime};
 use roundtable_wire::commands::Encoder;
 
 use crate::{
-    Action, AppendError, Covered, FrameError, Genesis, GenesisHash, Head, Header, Key,
-    MERGE_VERSION, NonceRange, OpenError, Order, Role, Schema, SharedFrame, SignedFrame, StateHash,
-    Strategy,
+    Action, AppendError, Covered, FrameError, FrameReader, Genesis, GenesisHash, Head, Header, Key,
+    MERGE_VERSION, NonceRange, OpenError, Order, ReadError, Role, Schema, SharedFrame, SignedFrame,
+    StateHash, Strategy, UnverifiedFrame,
+    backlog::Foreseen,
     chain::{Chain, Judged, Place, Tip, total_cost},
     clock::LamportClock,
     fork::ForkProof,
@@ -121,7 +122,7 @@ pub struct Applied {
 /// one each.
 #[derive(Debug)]
 pub struct CommandLog {
-    genesis: Genesis,
+    pub(crate) genesis: Genesis,
     pub(crate) schema: Schema,
     pub(crate) own: Option<(SigningKey, usize)>,
     pub(crate) chains: Vec<Chain>,
@@ -258,8 +259,44 @@ impl CommandLog {
     /// which costs more, so most errors say something of who passed the frame on and nothing of the
     /// author it names; only a fork is proven.
     pub fn receive(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
-        let received = self.admit(wall, bytes);
-        match &received {
+        let frame = UnverifiedFrame::decode(bytes, &self.genesis.hash());
+        let frame = frame.inspect_err(|error| self.counters.refused(error))?;
+        self.receive_frame(wall, frame)
+    }
+
+    /// Reads a frame in any form as it came on the link that `reader` belongs to.
+    ///
+    /// # Errors
+    /// [`ReadError`]; a malformed frame is as if never signed.
+    pub fn read(
+        &mut self,
+        reader: &mut FrameReader,
+        bytes: Bytes,
+    ) -> Result<UnverifiedFrame, ReadError> {
+        let frame = reader.read(bytes, &self.genesis.hash());
+        if let Err(ReadError::Frame(error)) = &frame {
+            self.counters.refused(error);
+        }
+        frame
+    }
+
+    /// Judges a frame from anyone.
+    ///
+    /// # Errors
+    /// [`FrameError`], as of [`receive`](Self::receive).
+    pub fn receive_frame(
+        &mut self,
+        wall: WallTime,
+        frame: UnverifiedFrame,
+    ) -> Result<Received, FrameError> {
+        let received = self.admit(wall, frame, Foreseen::default());
+        self.tally(&received);
+        received
+    }
+
+    /// Counts what became of a frame.
+    pub(crate) fn tally(&mut self, received: &Result<Received, FrameError>) {
+        match received {
             Ok(Received::Accepted { .. } | Received::Forked { .. }) => {}
             Ok(Received::Duplicate) => bump(&mut self.counters.duplicates),
             Ok(Received::Waiting { .. } | Received::Early) => bump(&mut self.counters.waited),
@@ -268,19 +305,19 @@ impl CommandLog {
             }
             Err(error) => self.counters.refused(error),
         }
-        received
     }
 
     /// Takes frames from a store, own and foreign, in any order; a store is trusted no more than a
     /// peer. What it applies is polled like anything else. Returns how many frames the log has taken.
     pub fn restore(&mut self, wall: WallTime, frames: impl IntoIterator<Item = Bytes>) -> usize {
         let before = self.kept().count();
-        let mut frames: Vec<_> = frames.into_iter().collect();
-        frames.sort_by_key(|bytes| SignedFrame::peek(bytes).map(|h| (h.author, h.first_nonce)));
-        for bytes in frames {
-            // What is refused has been counted, and is as if it had not been stored.
-            let _ = self.receive(wall, bytes);
-        }
+        // What is refused is counted, and is as if it had not been stored.
+        let mut readable: Vec<_> = frames
+            .into_iter()
+            .filter_map(|bytes| self.read(&mut FrameReader::default(), bytes).ok())
+            .collect();
+        readable.sort_by_key(|frame| (frame.author(), frame.header().first_nonce));
+        let _ = self.receive_all(wall, readable);
         self.kept().count() - before
     }
 
@@ -542,9 +579,13 @@ impl CommandLog {
     }
 
     /// Cheap checks first, the signature before anything is kept.
-    fn admit(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
-        let hash = self.genesis.hash();
-        let frame = SignedFrame::decode(bytes, &hash)?;
+    pub(crate) fn admit(
+        &mut self,
+        wall: WallTime,
+        unverified: UnverifiedFrame,
+        foreseen: Foreseen,
+    ) -> Result<Received, FrameError> {
+        let frame = &unverified.frame;
         let known = self.index.get(&frame.author()).copied();
         let fresh = match known {
             Some(_) => None,
@@ -555,11 +596,11 @@ impl CommandLog {
             (Some(chain), _) => chain,
             (None, known) => &self.chains[known.unwrap_or_default()],
         };
-        let place = chain.place(&frame);
+        let place = chain.place(frame);
         let tip = match place {
             Place::Known => return Ok(Received::Duplicate),
             Place::Ended => return Ok(Received::Ended),
-            Place::Next | Place::Beyond if chain.waiting.holds(&frame) => {
+            Place::Next | Place::Beyond if chain.waiting.holds(frame) => {
                 return Ok(Received::Duplicate);
             }
             Place::Next => Some(chain.tip),
@@ -567,10 +608,14 @@ impl CommandLog {
             Place::Aside(side) => Some(chain.tip_aside(side)),
             Place::Beyond | Place::Detached => None,
         };
-        let judged = tip
-            .map(|tip| tip.judge(&frame, &self.genesis))
-            .transpose()?;
-        frame.verify(&hash, &chain.key)?;
+        let judged = match (place, foreseen.judged) {
+            (Place::Next, Some(judged)) => Some(judged),
+            _ => tip.map(|tip| tip.judge(frame, &self.genesis)).transpose()?,
+        };
+        match foreseen.verdict {
+            Some(verdict) => verdict?,
+            None => unverified.verify(&chain.key)?,
+        }
         if place == Place::Detached {
             return Ok(Received::Detached);
         }
@@ -578,7 +623,8 @@ impl CommandLog {
             (Some(chain), _) => self.insert(chain),
             (None, known) => known.unwrap_or_default(),
         };
-        Ok(self.take(index, place, Arc::new(frame), judged, wall))
+        let frame = Arc::new(unverified.frame);
+        Ok(self.take(index, place, frame, judged, wall))
     }
 
     /// Does with a verified frame what its place calls for.
@@ -612,7 +658,7 @@ impl CommandLog {
     }
 
     /// Strangers may fill the log with authors, but never keep out one that was given a role.
-    fn has_room_for(&self, author: AuthorId) -> bool {
+    pub(crate) fn has_room_for(&self, author: AuthorId) -> bool {
         self.chains.len() < MAX_AUTHORS || self.roles.names(author)
     }
 

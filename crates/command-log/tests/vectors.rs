@@ -1,11 +1,11 @@
 //! The test vectors that another implementation can hold itself against: every byte of a genesis,
-//! of three frames and of what is signed and hashed.
+//! of three frames and of what is signed and hashed, and what travels on a link that begins with them.
 #![allow(clippy::unwrap_used)] // a test may fail loudly
 
 mod common;
 
 use common::*;
-use roundtable_command_log::{CommandLog, Genesis, Received, Role};
+use roundtable_command_log::{CommandLog, FrameReader, FrameWriter, Genesis, Received, Role};
 use serde_json::{Value, json};
 
 const VECTORS: &str = include_str!("vectors/command-log.json");
@@ -32,6 +32,7 @@ fn made(bodies: &[Vec<u8>]) -> Value {
     bob.wall_ms = START_MS + 40;
     let mut log = reader(&genesis);
     let mut frames = Vec::new();
+    let mut writer = FrameWriter::default();
     for (n, body) in bodies.iter().enumerate() {
         let author = if n == 1 { &mut bob } else { &mut alice };
         let count = if n == 0 { 2 } else { 1 };
@@ -56,6 +57,7 @@ fn made(bodies: &[Vec<u8>]) -> Value {
             "signature": hex(frame.signature()),
             "id": hex(frame.id().as_bytes()),
             "full_form": hex(frame.bytes()),
+            "on_a_link": hex(writer.write(&frame)),
         }));
         alice.lamport = 3;
     }
@@ -80,6 +82,22 @@ fn the_vectors_are_what_this_implementation_makes() {
     let frames = vectors["frames"].as_array().unwrap();
     let bodies: Vec<_> = frames.iter().map(|frame| unhex(&frame["body"])).collect();
     assert_eq!(made(&bodies), vectors);
+}
+
+#[test]
+fn the_forms_on_a_link_are_read_as_the_full_forms() {
+    let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+    let genesis = Genesis::decode(&unhex(&vectors["genesis"]["encoded"])).unwrap();
+    let mut reader = FrameReader::default();
+    let mut forms = Vec::new();
+    for frame in vectors["frames"].as_array().unwrap() {
+        let bytes = unhex(&frame["on_a_link"]);
+        forms.push(bytes[0]);
+        let read = reader.read(bytes.into(), &genesis.hash()).unwrap();
+        assert_eq!(hex(read.bytes()), frame["full_form"]);
+        assert_eq!(hex(read.id().as_bytes()), frame["id"]);
+    }
+    assert_eq!(forms, [3, 3, 2]);
 }
 
 #[test]

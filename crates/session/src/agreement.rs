@@ -14,6 +14,7 @@ use roundtable_wire::session::Control;
 
 use crate::{
     Session,
+    arrivals::Backlog,
     commands::OwnHead,
     config::GenesisSource,
     event::{Event, LinkId, Now},
@@ -142,6 +143,7 @@ impl Session {
             settle_due: None,
         });
         self.anti_entropy.clear();
+        self.backlog = Backlog::default();
         self.grants.clear();
         self.own_head = OwnHead::Unknown;
         self.own_told = 0;

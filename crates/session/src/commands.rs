@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use roundtable_command_log::{
-    Action, AppendError, FrameError, Received, Role, SharedFrame, Update,
-};
-use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Timestamp};
+use roundtable_command_log::{Action, AppendError, Role, SharedFrame, Update};
+use roundtable_core::{AuthorId, Timestamp};
 use roundtable_wire::session::{Control, Head, MAX_LIST, Range};
 
 use crate::{
     Session,
     anti_entropy::Holdings,
     event::{Event, InputError, LinkId, Now},
-    handshake::Refusal,
     links::{Link, Links},
     room::Room,
 };
@@ -23,9 +19,6 @@ use crate::{
 const SERVE_BYTES: usize = 256 * 1024;
 /// Least time between two answers to one peer.
 const SERVE_INTERVAL: std::time::Duration = std::time::Duration::from_millis(5);
-/// Frames that do not verify or are malformed, after which a link is closed.
-const MAX_OFFENCES: u32 = 8;
-
 /// What we know of the end of our own log. A peer that has lost its last frames and signs others
 /// in their place forks its log, so it signs nothing before it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,14 +149,16 @@ impl Session {
     fn publish(&mut self, now: Now, frame: &SharedFrame) {
         self.tell_own_frames();
         for id in self.links.best(Link::is_aligned) {
-            self.outbox.transmit(id, command(frame));
+            if let Some(member) = self.links.member_mut(id) {
+                self.outbox.transmit(id, member.command(frame));
+            }
         }
         self.settle_soon(now);
     }
 
     /// Hands the user the own frames that it has not seen: new ones, and those that a store had lost
     /// and peers have brought back.
-    fn tell_own_frames(&mut self) {
+    pub(crate) fn tell_own_frames(&mut self) {
         let Some(room) = &self.room else {
             return;
         };
@@ -208,55 +203,6 @@ impl Session {
                 }
                 _ => continue,
             });
-        }
-    }
-
-    /// Takes a command frame of an aligned link.
-    pub(crate) fn on_command(&mut self, now: Now, id: LinkId, bytes: Bytes) {
-        let Some(room) = &mut self.room else {
-            return;
-        };
-        match room.log.receive(now.wall, bytes) {
-            Ok(Received::Accepted { frame }) => {
-                let author = frame.author();
-                self.settle_soon(now);
-                if self.anti_entropy.is_fetching(&author) {
-                    self.plan(now);
-                }
-                if author == self.author {
-                    self.tell_own_frames();
-                    self.flush(now);
-                }
-            }
-            Ok(Received::Forked { .. }) => self.settle_soon(now),
-            Ok(Received::Waiting { missing }) => {
-                self.anti_entropy.claim(id, missing.author, missing.through);
-                self.plan(now);
-            }
-            Ok(_) => {}
-            Err(error) => self.on_bad_frame(now, id, &error),
-        }
-    }
-
-    fn on_bad_frame(&mut self, now: Now, id: LinkId, error: &FrameError) {
-        let Some(link) = self.links.get_mut(id) else {
-            return;
-        };
-        let (peer, code) = (link.info.peer.clone(), error.code());
-        let Some(member) = link.member_mut() else {
-            return;
-        };
-        if is_offence(error) {
-            tracing::warn!(%peer, link = id.0, %error, "bad frame");
-            member.offences += 1;
-        } else {
-            tracing::debug!(%peer, link = id.0, %error, "frame refused");
-        }
-        let offences = member.offences;
-        self.outbox.event(Event::Misbehaved { peer, code });
-        if offences >= MAX_OFFENCES {
-            let reason = "too many frames that no honest peer sends";
-            self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
         }
     }
 
@@ -358,7 +304,7 @@ impl Session {
                 }
                 range.last = frame.header().last_nonce();
                 left = left.saturating_sub(frame.bytes().len());
-                self.outbox.transmit(id, command(frame));
+                self.outbox.transmit(id, member.command(frame));
             }
         }
         self.outbox.control(id, &Control::Served(served));
@@ -392,6 +338,7 @@ impl Session {
         {
             self.plan(now);
         }
+        self.review_backlog(now);
         self.settle_log(now);
     }
 
@@ -430,22 +377,4 @@ fn held(room: &Room, author: &AuthorId) -> u64 {
         return u64::MAX;
     }
     room.log.head(*author).map_or(0, |head| head.nonce)
-}
-
-fn command(frame: &SharedFrame) -> Frame {
-    Frame::binary(Channel::Command, frame.bytes().clone())
-}
-
-/// Whether a frame that was refused like this can only come from a peer that did not check it
-/// itself. Full tables, unknown forms and breaches of rules may reach honest peers.
-fn is_offence(error: &FrameError) -> bool {
-    matches!(
-        error,
-        FrameError::Length(_)
-            | FrameError::Nonces
-            | FrameError::Key(_)
-            | FrameError::Signature(_)
-            | FrameError::Body(_)
-            | FrameError::Count { .. }
-    )
 }

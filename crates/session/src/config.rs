@@ -9,6 +9,9 @@ use roundtable_command_log::{
 use roundtable_core::{PeerId, RoomId};
 use roundtable_wire::session::{MAX_CAPABILITIES, MAX_CAPABILITY_LEN};
 
+/// Most capabilities of the user's; the session adds its own.
+const MAX_NAMES: usize = MAX_CAPABILITIES - 1;
+
 /// Where the room's genesis comes from.
 #[derive(Debug, Clone)]
 pub enum GenesisSource {
@@ -37,6 +40,7 @@ pub struct SessionConfig {
     pub(crate) seed: [u8; 32],
     pub(crate) capabilities: Vec<String>,
     pub(crate) open_room: bool,
+    pub(crate) elision: bool,
     pub(crate) handshake_deadline: Duration,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) heads_interval: Duration,
@@ -58,7 +62,7 @@ pub enum ConfigError {
         range: RangeInclusive<Duration>,
     },
     /// Too many capabilities, or one with too long a name.
-    #[error("at most {MAX_CAPABILITIES} capabilities of at most {MAX_CAPABILITY_LEN} bytes")]
+    #[error("at most {MAX_NAMES} capabilities of at most {MAX_CAPABILITY_LEN} bytes")]
     Capabilities,
     /// No room can be created with these parameters.
     #[error(transparent)]
@@ -90,6 +94,7 @@ impl SessionConfig {
             seed,
             capabilities: Vec::new(),
             open_room: true,
+            elision: true,
             handshake_deadline: Duration::from_secs(5),
             heartbeat_interval: Duration::from_secs(1),
             heads_interval: Duration::from_secs(2),
@@ -97,7 +102,8 @@ impl SessionConfig {
         }
     }
 
-    /// What this peer can do, as its hello says. Default none, at most 32 names of 64 bytes.
+    /// What this peer can do, as its hello says beside what the session itself can do. Default none, at
+    /// most 31 names of 64 bytes.
     pub fn with_capabilities(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.capabilities = names.into_iter().map(Into::into).collect();
         self
@@ -107,6 +113,13 @@ impl SessionConfig {
     /// completes a handshake. Default true: everyone in the room may edit.
     pub fn with_open_room(mut self, open: bool) -> Self {
         self.open_room = open;
+        self
+    }
+
+    /// Whether command frames leave out, on a link, what the other end remembers from earlier ones, if it
+    /// reads such frames too. Default true. Saves about 115 bytes a frame; costs 11 KB a link and direction.
+    pub fn with_elision(mut self, elision: bool) -> Self {
+        self.elision = elision;
         self
     }
 
@@ -172,7 +185,7 @@ impl SessionConfig {
             }
         }
         let long = |name: &String| name.len() > MAX_CAPABILITY_LEN;
-        if self.capabilities.len() > MAX_CAPABILITIES || self.capabilities.iter().any(long) {
+        if self.capabilities.len() > MAX_NAMES || self.capabilities.iter().any(long) {
             return Err(ConfigError::Capabilities);
         }
         match &self.genesis {

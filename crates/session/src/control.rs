@@ -10,7 +10,7 @@ use roundtable_wire::session::{Control, Hello};
 use crate::{
     Session,
     event::{Event, LinkId, Now},
-    handshake::Refusal,
+    handshake::{ELIDED_FRAMES, Refusal},
     links::{Link, Member, Phase},
     room::Room,
 };
@@ -83,8 +83,13 @@ impl Session {
             Control::Heads(heads) if member.aligned => self.on_heads(now, id, &heads),
             Control::Want(ranges) if member.aligned => self.on_want(now, id, ranges),
             Control::Served(ranges) if member.aligned => self.on_served(now, id, &ranges),
+            Control::FullForms if member.aligned => self.on_full_forms(id),
             // Sent before the peer knew of our change of genesis, or by a later version.
-            Control::Heads(_) | Control::Want(_) | Control::Served(_) | Control::Unknown => {}
+            Control::Heads(_)
+            | Control::Want(_)
+            | Control::Served(_)
+            | Control::FullForms
+            | Control::Unknown => {}
         }
     }
 
@@ -126,13 +131,15 @@ impl Session {
                 Refusal::new(CloseCode::IDENTITY_MISMATCH, reason),
             );
         }
-        let member = Member::new(
+        let mut member = Member::new(
             now.mono,
             hello.author,
             genesis,
             hello.may_adopt,
             self.config.heartbeat_interval,
         );
+        let reads_elided = hello.capabilities.iter().any(|name| name == ELIDED_FRAMES);
+        member.elides = self.config.elision && reads_elided;
         if let Some(link) = self.links.get_mut(id) {
             link.phase = Phase::Proven(Box::new(member));
         }
@@ -224,6 +231,10 @@ impl Session {
             && self.config.open_room
         {
             self.grants.insert(author);
+        }
+        // What was sent before was of another log.
+        if let Some(member) = self.links.member_mut(id) {
+            member.writer.forget();
         }
         self.send_heads(id);
         self.release(now, id);

@@ -17,6 +17,8 @@ use crate::event::{LinkInfo, Side};
 
 /// The version of the session protocol. Another major version is refused.
 pub const PROTOCOL_VERSION: (u16, u16) = (1, 0);
+/// The capability of a peer that reads elided command frames.
+pub(crate) const ELIDED_FRAMES: &str = "elided-frames";
 /// Length of a hello's nonce in bytes.
 pub(crate) const NONCE_LEN: usize = 32;
 const CONTEXT: &[u8] = b"roundtable/handshake/v1\0";

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod anti_entropy;
+mod arrivals;
 mod commands;
 mod config;
 mod control;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use roundtable_command_log::Genesis;
+use roundtable_command_log::{FrameReader, FrameWriter, Genesis, SignedFrame};
 use roundtable_core::{AuthorId, Channel, Delivery, Frame, PeerId, Timestamp, TransportKind};
 use roundtable_wire::session::Range;
 
@@ -64,6 +64,16 @@ pub(crate) struct Member {
     pub(crate) next_serve: Timestamp,
     /// What it asked for and has not been sent.
     pub(crate) wanted: Vec<Range>,
+    /// Whether it reads elided frames.
+    pub(crate) elides: bool,
+    /// What it remembers of the frames that were sent to it.
+    pub(crate) writer: FrameWriter,
+    /// What it may refer to in the frames that it sends.
+    pub(crate) reader: FrameReader,
+    /// Frames that could not be restored, or did not verify after that.
+    pub(crate) misread: u32,
+    /// Whether it was asked for full forms, and none has come yet.
+    pub(crate) asked_in_full: bool,
 }
 
 impl Member {
@@ -86,7 +96,22 @@ impl Member {
             offences: 0,
             next_serve: now,
             wanted: Vec::new(),
+            elides: false,
+            writer: FrameWriter::default(),
+            reader: FrameReader::default(),
+            misread: 0,
+            asked_in_full: false,
         }
+    }
+
+    /// A frame in the shortest form that this peer reads.
+    pub(crate) fn command(&mut self, frame: &SignedFrame) -> Frame {
+        let bytes = if self.elides {
+            self.writer.write(frame)
+        } else {
+            frame.bytes().clone()
+        };
+        Frame::binary(Channel::Command, bytes)
     }
 }
 

@@ -9,6 +9,8 @@ use crate::{Session, event::Standing, links::Link};
 pub(crate) struct Counters {
     /// Links given up because of what their peers did or left undone.
     pub(crate) refused_links: u64,
+    /// Elided frames that could not be restored.
+    pub(crate) misread_frames: u64,
     /// Frames dropped on links that are gone: too early, or not for a guest.
     pub(crate) dropped_frames: u64,
 }
@@ -16,6 +18,10 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn link_refused(&mut self) {
         self.refused_links = self.refused_links.wrapping_add(1);
+    }
+
+    pub(crate) fn misread(&mut self) {
+        self.misread_frames = self.misread_frames.wrapping_add(1);
     }
 
     pub(crate) fn link_gone(&mut self, link: &Link) {
@@ -40,12 +46,14 @@ impl Observe for Session {
         }
         let Counters {
             refused_links,
+            misread_frames,
             dropped_frames,
         } = self.counters;
         let dropped = self.links.iter().fold(dropped_frames, |sum, (_, link)| {
             sum.wrapping_add(link.dropped)
         });
         visitor.counter("session_refused_links", &[], refused_links);
+        visitor.counter("session_misread_frames", &[], misread_frames);
         visitor.counter("session_dropped_frames", &[], dropped);
         if let Some(log) = self.log() {
             log.observe(visitor);

@@ -12,12 +12,13 @@ use roundtable_wire::session::Hello;
 
 use crate::{
     anti_entropy::AntiEntropy,
+    arrivals::Backlog,
     commands::OwnHead,
     config::{ConfigError, GenesisSource, SessionConfig},
     event::{
         Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient,
     },
-    handshake::{Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
+    handshake::{ELIDED_FRAMES, Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
     heartbeat::Beat,
     links::{Link, Links, Phase},
     metrics::Counters,
@@ -42,6 +43,7 @@ pub struct Session {
     pub(crate) links: Links,
     pub(crate) outbox: Outbox,
     pub(crate) anti_entropy: AntiEntropy,
+    pub(crate) backlog: Backlog,
     pub(crate) submissions: Submissions,
     /// Authors to make Editors of.
     pub(crate) grants: BTreeSet<AuthorId>,
@@ -70,6 +72,7 @@ impl Session {
             links: Links::default(),
             outbox: Outbox::default(),
             anti_entropy: AntiEntropy::default(),
+            backlog: Backlog::default(),
             submissions: Submissions::default(),
             grants: BTreeSet::new(),
             own_head: OwnHead::Unknown,
@@ -127,6 +130,7 @@ impl Session {
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let mut next = [
             self.anti_entropy.next_timeout(),
+            self.backlog.due(),
             self.submissions.due().filter(|_| self.may_sign()),
             self.settle_due(),
             self.orphaned_due(),
@@ -251,6 +255,9 @@ impl Session {
     fn hello(&mut self) -> Hello {
         let mut nonce = vec![0; NONCE_LEN];
         self.rng.fill_bytes(&mut nonce);
+        let capabilities = self.config.capabilities.iter().map(String::as_str);
+        let own = self.config.elision.then_some(ELIDED_FRAMES);
+        let capabilities = capabilities.chain(own).map(str::to_owned).collect();
         Hello {
             author: self.author,
             peer_id: self.config.peer_id.clone(),
@@ -261,7 +268,7 @@ impl Session {
             protocol_major: PROTOCOL_VERSION.0,
             protocol_minor: PROTOCOL_VERSION.1,
             schema_hash: *self.config.schema.hash().as_bytes(),
-            capabilities: self.config.capabilities.clone(),
+            capabilities,
         }
     }
 

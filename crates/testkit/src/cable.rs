@@ -1,6 +1,7 @@
 //! A link between two peers: one simulated network for each direction.
 
 use bytes::Bytes;
+use roundtable_command_log::{FrameReader, GenesisHash, UnverifiedFrame};
 use roundtable_core::{Channel, Delivery, Frame, Payload, Timestamp};
 use roundtable_netem::{Conditions, Flow, Netem};
 
@@ -9,7 +10,11 @@ const CLOSE_STREAM: u8 = u8::MAX;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Parcel {
-    Frame(Frame),
+    Frame {
+        frame: Frame,
+        /// What it carries, if it is a command frame that can be read.
+        command: Option<Box<UnverifiedFrame>>,
+    },
     Closed,
 }
 
@@ -20,6 +25,8 @@ pub(crate) struct Cable {
     pub(crate) up: [bool; 2],
     /// By receiving end.
     nets: [Netem<Parcel>; 2],
+    /// What is needed to read the frames to each end.
+    taps: [FrameReader; 2],
 }
 
 impl Cable {
@@ -29,6 +36,7 @@ impl Cable {
             ends,
             up: [true; 2],
             nets: [net(0), net(1)],
+            taps: Default::default(),
         }
     }
 
@@ -53,9 +61,25 @@ impl Cable {
     pub(crate) fn send(&mut self, now: Timestamp, to: usize, parcel: Parcel) {
         let (flow, len) = match &parcel {
             Parcel::Closed => (Flow::Stream(CLOSE_STREAM), 1),
-            Parcel::Frame(frame) => (flow(frame.channel), frame.payload_len()),
+            Parcel::Frame { frame, .. } => (flow(frame.channel), frame.payload_len()),
         };
         self.nets[to].send(now, flow, len, parcel);
+    }
+
+    /// The command frame that a frame to an end carries, in whatever form.
+    pub(crate) fn read(
+        &mut self,
+        to: usize,
+        frame: &Frame,
+        genesis: &GenesisHash,
+    ) -> Option<Box<UnverifiedFrame>> {
+        match (frame.channel, &frame.payload) {
+            (Channel::Command, Payload::Binary(bytes)) => self.taps[to]
+                .read(bytes.clone(), genesis)
+                .ok()
+                .map(Box::new),
+            _ => None,
+        }
     }
 
     pub(crate) fn poll(&mut self, now: Timestamp, end: usize) -> Option<Parcel> {
@@ -90,11 +114,8 @@ impl Cable {
         let forever = Timestamp::from_micros(u64::MAX);
         let parcels = std::iter::from_fn(|| self.nets[end].poll(forever));
         let command = |parcel| match parcel {
-            Parcel::Frame(Frame {
-                channel: Channel::Command,
-                payload: Payload::Binary(bytes),
-            }) => Some(bytes),
-            _ => None,
+            Parcel::Frame { command, .. } => Some(command?.bytes().clone()),
+            Parcel::Closed => None,
         };
         parcels.filter_map(command).collect()
     }

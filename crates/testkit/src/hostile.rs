@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use roundtable_command_log::{CommandLog, FrameWriter, SharedFrame};
 use roundtable_core::{Channel, Frame};
 use roundtable_session::LinkId;
 use roundtable_wire::session::{Control, Head, Range};
@@ -20,7 +21,7 @@ const AHEAD_MS: u64 = 300_000;
 /// The hostile authors' logs, by peer.
 pub(crate) type Forgers = BTreeMap<usize, Forger>;
 
-const TRICKS: [(&str, Trick); 16] = [
+const TRICKS: [(&str, Trick); 18] = [
     ("garbage", |_, world| Some(vec![world.garbage()])),
     ("a valid frame", |forger, world| {
         let (lamport, wall) = world.time_of(forger);
@@ -96,6 +97,23 @@ const TRICKS: [(&str, Trick); 16] = [
         let victim = world.dice.pick(&honest)?;
         let victim = world.author(victim);
         forger.altered(world, |draft, _| draft.author = victim)
+    }),
+    (
+        "frames of others, elided and some of them lost",
+        |_, world| {
+            let elided = world.elided_frames();
+            let mut sent = |_: &Bytes| world.dice.chance(70);
+            Some(elided.into_iter().filter(|frame| sent(frame)).collect())
+        },
+    ),
+    ("frames of others, elided and altered", |_, world| {
+        let mut elided = world.elided_frames();
+        let which = world.dice.index(elided.len())?;
+        let mut altered = elided[which].to_vec();
+        let at = world.dice.index(altered.len())?;
+        altered[at] ^= 1;
+        elided[which] = altered.into();
+        Some(elided)
     }),
     ("garbage again, nine times", |_, world| {
         Some((0..9).map(|_| world.garbage()).collect())
@@ -189,6 +207,25 @@ impl World {
         Some(frames[index].bytes().clone())
     }
 
+    /// A few frames of one author as they would follow each other on a link, had it begun with the first.
+    fn elided_frames(&mut self) -> Vec<Bytes> {
+        let honest = self.honest();
+        let author = self.any_frame().map(|frame| frame.slice(1..33));
+        let owner = self.dice.pick(&honest);
+        let log = owner.and_then(|owner| self.session(owner)?.log());
+        let frames: Vec<_> = log.into_iter().flat_map(CommandLog::frames).collect();
+        let of_author =
+            |frame: &&&SharedFrame| author.as_deref() == Some(frame.author().as_bytes().as_slice());
+        let frames = frames.iter().filter(of_author).rev().take(5);
+        let mut writer = FrameWriter::default();
+        let frames: Vec<_> = frames.collect();
+        frames
+            .into_iter()
+            .rev()
+            .map(|frame| writer.write(frame))
+            .collect()
+    }
+
     /// A control message that is well formed and makes no sense, or is not even well formed.
     fn nonsense(&mut self) -> Bytes {
         let honest = self.honest();
@@ -202,7 +239,7 @@ impl World {
             first,
             last,
         };
-        match self.dice.below(5) {
+        match self.dice.below(6) {
             0 => Control::Want(vec![range; 50]).encode(),
             1 => Control::Served(vec![range; 5]).encode(),
             2 => {
@@ -210,6 +247,7 @@ impl World {
                 Control::Heads(vec![Head { author, id, nonce }]).encode()
             }
             3 => Control::Pong { sequence: last }.encode(),
+            4 => Control::FullForms.encode(),
             _ => self.garbage(),
         }
     }

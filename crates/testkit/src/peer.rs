@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use roundtable_command_log::SignedFrame;
+use roundtable_command_log::{Header, SignedFrame, UnverifiedFrame};
 use roundtable_core::{AuthorId, Channel, Frame, Payload, PeerId, Timestamp, WallTime};
 use roundtable_session::{Now, Session};
 use roundtable_wire::session::Control;
@@ -33,6 +33,8 @@ pub(crate) struct Peer {
     pub(crate) skew_micros: i64,
     /// Which side of a partition it is on.
     pub(crate) side: bool,
+    /// Whether it is of a version that leaves out of a frame what the other end knows.
+    pub(crate) elides: bool,
     /// None while it is down, and for guests.
     pub(crate) session: Option<Session>,
     /// A peer that is gone for good does not return.
@@ -70,6 +72,7 @@ impl Peer {
             kind,
             skew_micros: 0,
             side: false,
+            elides: true,
             session: None,
             gone: false,
             due: None,
@@ -130,19 +133,23 @@ impl Peer {
     }
 
     /// An own frame must be on disk before it is sent.
-    pub(crate) fn check_sent(&self, frame: &Frame) -> Result<(), Violation> {
-        let Some((author, nonce)) = place(frame) else {
-            return Ok(());
-        };
-        if author != self.author() || self.store.durable.contains(&nonce) {
+    pub(crate) fn check_sent(&self, header: &Header) -> Result<(), Violation> {
+        let nonce = header.first_nonce;
+        if header.author != self.author() || self.store.durable.contains(&nonce) {
             return Ok(());
         }
         let peer = self.id.clone();
         Err(Violation::SentBeforeDurable { peer, nonce })
     }
 
-    /// What a faulty peer does before its session sees a frame; says whether the session does.
-    pub(crate) fn takes(&mut self, fault: Option<Fault>, frame: &Frame) -> Result<bool, Violation> {
+    /// What a faulty peer does before its session sees a frame, and the command frame in it; says whether the
+    /// session does.
+    pub(crate) fn takes(
+        &mut self,
+        fault: Option<Fault>,
+        frame: &Frame,
+        command: Option<&UnverifiedFrame>,
+    ) -> Result<bool, Violation> {
         let (Some(fault), Payload::Binary(bytes)) = (fault, &frame.payload) else {
             return Ok(true);
         };
@@ -151,9 +158,12 @@ impl Peer {
                 let heads = || matches!(Control::decode(bytes), Ok(Control::Heads(_)));
                 Ok(frame.channel != Channel::Control || !heads())
             }
-            Fault::DropsTailAtFailover => Ok(!self.ignored.contains(bytes)),
+            Fault::DropsTailAtFailover => {
+                Ok(command.is_none_or(|command| !self.ignored.contains(command.bytes())))
+            }
             Fault::AppliesDuplicates => {
-                let place = place(frame).filter(|(author, nonce)| {
+                let place = command.map(|command| (command.author(), command.header().first_nonce));
+                let place = place.filter(|(author, nonce)| {
                     self.applied.get(author).is_some_and(|last| last >= nonce)
                 });
                 if let Some((author, nonce)) = place {
@@ -164,14 +174,4 @@ impl Peer {
             Fault::ForgetsLogOnRestart | Fault::RolesByPlainOrder => Ok(true),
         }
     }
-}
-
-/// The author and first nonce of a command frame.
-fn place(frame: &Frame) -> Option<(AuthorId, u64)> {
-    let (Channel::Command, Payload::Binary(bytes)) = (frame.channel, &frame.payload) else {
-        return None;
-    };
-    let author = bytes.get(1..33)?.try_into().ok()?;
-    let nonce = bytes.get(65..73)?.try_into().ok()?;
-    Some((AuthorId::from_bytes(author), u64::from_le_bytes(nonce)))
 }

@@ -119,6 +119,7 @@ impl World {
         }
         let mut peer = Peer::new(name(number), SigningKey::from_bytes(&seed), kind);
         peer.side = self.dice.chance(50);
+        peer.elides = self.dice.chance(80);
         self.peers.push(peer);
         number
     }
@@ -163,7 +164,9 @@ impl World {
         );
         peer.forget_applied();
         // A hostile author's log is written by hand: its session signs nothing.
-        let config = config.with_open_room(self.open_room && peer.is_honest());
+        let config = config
+            .with_open_room(self.open_room && peer.is_honest())
+            .with_elision(peer.elides);
         let Ok(mut session) = Session::new(config, now) else {
             let failed = Violation::NotRestored(peer.id.clone());
             return self.judge(Err(failed));
@@ -443,10 +446,10 @@ impl World {
                 cable.up[end] = false;
                 self.request(receiver, Input::LinkDown { link });
             }
-            Parcel::Frame(frame) => {
+            Parcel::Frame { frame, command } => {
                 let (fault, peer) = (self.fault, &mut self.peers[receiver]);
                 let fault = fault.filter(|_| peer.is_honest());
-                match peer.takes(fault, &frame) {
+                match peer.takes(fault, &frame, command.as_deref()) {
                     Ok(false) => {}
                     Ok(true) => self.request(receiver, Input::Received { link, frame }),
                     Err(violation) => self.judge(Err(violation)),
@@ -464,13 +467,7 @@ impl World {
         {
             match output {
                 Output::Event(event) => self.on_event(number, event),
-                Output::Transmit { link, frame } => {
-                    if self.peers[number].is_honest() {
-                        let durable = self.peers[number].check_sent(&frame);
-                        self.judge(durable);
-                    }
-                    self.transmit(number, link, frame);
-                }
+                Output::Transmit { link, frame } => self.transmit(number, link, frame),
                 Output::Close { link, code, reason } => {
                     self.note(format!(
                         "p{number} closes link {}: {code}, {reason}",
@@ -499,6 +496,13 @@ impl World {
             return;
         };
         let end = cable.end_of(number);
+        let sender = &self.peers[number];
+        let genesis = sender.session.as_ref().and_then(Session::genesis);
+        let command = genesis.and_then(|g| cable.read(1 - end, &frame, &g.hash()));
+        let durable = match &command {
+            Some(command) if sender.is_honest() => sender.check_sent(command.header()),
+            _ => Ok(()),
+        };
         let receiver = &self.peers[cable.ends[1 - end]];
         let for_guests = matches!(
             frame.channel,
@@ -512,7 +516,8 @@ impl World {
                 channel: frame.channel,
             }
         });
-        cable.send(self.now, 1 - end, Parcel::Frame(frame));
+        cable.send(self.now, 1 - end, Parcel::Frame { frame, command });
+        self.judge(durable);
         self.judge(served.map_or(Ok(()), Err));
     }
 

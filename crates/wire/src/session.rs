@@ -50,6 +50,9 @@ pub enum Control {
         /// The [`Control::Ping`]'s number.
         sequence: u64,
     },
+    /// The receiver of an elided frame does not remember what was left out: the next frame of each
+    /// author is to come in full.
+    FullForms,
     /// A message of a later minor version, to be skipped.
     Unknown,
 }
@@ -202,6 +205,10 @@ fn build<'a>(fbb: &mut FlatBufferBuilder<'a>, control: &Control) -> (fb::Message
             let pong = fb::Pong::create(fbb, &fb::PongArgs { sequence });
             (fb::Message::Pong, pong.as_union_value())
         }
+        Control::FullForms => {
+            let full = fb::FullForms::create(fbb, &fb::FullFormsArgs {});
+            (fb::Message::FullForms, full.as_union_value())
+        }
         // What a later version meant cannot be said again; an empty table of no type stands for it.
         Control::Unknown => {
             let empty = fb::Ping::create(fbb, &fb::PingArgs { sequence: 0 });
@@ -271,6 +278,9 @@ fn read(control: &fb::Control<'_>) -> Result<Control, ControlError> {
     if let Some(pong) = control.message_as_pong() {
         let sequence = pong.sequence();
         return Ok(Control::Pong { sequence });
+    }
+    if control.message_as_full_forms().is_some() {
+        return Ok(Control::FullForms);
     }
     Ok(Control::Unknown)
 }
@@ -421,6 +431,7 @@ mod tests {
             ranges().prop_map(Control::Served),
             any::<u64>().prop_map(|sequence| Control::Ping { sequence }),
             any::<u64>().prop_map(|sequence| Control::Pong { sequence }),
+            Just(Control::FullForms),
         ]
     }
 

@@ -102,7 +102,7 @@ fn a_large_log_loads_in_windows() {
             .get(&Command)
             .map_or(0, |(_, bytes)| *bytes);
         let log = world.node("bob").session.log().unwrap();
-        let arrived: usize = log.frames().map(|frame| frame.bytes().len()).sum();
+        let arrived: usize = log.frames().map(|frame| frame.body().len()).sum();
         let under_way = sent - arrived;
         most = most.max(under_way);
         assert!(world.now.saturating_since(linked).as_secs() < 2);

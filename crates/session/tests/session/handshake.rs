@@ -17,15 +17,15 @@ use roundtable_wire::session::{Control, Head, Hello, Range};
 
 use crate::world::{Plug, World, at, author, config, key, params, peer, schema, trail};
 
-const LINK: LinkId = LinkId(1);
-const START: Timestamp = Timestamp::from_millis(1000);
+pub(crate) const LINK: LinkId = LinkId(1);
+pub(crate) const START: Timestamp = Timestamp::from_millis(1000);
 
 /// A session called `alice`, and a hand-made peer on a link to it.
-struct Duel {
-    session: Session,
+pub(crate) struct Duel {
+    pub(crate) session: Session,
     info: LinkInfo,
     now: Timestamp,
-    outputs: Vec<Output>,
+    pub(crate) outputs: Vec<Output>,
 }
 
 impl Duel {
@@ -37,7 +37,7 @@ impl Duel {
         Self::with_genesis(GenesisSource::Create(params(1)), change)
     }
 
-    fn with_genesis(genesis: GenesisSource, change: impl FnOnce(&mut LinkInfo)) -> Self {
+    pub(crate) fn with_genesis(genesis: GenesisSource, change: impl FnOnce(&mut LinkInfo)) -> Self {
         let session = Session::new(config("alice", genesis), at(START));
         let mut info = LinkInfo {
             peer: peer("mallory"),
@@ -58,26 +58,26 @@ impl Duel {
         duel
     }
 
-    fn input(&mut self, input: Input) {
+    pub(crate) fn input(&mut self, input: Input) {
         self.session.handle_input(at(self.now), input).unwrap();
         self.outputs
             .extend(std::iter::from_fn(|| self.session.poll_output()));
     }
 
-    fn pass(&mut self, duration: Duration) {
+    pub(crate) fn pass(&mut self, duration: Duration) {
         self.now = self.now + duration;
         self.session.handle_timeout(at(self.now));
         self.outputs
             .extend(std::iter::from_fn(|| self.session.poll_output()));
     }
 
-    fn say(&mut self, bytes: impl Into<Bytes>) {
+    pub(crate) fn say(&mut self, bytes: impl Into<Bytes>) {
         let frame = Frame::binary(Channel::Control, bytes);
         self.input(Input::Received { link: LINK, frame });
     }
 
     /// What alice has sent on Control.
-    fn heard(&self) -> Vec<Bytes> {
+    pub(crate) fn heard(&self) -> Vec<Bytes> {
         let heard = self.outputs.iter().filter_map(|output| match output {
             Output::Transmit { frame, .. } if frame.channel == Channel::Control => {
                 match &frame.payload {
@@ -91,7 +91,7 @@ impl Duel {
     }
 
     /// The hello of an honest peer with this link's name.
-    fn honest_hello(&self) -> Hello {
+    pub(crate) fn honest_hello(&self) -> Hello {
         Hello {
             author: author("mallory"),
             peer_id: peer("mallory"),
@@ -107,14 +107,14 @@ impl Duel {
     }
 
     /// Says this hello and proves it with this key.
-    fn handshake(&mut self, hello: &Hello, key: &SigningKey) {
+    pub(crate) fn handshake(&mut self, hello: &Hello, key: &SigningKey) {
         let hello = Control::Hello(hello.clone()).encode();
         let theirs = self.heard()[0].clone();
         self.say(hello.clone());
         self.say(prove(key, 0, &hello, &theirs, [7; 32]));
     }
 
-    fn closed(&self) -> Option<CloseCode> {
+    pub(crate) fn closed(&self) -> Option<CloseCode> {
         self.outputs.iter().find_map(|output| match output {
             Output::Close { code, .. } => Some(*code),
             _ => None,

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod convergence;
+mod elision;
 mod failover;
 mod guests;
 mod handshake;

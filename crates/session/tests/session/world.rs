@@ -12,7 +12,8 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use roundtable_command_log::{
-    Action, GenesisParams, Key, Limits, MergeRule, Schema, StateHash, Strategy,
+    Action, CommandLog, FrameId, FrameReader, GenesisParams, Key, Limits, MergeRule, Schema,
+    StateHash, Strategy,
 };
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, Payload, PeerId, RoomId,
@@ -99,10 +100,22 @@ pub(crate) struct Node {
     /// Frames other than Control's, by link.
     pub(crate) sent_on: HashMap<LinkId, usize>,
     /// Command frames that a shell would have made durable by now.
-    durable: HashSet<Bytes>,
+    durable: HashSet<FrameId>,
+    /// What is needed to read the frames of a link, by whether they go out.
+    taps: HashMap<(LinkId, bool), FrameReader>,
 }
 
 impl Node {
+    /// Which command frame a frame on a link carries, in whatever form; `None` for anything else.
+    fn command(&mut self, link: LinkId, outgoing: bool, frame: &Frame) -> Option<FrameId> {
+        let (Channel::Command, Payload::Binary(bytes)) = (frame.channel, &frame.payload) else {
+            return None;
+        };
+        let genesis = self.session.genesis()?.hash();
+        let tap = self.taps.entry((link, outgoing)).or_default();
+        Some(tap.read(bytes.clone(), &genesis).ok()?.id())
+    }
+
     /// Nonces of commands by this author, in the order in which they were applied here.
     pub(crate) fn applied_of(&self, name: &str) -> Vec<u64> {
         let author = author(name);
@@ -207,6 +220,7 @@ impl World {
             sent: HashMap::new(),
             sent_on: HashMap::new(),
             durable: HashSet::new(),
+            taps: HashMap::new(),
         };
         self.nodes.insert(name.to_owned(), node);
         self.drain(name);
@@ -219,10 +233,10 @@ impl World {
     pub(crate) fn input(&mut self, name: &str, input: Input) -> Result<(), InputError> {
         let now = at(self.now);
         let node = self.nodes.get_mut(name).unwrap();
-        if let Input::Received { frame, .. } = &input
-            && let (Channel::Command, Payload::Binary(bytes)) = (frame.channel, &frame.payload)
+        if let Input::Received { link, frame } = &input
+            && let Some(id) = node.command(*link, false, frame)
         {
-            node.durable.insert(bytes.clone());
+            node.durable.insert(id);
         }
         let result = node.session.handle_input(now, input);
         self.drain(name);
@@ -233,9 +247,10 @@ impl World {
     pub(crate) fn restore(&mut self, name: &str, frames: Vec<Bytes>) {
         let now = at(self.now);
         let node = self.nodes.get_mut(name).unwrap();
-        node.durable.extend(frames.iter().cloned());
         let count = frames.len();
         assert_eq!(node.session.restore(now, frames), count);
+        let restored = node.session.log().into_iter().flat_map(CommandLog::kept);
+        node.durable.extend(restored.map(|frame| frame.id()));
         self.drain(name);
     }
 
@@ -397,18 +412,15 @@ impl World {
             match output {
                 Output::Event(event) => {
                     if let Event::OwnFrame(frame) = &event {
-                        node.durable.insert(frame.bytes().clone());
+                        node.durable.insert(frame.id());
                     }
                     node.events.push(event);
                 }
                 Output::Transmit { link, frame } => {
-                    if let (Channel::Command, Payload::Binary(bytes)) =
-                        (frame.channel, &frame.payload)
-                    {
-                        assert!(
-                            node.durable.contains(bytes),
-                            "{name} sent a frame too early"
-                        );
+                    if frame.channel == Channel::Command {
+                        let id = node.command(link, true, &frame);
+                        let durable = id.is_some_and(|id| node.durable.contains(&id));
+                        assert!(durable, "{name} sent a frame too early");
                     }
                     let useful = usize::from(frame.channel != Channel::Control);
                     *node.sent_on.entry(link).or_default() += useful;

@@ -20,14 +20,14 @@ pub mod roundtable {
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
-        pub const ENUM_MAX_MESSAGE: u8 = 8;
+        pub const ENUM_MAX_MESSAGE: u8 = 9;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_MESSAGE: [Message; 9] = [
+        pub const ENUM_VALUES_MESSAGE: [Message; 10] = [
             Message::NONE,
             Message::Hello,
             Message::Proof,
@@ -37,6 +37,7 @@ pub mod roundtable {
             Message::Served,
             Message::Ping,
             Message::Pong,
+            Message::FullForms,
         ];
 
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -54,9 +55,10 @@ pub mod roundtable {
             pub const Served: Self = Self(6);
             pub const Ping: Self = Self(7);
             pub const Pong: Self = Self(8);
+            pub const FullForms: Self = Self(9);
 
             pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 8;
+            pub const ENUM_MAX: u8 = 9;
             pub const ENUM_VALUES: &'static [Self] = &[
                 Self::NONE,
                 Self::Hello,
@@ -67,6 +69,7 @@ pub mod roundtable {
                 Self::Served,
                 Self::Ping,
                 Self::Pong,
+                Self::FullForms,
             ];
 
             /// Returns the variant's name or "" if unknown.
@@ -81,6 +84,7 @@ pub mod roundtable {
                     Self::Served => Some("Served"),
                     Self::Ping => Some("Ping"),
                     Self::Pong => Some("Pong"),
+                    Self::FullForms => Some("FullForms"),
                     _ => None,
                 }
             }
@@ -1762,6 +1766,96 @@ pub mod roundtable {
             }
         }
 
+        pub enum FullFormsOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct FullForms<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for FullForms<'a> {
+            type Inner = FullForms<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> FullForms<'a> {
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                FullForms { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                _args: &'args FullFormsArgs,
+            ) -> ::flatbuffers::WIPOffset<FullForms<'bldr>> {
+                let mut builder = FullFormsBuilder::new(_fbb);
+                builder.finish()
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for FullForms<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?.finish();
+                Ok(())
+            }
+        }
+
+        pub struct FullFormsArgs {}
+
+        impl<'a> Default for FullFormsArgs {
+            #[inline]
+            fn default() -> Self {
+                FullFormsArgs {}
+            }
+        }
+
+        pub struct FullFormsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FullFormsBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> FullFormsBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                FullFormsBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<FullForms<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for FullForms<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("FullForms");
+                ds.finish()
+            }
+        }
+
         pub enum ControlOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -1945,6 +2039,20 @@ pub mod roundtable {
                     None
                 }
             }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_full_forms(&self) -> Option<FullForms<'a>> {
+                if self.message_type() == Message::FullForms {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { FullForms::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Control<'_> {
@@ -1964,6 +2072,7 @@ pub mod roundtable {
                             Message::Served => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Served>>("Message::Served", pos),
                             Message::Ping => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Ping>>("Message::Ping", pos),
                             Message::Pong => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pong>>("Message::Pong", pos),
+                            Message::FullForms => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FullForms>>("Message::FullForms", pos),
                             _ => Ok(()),
                         }
                     })?
@@ -2107,6 +2216,16 @@ pub mod roundtable {
                     }
                     Message::Pong => {
                         if let Some(x) = self.message_as_pong() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::FullForms => {
+                        if let Some(x) = self.message_as_full_forms() {
                             ds.field("message", &x)
                         } else {
                             ds.field(

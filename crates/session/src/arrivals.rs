@@ -1,0 +1,218 @@
+//! Command frames as they arrive: read in whatever form they have; those that answer a request of ours are gathered for
+//! a moment, so that their signatures are verified together.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use roundtable_command_log::{FrameError, ReadError, Received, UnverifiedFrame};
+use roundtable_core::{CloseCode, Timestamp};
+use roundtable_wire::session::Control;
+
+use crate::{
+    Session,
+    event::{Event, LinkId, Now},
+    handshake::Refusal,
+};
+
+/// How long a frame that was asked for waits for others.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// How many frames, and bytes of frames, wait at most: what is judged at once, in about 2 ms.
+const MAX_FRAMES: usize = 256;
+const MAX_BYTES: usize = 512 * 1024;
+/// Frames that do not verify or are malformed, after which a link is closed.
+const MAX_OFFENCES: u32 = 8;
+/// How often a link's peer is asked for full forms, after which the link is closed. An honest peer
+/// has to be asked at most when the room's genesis changes.
+const MAX_MISREAD: u32 = 64;
+
+/// Frames of authors that we have asked for. Full, it is judged at once.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    frames: Vec<(LinkId, UnverifiedFrame)>,
+    bytes: usize,
+    due: Option<Timestamp>,
+}
+
+impl Backlog {
+    /// Adds a frame, and says whether there is room for another.
+    fn push(&mut self, now: Timestamp, link: LinkId, frame: UnverifiedFrame) -> bool {
+        self.due.get_or_insert(now + PATIENCE);
+        self.bytes += frame.bytes().len();
+        self.frames.push((link, frame));
+        self.frames.len() < MAX_FRAMES && self.bytes < MAX_BYTES
+    }
+
+    /// When to judge what waits; `None` while nothing does.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        self.due
+    }
+}
+
+/// What has to be done once frames have been judged.
+#[derive(Debug, Default)]
+struct Consequences {
+    settle: bool,
+    plan: bool,
+    own: bool,
+}
+
+impl Session {
+    /// Takes a command frame of an aligned link.
+    pub(crate) fn on_command(&mut self, now: Now, id: LinkId, bytes: Bytes) {
+        let (Some(room), Some(member)) = (&mut self.room, self.links.member_mut(id)) else {
+            return;
+        };
+        let frame = match room.log.read(&mut member.reader, bytes) {
+            Ok(frame) => frame,
+            Err(ReadError::Frame(error)) => return self.on_bad_frame(now, id, &error),
+            Err(_) => return self.on_misread(now, id),
+        };
+        member.asked_in_full &= frame.is_elided();
+        if self.anti_entropy.is_fetching(&frame.author()) {
+            if !self.backlog.push(now.mono, id, frame) {
+                self.judge_backlog(now);
+            }
+            return;
+        }
+        let elided = frame.is_elided();
+        let received = room.log.receive_frame(now.wall, frame);
+        let mut consequences = Consequences::default();
+        self.on_received(now, id, elided, received, &mut consequences);
+        self.follow(now, &consequences);
+    }
+
+    /// Judges the frames that wait, if they have waited long enough.
+    pub(crate) fn review_backlog(&mut self, now: Now) {
+        if self.backlog.due().is_some_and(|due| due <= now.mono) {
+            self.judge_backlog(now);
+        }
+    }
+
+    fn judge_backlog(&mut self, now: Now) {
+        let Some(room) = &mut self.room else {
+            return;
+        };
+        let frames = std::mem::take(&mut self.backlog).frames.into_iter();
+        let (sources, frames): (Vec<_>, Vec<_>) = frames
+            .map(|(id, frame)| ((id, frame.is_elided()), frame))
+            .unzip();
+        let verdicts = room.log.receive_all(now.wall, frames);
+        let mut consequences = Consequences::default();
+        for ((id, elided), verdict) in sources.into_iter().zip(verdicts) {
+            self.on_received(now, id, elided, verdict, &mut consequences);
+        }
+        // Whether or not anything was new, what was asked for has come.
+        consequences.plan = true;
+        self.follow(now, &consequences);
+    }
+
+    fn on_received(
+        &mut self,
+        now: Now,
+        id: LinkId,
+        elided: bool,
+        received: Result<Received, FrameError>,
+        consequences: &mut Consequences,
+    ) {
+        match received {
+            Ok(Received::Accepted { frame }) => {
+                let author = frame.author();
+                consequences.settle = true;
+                consequences.plan |= self.anti_entropy.is_fetching(&author);
+                consequences.own |= author == self.author;
+            }
+            Ok(Received::Forked { .. }) => consequences.settle = true,
+            Ok(Received::Waiting { missing }) if self.links.contains(id) => {
+                self.anti_entropy.claim(id, missing.author, missing.through);
+                consequences.plan = true;
+            }
+            Ok(_) => {}
+            Err(error) if elided && is_offence(&error) && !self.was_asked_in_full(id) => {
+                self.on_misread(now, id);
+            }
+            Err(error) => self.on_bad_frame(now, id, &error),
+        }
+    }
+
+    fn follow(&mut self, now: Now, consequences: &Consequences) {
+        if consequences.settle {
+            self.settle_soon(now);
+        }
+        if consequences.plan {
+            self.plan(now);
+        }
+        if consequences.own {
+            self.tell_own_frames();
+            self.flush(now);
+        }
+    }
+
+    fn was_asked_in_full(&self, id: LinkId) -> bool {
+        let member = self.links.get(id).and_then(|link| link.member());
+        member.is_some_and(|member| member.asked_in_full)
+    }
+
+    /// A frame leaves out what we do not remember, or what we do remember does not fit it. Nobody is
+    /// to blame yet: its full form is asked for. What cannot be restored until that comes is dropped,
+    /// and asked for like anything that is missing.
+    fn on_misread(&mut self, now: Now, id: LinkId) {
+        self.counters.misread();
+        let Some(member) = self.links.member_mut(id) else {
+            return;
+        };
+        if std::mem::replace(&mut member.asked_in_full, true) {
+            return;
+        }
+        member.misread += 1;
+        if member.misread > MAX_MISREAD {
+            let reason = "too many frames that leave out what was never sent";
+            return self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
+        }
+        tracing::debug!(link = id.0, "a frame could not be restored");
+        self.outbox.control(id, &Control::FullForms);
+    }
+
+    /// The peer could not restore a frame. It is told what we hold, so that it asks for what it lacks.
+    pub(crate) fn on_full_forms(&mut self, id: LinkId) {
+        let member = self.links.member_mut(id);
+        if member.is_some_and(|member| member.writer.forget()) {
+            self.send_heads(id);
+        }
+    }
+
+    fn on_bad_frame(&mut self, now: Now, id: LinkId, error: &FrameError) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let (peer, code) = (link.info.peer.clone(), error.code());
+        let Some(member) = link.member_mut() else {
+            return;
+        };
+        if is_offence(error) {
+            tracing::warn!(%peer, link = id.0, %error, "bad frame");
+            member.offences += 1;
+        } else {
+            tracing::debug!(%peer, link = id.0, %error, "frame refused");
+        }
+        let offences = member.offences;
+        self.outbox.event(Event::Misbehaved { peer, code });
+        if offences >= MAX_OFFENCES {
+            let reason = "too many frames that no honest peer sends";
+            self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
+        }
+    }
+}
+
+/// Whether a frame that was refused like this can only come from a peer that did not check it
+/// itself. Full tables, unknown forms and breaches of rules may reach honest peers.
+fn is_offence(error: &FrameError) -> bool {
+    matches!(
+        error,
+        FrameError::Length(_)
+            | FrameError::Nonces
+            | FrameError::Key(_)
+            | FrameError::Signature(_)
+            | FrameError::Body(_)
+            | FrameError::Count { .. }
+    )
+}
