@@ -11,8 +11,8 @@ use std::{
 };
 
 use roundtable::{
-    Action, AuthorId, Identity, RoomId, Schema, WallTime,
-    kept::{Contents, Entry, Verification},
+    Action, AuthorId, Entry, Identity, RoomId, Schema, WallTime,
+    kept::{Contents, Verification},
 };
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, CommandLog, Key};
+use roundtable_command_log::{Action, CommandLog, Entry, Head, Key};
 use roundtable_core::{
     AuthorId, Channel, Clock, CloseCode, Frame, Observe, PeerId, Timestamp, TransportKind,
 };
@@ -39,6 +39,7 @@ pub(crate) enum Request {
     Send(Recipient, Frame, oneshot::Sender<Result<(), MessageError>>),
     Get(Key, oneshot::Sender<Option<Bytes>>),
     Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
+    EntriesSince(Vec<Head>, oneshot::Sender<(Vec<Entry>, Vec<Head>)>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Summary(oneshot::Sender<Summary>),
     Metrics(oneshot::Sender<String>),
@@ -519,6 +520,11 @@ impl Actor {
                         .collect()
                 });
                 let _ = reply.send(entries.unwrap_or_default());
+            }
+            Request::EntriesSince(heads, reply) => {
+                let log = self.session.log();
+                let entries = log.map(|log| (log.entries_since(&heads).collect(), log.heads()));
+                let _ = reply.send(entries.unwrap_or((Vec::new(), heads)));
             }
             Request::Peers(reply) => {
                 let _ = reply.send(self.peers());

@@ -61,6 +61,17 @@ pub enum SubmitError {
     /// found empty either.
     #[error("not ready yet: wait for Event::MayEdit(true), then submit again")]
     NotReady,
+    /// This machine's clock is more than 5 minutes from the median of the linked peers'.
+    #[error(
+        "this machine's clock is {} s {} those of its peers: set it, then submit again",
+        by.as_secs(), if *ahead { "ahead of" } else { "behind" }
+    )]
+    ClockOff {
+        /// Whether it is ahead.
+        ahead: bool,
+        /// By how much.
+        by: Duration,
+    },
     /// More commands than the room's limits allow. None of these was taken.
     #[error("more commands than the room allows: try again in {} ms", retry_after.as_millis())]
     RateLimited {
@@ -84,6 +95,7 @@ impl From<InputError> for SubmitError {
         match error {
             InputError::RateLimited { retry_after } => Self::RateLimited { retry_after },
             InputError::Refused(error) => Self::Refused(error),
+            InputError::ClockOff { ahead, by } => Self::ClockOff { ahead, by },
             _ => Self::NotReady,
         }
     }

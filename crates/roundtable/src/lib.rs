@@ -16,7 +16,7 @@ pub mod voice;
 
 /// Logs that were kept, read without joining their rooms: see [`Identity::store`](crate::Identity::store).
 pub mod kept {
-    pub use roundtable_command_log::{CommandLog, Covered, Entry, ForkProof, Genesis};
+    pub use roundtable_command_log::{CommandLog, Covered, ForkProof, Genesis};
     pub use roundtable_log_store::{Contents, Refused, Verification, VerifyError};
 }
 
@@ -28,8 +28,8 @@ pub use room::{PeerStatus, Room, Summary};
 pub use transport::{CommandTransport, TransportPreference};
 
 pub use roundtable_command_log::{
-    Action, Applied, ForkProof, GenesisHash, Key, Limits, MergeRule, Role, Schema, SchemaBuilder,
-    StateHash, Strategy,
+    Action, Applied, Entry, ForkProof, GenesisHash, Head, Key, Limits, MergeRule, Role, Schema,
+    SchemaBuilder, StateHash, Strategy,
 };
 pub use roundtable_core::{
     AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,

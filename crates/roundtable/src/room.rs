@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use roundtable_command_log::{Action, GenesisHash, Key, StateHash};
+use roundtable_command_log::{Action, Entry, GenesisHash, Head, Key, StateHash};
 use roundtable_core::{AuthorId, Channel, Frame, LinkStats, Payload, PeerId, TransportKind};
 use roundtable_session::Recipient;
 use tokio::{
@@ -179,6 +179,16 @@ impl Room {
         self.ask(|reply| Request::Entries(key_type, reply))
             .await
             .unwrap_or_default()
+    }
+
+    /// The commands of the log beyond `heads` in the order that counts, and the heads to go on from
+    /// the next time; with no heads, the whole history. Whoever missed events
+    /// ([`Event::Lagged`]) catches up with it. Both are as they were if the room was left.
+    pub async fn entries_since(&self, heads: Vec<Head>) -> (Vec<Entry>, Vec<Head>) {
+        let asked = heads.clone();
+        self.ask(|reply| Request::EntriesSince(asked, reply))
+            .await
+            .unwrap_or((Vec::new(), heads))
     }
 
     /// Who is linked, and how well; empty if the room was left.

@@ -227,6 +227,14 @@ async fn each_author_takes_back_its_own_commands() {
     converged(&[&alice, &bob], 6).await;
     assert_eq!(bob.room.get(title()).await.unwrap(), "two");
     assert_eq!(alice.room.redo().await, Ok(false));
+
+    let (history, heads) = bob.room.entries_since(Vec::new()).await;
+    assert_eq!(history.len(), 6, "{history:#?}");
+    alice.room.submit(write("three")).await.unwrap();
+    converged(&[&alice, &bob], 7).await;
+    let (history, _) = bob.room.entries_since(heads).await;
+    let actions: Vec<_> = history.into_iter().map(|entry| entry.action).collect();
+    assert_eq!(actions, write("three"));
     for member in [alice, bob] {
         member.room.leave().await;
     }

@@ -66,12 +66,17 @@ impl Session {
         if held < needed {
             return Err(AppendError::NotPermitted { needed, held }.into());
         }
+        self.check_clock()?;
         Ok(room)
     }
 
     pub(crate) fn submit(&mut self, now: Now, actions: Vec<Action>) -> Result<(), InputError> {
         let room = self.check_may_sign()?;
-        self.submissions.admit(now.mono, &room.log, &actions)?;
+        let admitted = self.submissions.admit(now.mono, &room.log, &actions);
+        if let Err(InputError::RateLimited { .. }) = admitted {
+            self.counters.rate_limited();
+        }
+        admitted?;
         let due = now.mono + self.config.flush_interval;
         self.submissions.push(due, actions);
         Ok(())
@@ -111,6 +116,7 @@ impl Session {
                     self.publish(now, &frame);
                 }
                 Some(Err(AppendError::RateLimited { retry_after })) => {
+                    self.counters.deferred();
                     self.submissions.postpone(now.mono + retry_after);
                 }
                 Some(Err(error)) => {
@@ -148,6 +154,7 @@ impl Session {
     /// Hands an own frame to the user first, then to everyone.
     fn publish(&mut self, now: Now, frame: &SharedFrame) {
         self.tell_own_frames();
+        self.signing_rate.add(now.mono, frame.header().count);
         for id in self.links.best(Link::is_aligned) {
             if let Some(member) = self.links.member_mut(id) {
                 self.outbox.transmit(id, member.command(frame));

@@ -8,7 +8,7 @@ use roundtable_core::CloseCode;
 use roundtable_wire::session::{Control, Hello};
 
 use crate::{
-    Session,
+    Session, clocks,
     event::{Event, LinkId, Now},
     handshake::{ELIDED_FRAMES, Refusal},
     links::{Link, Member, Phase},
@@ -78,8 +78,17 @@ impl Session {
                     self.refuse(now, id, refusal);
                 }
             }
-            Control::Ping { sequence } => self.outbox.control(id, &Control::Pong { sequence }),
-            Control::Pong { sequence } => member.heartbeat.on_pong(now.mono, sequence),
+            Control::Ping { sequence } => {
+                let wall_ms = now.wall.as_millis();
+                let pong = Control::Pong { sequence, wall_ms };
+                self.outbox.control(id, &pong);
+            }
+            Control::Pong { sequence, wall_ms } => {
+                if let Some(round_trip) = member.heartbeat.on_pong(now.mono, sequence) {
+                    member.ahead_ms = clocks::ahead_ms(now.wall, wall_ms, round_trip);
+                    self.flush(now);
+                }
+            }
             Control::Heads(heads) if member.aligned => self.on_heads(now, id, &heads),
             Control::Want(ranges) if member.aligned => self.on_want(now, id, ranges),
             Control::Served(ranges) if member.aligned => self.on_served(now, id, &ranges),

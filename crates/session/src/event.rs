@@ -259,6 +259,18 @@ pub enum InputError {
     /// No genesis yet, or not yet certain of the own last command.
     #[error("not ready to sign: wait until a peer is linked or the room is found empty")]
     NotReady,
+    /// Our clock is more than 5 minutes from the median of the linked members': frames signed by it
+    /// would wait at peers, or find no budget later.
+    #[error(
+        "this machine's clock is {} s {} those of its peers: set it",
+        by.as_secs(), if *ahead { "ahead of" } else { "behind" }
+    )]
+    ClockOff {
+        /// Whether it is ahead.
+        ahead: bool,
+        /// By how much.
+        by: Duration,
+    },
     /// Commands come faster than the room's limits allow.
     #[error("more commands than the room allows: try again in {} ms", retry_after.as_millis())]
     RateLimited {

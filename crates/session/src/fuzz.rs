@@ -134,7 +134,9 @@ mod tests {
                     .encode()
                     .to_vec()
             }),
-            any::<u64>().prop_map(|sequence| Control::Pong { sequence }.encode().to_vec()),
+            any::<(u64, u64)>().prop_map(|(sequence, wall_ms)| Control::Pong { sequence, wall_ms }
+                .encode()
+                .to_vec()),
         ]
     }
 

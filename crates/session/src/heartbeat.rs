@@ -67,17 +67,20 @@ impl Heartbeat {
         Some(Beat::Ping(self.sequence))
     }
 
-    /// An answer to any ping since the last answer shows life; only one to the last measures.
-    pub(crate) fn on_pong(&mut self, now: Timestamp, sequence: u64) {
+    /// An answer to any ping since the last answer shows life; only one to the last measures: then
+    /// this is the round trip that it took.
+    pub(crate) fn on_pong(&mut self, now: Timestamp, sequence: u64) -> Option<Duration> {
         let oldest = self.sequence - u64::from(self.unanswered);
         if sequence <= oldest || sequence > self.sequence {
-            return;
+            return None;
         }
         self.unanswered = 0;
-        if sequence == self.sequence {
-            let sample = now.saturating_since(self.sent_at);
-            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        if sequence != self.sequence {
+            return None;
         }
+        let sample = now.saturating_since(self.sent_at);
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        Some(sample)
     }
 }
 

@@ -4,6 +4,7 @@
 mod agreement;
 mod anti_entropy;
 mod arrivals;
+mod clocks;
 mod commands;
 mod config;
 mod control;

@@ -56,6 +56,8 @@ pub(crate) struct Member {
     /// Whether both sides have the same genesis: commands may flow.
     pub(crate) aligned: bool,
     pub(crate) heartbeat: Heartbeat,
+    /// How far our clock is ahead of the peer's, once it has said what it shows.
+    pub(crate) ahead_ms: Option<i64>,
     /// Changes of genesis that it has announced.
     pub(crate) updates: u32,
     /// Frames that did not verify or broke a rule.
@@ -92,6 +94,7 @@ impl Member {
             ready: false,
             aligned: false,
             heartbeat: Heartbeat::new(now, heartbeat_interval),
+            ahead_ms: None,
             updates: 0,
             offences: 0,
             next_serve: now,

@@ -21,7 +21,7 @@ use crate::{
     handshake::{ELIDED_FRAMES, Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
     heartbeat::Beat,
     links::{Link, Links, Phase},
-    metrics::Counters,
+    metrics::{Counters, Rate},
     outbox::Outbox,
     room::Room,
     submissions::Submissions,
@@ -56,6 +56,7 @@ pub struct Session {
     /// Geneses in whose logs we have signed, and which we have given up.
     pub(crate) given_up: BTreeSet<GenesisHash>,
     pub(crate) counters: Counters,
+    pub(crate) signing_rate: Rate,
     rng: ChaCha20Rng,
 }
 
@@ -81,6 +82,7 @@ impl Session {
             orphaned_since: None,
             given_up: BTreeSet::new(),
             counters: Counters::default(),
+            signing_rate: Rate::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             config,
         };
@@ -172,6 +174,7 @@ impl Session {
         if self.firm_due().is_some_and(|due| due <= now.mono) {
             self.make_firm();
         }
+        self.signing_rate.add(now.mono, 0);
         self.beat(now);
         self.exchange(now);
         self.flush(now);

@@ -78,6 +78,11 @@ impl Submissions {
         self.push(now, held.into_iter().chain(waiting).filter(of_any_log));
     }
 
+    /// How many commands wait.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// When to sign; `None` while nothing waits.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         self.due

@@ -246,7 +246,11 @@ impl World {
                 let (id, nonce) = ([9; 32], last);
                 Control::Heads(vec![Head { author, id, nonce }]).encode()
             }
-            3 => Control::Pong { sequence: last }.encode(),
+            3 => Control::Pong {
+                sequence: last,
+                wall_ms: first,
+            }
+            .encode(),
             4 => Control::FullForms.encode(),
             _ => self.garbage(),
         }

@@ -49,6 +49,8 @@ pub enum Control {
     Pong {
         /// The [`Control::Ping`]'s number.
         sequence: u64,
+        /// What the sender's clock shows, in Unix milliseconds; 0 from a version that does not say.
+        wall_ms: u64,
     },
     /// The receiver of an elided frame does not remember what was left out: the next frame of each
     /// author is to come in full.
@@ -201,8 +203,8 @@ fn build<'a>(fbb: &mut FlatBufferBuilder<'a>, control: &Control) -> (fb::Message
             let ping = fb::Ping::create(fbb, &fb::PingArgs { sequence });
             (fb::Message::Ping, ping.as_union_value())
         }
-        &Control::Pong { sequence } => {
-            let pong = fb::Pong::create(fbb, &fb::PongArgs { sequence });
+        &Control::Pong { sequence, wall_ms } => {
+            let pong = fb::Pong::create(fbb, &fb::PongArgs { sequence, wall_ms });
             (fb::Message::Pong, pong.as_union_value())
         }
         Control::FullForms => {
@@ -276,8 +278,8 @@ fn read(control: &fb::Control<'_>) -> Result<Control, ControlError> {
         return Ok(Control::Ping { sequence });
     }
     if let Some(pong) = control.message_as_pong() {
-        let sequence = pong.sequence();
-        return Ok(Control::Pong { sequence });
+        let (sequence, wall_ms) = (pong.sequence(), pong.wall_ms());
+        return Ok(Control::Pong { sequence, wall_ms });
     }
     if control.message_as_full_forms().is_some() {
         return Ok(Control::FullForms);
@@ -430,7 +432,7 @@ mod tests {
             ranges().prop_map(Control::Want),
             ranges().prop_map(Control::Served),
             any::<u64>().prop_map(|sequence| Control::Ping { sequence }),
-            any::<u64>().prop_map(|sequence| Control::Pong { sequence }),
+            any::<(u64, u64)>().prop_map(|(sequence, wall_ms)| Control::Pong { sequence, wall_ms }),
             Just(Control::FullForms),
         ]
     }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use roundtable::{
-    Action, AuthorId, Role, WallTime,
-    kept::{CommandLog, Entry, ForkProof},
+    Action, AuthorId, Entry, Role, WallTime,
+    kept::{CommandLog, ForkProof},
 };
 use serde_json::{Value, json};
 

@@ -1675,6 +1675,7 @@ pub mod roundtable {
 
         impl<'a> Pong<'a> {
             pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 4;
+            pub const VT_WALL_MS: ::flatbuffers::VOffsetT = 6;
 
             #[inline]
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1692,6 +1693,7 @@ pub mod roundtable {
                 args: &'args PongArgs,
             ) -> ::flatbuffers::WIPOffset<Pong<'bldr>> {
                 let mut builder = PongBuilder::new(_fbb);
+                builder.add_wall_ms(args.wall_ms);
                 builder.add_sequence(args.sequence);
                 builder.finish()
             }
@@ -1703,6 +1705,14 @@ pub mod roundtable {
                 // which contains a valid value in this slot
                 unsafe { self._tab.get::<u64>(Pong::VT_SEQUENCE, Some(0)).unwrap() }
             }
+
+            #[inline]
+            pub fn wall_ms(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<u64>(Pong::VT_WALL_MS, Some(0)).unwrap() }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Pong<'_> {
@@ -1713,6 +1723,7 @@ pub mod roundtable {
             ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
                 v.visit_table(pos)?
                     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+                    .visit_field::<u64>("wall_ms", Self::VT_WALL_MS, false)?
                     .finish();
                 Ok(())
             }
@@ -1720,12 +1731,16 @@ pub mod roundtable {
 
         pub struct PongArgs {
             pub sequence: u64,
+            pub wall_ms: u64,
         }
 
         impl<'a> Default for PongArgs {
             #[inline]
             fn default() -> Self {
-                PongArgs { sequence: 0 }
+                PongArgs {
+                    sequence: 0,
+                    wall_ms: 0,
+                }
             }
         }
 
@@ -1738,6 +1753,11 @@ pub mod roundtable {
             #[inline]
             pub fn add_sequence(&mut self, sequence: u64) {
                 self.fbb_.push_slot::<u64>(Pong::VT_SEQUENCE, sequence, 0);
+            }
+
+            #[inline]
+            pub fn add_wall_ms(&mut self, wall_ms: u64) {
+                self.fbb_.push_slot::<u64>(Pong::VT_WALL_MS, wall_ms, 0);
             }
 
             #[inline]
@@ -1762,6 +1782,7 @@ pub mod roundtable {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 let mut ds = f.debug_struct("Pong");
                 ds.field("sequence", &self.sequence());
+                ds.field("wall_ms", &self.wall_ms());
                 ds.finish()
             }
         }
