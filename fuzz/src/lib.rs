@@ -7,6 +7,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its file under `fuzz_targets` and of its folder under `corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("anti_entropy", anti_entropy),
     ("command_frame", command_frame),
     ("jitter_ops", jitter_ops),
     ("opus_decode", opus_decode),
@@ -15,13 +16,16 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rtcp_packet", rtcp_packet),
     ("rtp_packet", rtp_packet),
     ("session_messages", session_messages),
+    ("session_ops", session_ops),
     ("signaling_message", signaling_message),
     ("wire_envelope", wire_envelope),
 ];
 
 pub use roundtable_command_log::__fuzz_frame as command_frame;
 pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
+pub use roundtable_session::__fuzz_anti_entropy as anti_entropy;
 pub use roundtable_session::__fuzz_session as session_messages;
+pub use roundtable_session::__fuzz_session_ops as session_ops;
 pub use roundtable_signaling_protocol::__fuzz_message as signaling_message;
 pub use roundtable_signaling_protocol::__fuzz_room_ops as room_ops;
 pub use roundtable_sync::__fuzz_jitter_ops as jitter_ops;

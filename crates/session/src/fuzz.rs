@@ -1,4 +1,7 @@
-//! Fuzz body: a session that has one member and one stranger, who send anything.
+//! Fuzz bodies. Here: a session that has one member and one stranger, who send anything.
+
+mod ops;
+mod planner;
 
 use ed25519_dalek::SigningKey;
 use roundtable_command_log::{self as log, GenesisParams, Schema};
@@ -7,6 +10,11 @@ use roundtable_core::{
 };
 
 use crate::{GenesisSource, Input, LinkId, LinkInfo, Now, Output, Session, SessionConfig, Side};
+
+#[allow(unreachable_pub)] // reached with the feature
+pub use ops::__fuzz_session_ops;
+#[allow(unreachable_pub)] // reached with the feature
+pub use planner::__fuzz_anti_entropy;
 
 const MEMBER: LinkId = LinkId(1);
 const STRANGER: LinkId = LinkId(2);

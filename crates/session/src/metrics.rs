@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_rate_comes_to_what_happens_and_fades_when_nothing_does() {
         let mut rate = Rate::default();
-        let at = |seconds| Timestamp::from_millis(seconds * 1000);
+        let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
         for second in 1..=100 {
             rate.add(at(second), 50);
         }
