@@ -11,9 +11,9 @@ use roundtable_core::{
 
 use crate::{GenesisSource, Input, LinkId, LinkInfo, Now, Output, Session, SessionConfig, Side};
 
-#[allow(unreachable_pub)] // reached with the feature
+#[cfg(feature = "__fuzz")]
 pub use ops::__fuzz_session_ops;
-#[allow(unreachable_pub)] // reached with the feature
+#[cfg(feature = "__fuzz")]
 pub use planner::__fuzz_anti_entropy;
 
 const MEMBER: LinkId = LinkId(1);

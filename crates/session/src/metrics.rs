@@ -126,7 +126,7 @@ mod tests {
             refused_links: u64::MAX,
             rate_limited: u64::MAX,
             deferred: u64::MAX,
-            dropped_frames: 0,
+            ..Counters::default()
         };
         counters.link_refused();
         counters.rate_limited();
