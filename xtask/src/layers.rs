@@ -51,7 +51,13 @@ const TABLE: &[(&str, Uses)] = &[
     ("cli", Only(&["roundtable", "signaling-server"])),
     (
         "testkit",
-        Only(&["command-log", "session", "netem", "transport"]),
+        Only(&[
+            "command-log",
+            "session",
+            "netem",
+            "transport",
+            "signaling-protocol",
+        ]),
     ),
     ("benches", AllBut(&[])),
     ("xtask", Only(&[])),

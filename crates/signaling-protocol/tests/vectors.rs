@@ -8,8 +8,8 @@ use std::{fs, path::PathBuf};
 
 use roundtable_core::{RoomId, Timestamp, WallTime};
 use roundtable_signaling_protocol::{
-    ClientMessage, ConnectionId, ErrorCode, Output, Reply, Request, ResumeToken, Room, RoomLimits,
-    RpcError, ServerMessage,
+    ClientMessage, CloseReason, ConnectionId, ErrorCode, Output, Reply, Request, ResumeToken, Room,
+    RoomLimits, RpcError, ServerMessage,
 };
 use serde_json::{Value, json};
 
@@ -33,11 +33,12 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, at_ms: u64, connection: u64, text: &str) -> Option<String> {
+    /// What the sender is answered, and whether its connection is then closed.
+    fn answer(&mut self, at_ms: u64, connection: u64, text: &str) -> (Option<String>, bool) {
         let ClientMessage { id, request } = match ClientMessage::parse(text) {
             Ok(message) => message,
-            Err(refusal) if refusal.is_notification => return None,
-            Err(refusal) => return Some(refusal.error.encode(refusal.id.as_ref())),
+            Err(refusal) if refusal.is_notification => return (None, false),
+            Err(refusal) => return (Some(refusal.error.encode(refusal.id.as_ref())), false),
         };
         let outcome = match request {
             Request::Announce(announce) if !self.announced.contains(&connection) => {
@@ -61,11 +62,12 @@ impl Server {
                 self.room.handle(now, ConnectionId(connection), request)
             }
         };
-        let id = id?;
-        Some(match outcome {
+        let has_left = outcome == Ok(Reply::Left);
+        let text = id.map(|id| match outcome {
             Ok(reply) => reply.encode(&id),
             Err(error) => error.encode(Some(&id)),
-        })
+        });
+        (text, has_left)
     }
 
     fn step(&mut self, step: &Value) -> Value {
@@ -89,8 +91,11 @@ impl Server {
                 Value::String(text) => text.clone(),
                 _ => step["send"].to_string(),
             };
-            if let Some(answer) = self.answer(at_ms, connection, &text) {
-                heard.push(message(connection, &answer));
+            let (answer, has_left) = self.answer(at_ms, connection, &text);
+            heard.extend(answer.map(|answer| message(connection, &answer)));
+            if has_left {
+                // The connection's part, as the room sees none.
+                heard.push(json!({ "on": connection, "close": CloseReason::Left.code() }));
             }
         }
         while let Some(output) = self.room.poll_output() {

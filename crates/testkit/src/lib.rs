@@ -10,6 +10,7 @@ mod model;
 mod oracle;
 mod peer;
 mod scenario;
+mod signaling;
 mod violation;
 mod world;
 
@@ -18,6 +19,9 @@ use roundtable_command_log::{MergeRule, Schema, SchemaError, Strategy};
 pub use fault::Fault;
 pub use peer::Kind;
 pub use scenario::{Failure, Report, run};
+pub use signaling::{
+    SignalingFailure, SignalingFault, SignalingReport, SignalingViolation, Weather, run_signaling,
+};
 pub use violation::Violation;
 pub use world::World;
 
