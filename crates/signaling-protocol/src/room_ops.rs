@@ -403,20 +403,7 @@ impl Model {
                 if self.serves(now, from, to, id) {
                     return Err(ErrorCode::OfferInvalid);
                 }
-                let kind = description(quic).kind();
-                if self
-                    .offers
-                    .get(&(to, from, kind))
-                    .is_some_and(|offer| offer.answered)
-                {
-                    self.offers.remove(&(to, from, kind));
-                }
-                let offer = Offer {
-                    id,
-                    expires: now + TTL,
-                    answered: false,
-                };
-                self.offers.insert((from, to, kind), offer);
+                self.note_offer(now, from, to, id, description(quic).kind());
                 Notification::Offer {
                     from: sender,
                     request_id,
@@ -461,6 +448,20 @@ impl Model {
         };
         self.tell(to, message);
         Ok(Reply::Forwarded)
+    }
+
+    /// An offer begins the pair's next negotiation of its kind, unless one that crosses it still waits.
+    fn note_offer(&mut self, now: Timestamp, from: Name, to: Name, id: u8, kind: Kind) {
+        let reverse = self.offers.get(&(to, from, kind));
+        if reverse.is_some_and(|offer| offer.answered) {
+            self.offers.remove(&(to, from, kind));
+        }
+        let offer = Offer {
+            id,
+            expires: now + TTL,
+            answered: false,
+        };
+        self.offers.insert((from, to, kind), offer);
     }
 
     /// Whether an offer of this id, answered or still to be, goes from one to the other.

@@ -23,10 +23,9 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Longer than any conversation.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Stops tokio's clock until the sender is dropped. By itself a stopped clock runs on to the next timer whenever every
-/// task waits, for a socket too, but not while something blocks.
-fn stop_clock() -> mpsc::Sender<()> {
-    time::pause();
+/// Keeps tokio's paused clock where it is until the sender is dropped. By itself it runs on to the next timer whenever
+/// every task waits, for a socket too, but not while something blocks.
+fn hold_clock() -> mpsc::Sender<()> {
     let (running, ended) = mpsc::channel::<()>();
     task::spawn_blocking(move || ended.recv_timeout(STUCK));
     running
@@ -50,6 +49,7 @@ struct Conversation {
 impl Conversation {
     async fn step(&mut self, step: &Value) {
         let at_ms = step["at_ms"].as_u64().unwrap();
+        settle().await; // what nobody was to hear of is done before time passes
         time::advance(Duration::from_millis(at_ms - self.now_ms)).await;
         self.now_ms = at_ms;
         settle().await;
@@ -150,9 +150,10 @@ async fn run(path: &Path) {
     }
 }
 
-#[tokio::test]
+// Paused from the start, so that timers, which count whole milliseconds, are due exactly when they should be.
+#[tokio::test(start_paused = true)]
 async fn a_server_says_over_its_sockets_what_the_vectors_say() {
-    let _running = stop_clock();
+    let _running = hold_clock();
     let folder =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../signaling-protocol/tests/vectors");
     let mut files: Vec<_> = fs::read_dir(folder)
