@@ -15,15 +15,21 @@ pub enum Fault {
     RolesByPlainOrder,
     /// Peers do not listen to what others say they hold.
     NeverComparesHeads,
+    /// How high a frame's Lamport time may be is counted from the highest that this peer has seen.
+    LamportWindowFromHighestSeen,
+    /// Signatures are verified by a rule whose verdict depends on the batch.
+    DalekBatchRule,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::ForgetsLogOnRestart,
         Self::DropsTailAtFailover,
         Self::AppliesDuplicates,
         Self::RolesByPlainOrder,
         Self::NeverComparesHeads,
+        Self::LamportWindowFromHighestSeen,
+        Self::DalekBatchRule,
     ];
 }

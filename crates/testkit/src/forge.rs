@@ -6,7 +6,7 @@ use curve25519_dalek::{
     constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION},
 };
 use ed25519_dalek::{Signer, SigningKey};
-use roundtable_command_log::Genesis;
+use roundtable_command_log::{Genesis, GenesisHash};
 use roundtable_core::AuthorId;
 use roundtable_wire::commands::{ActionRef, Encoder};
 use sha2::{Digest, Sha512};
@@ -137,9 +137,7 @@ impl Forger {
             self.genesis.params().schema.as_bytes(),
         ]
         .concat();
-        let body = blake3::hash(&draft.body);
-        let genesis = self.genesis.hash();
-        let signed = [CONTEXT, genesis.as_bytes(), &fields, body.as_bytes()].concat();
+        let signed = signed_bytes(&self.genesis.hash(), &fields, &draft.body);
         let signature = sign(&signed);
         Forged {
             bytes: [&[FULL_FORM], fields.as_slice(), &signature, &draft.body]
@@ -148,6 +146,12 @@ impl Forger {
             id: *blake3::hash(&signed).as_bytes(),
         }
     }
+}
+
+/// What the author of a frame signs.
+pub(crate) fn signed_bytes(genesis: &GenesisHash, fields: &[u8], body: &[u8]) -> Vec<u8> {
+    let body = blake3::hash(body);
+    [CONTEXT, genesis.as_bytes(), fields, body.as_bytes()].concat()
 }
 
 /// The point of order 4 with y = 0: a weak key.

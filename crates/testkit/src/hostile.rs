@@ -18,10 +18,14 @@ const BEYOND_BURST: u32 = 1000;
 /// How far ahead of the truth a hostile author dates its frames.
 const AHEAD_MS: u64 = 300_000;
 
+/// How far a hostile author climbs at a time, and how often: each step is a small one, all together are not.
+const STEP: u64 = 1 << 19;
+const STEPS: u64 = 5;
+
 /// The hostile authors' logs, by peer.
 pub(crate) type Forgers = BTreeMap<usize, Forger>;
 
-const TRICKS: [(&str, Trick); 18] = [
+const TRICKS: [(&str, Trick); 19] = [
     ("garbage", |_, world| Some(vec![world.garbage()])),
     ("a valid frame", |forger, world| {
         let (lamport, wall) = world.time_of(forger);
@@ -34,6 +38,15 @@ const TRICKS: [(&str, Trick); 18] = [
     ("a frame at the Lamport cap", |forger, world| {
         let (_, wall) = world.time_of(forger);
         Some(vec![forger.next(u64::MAX, wall)])
+    }),
+    ("a climb in Lamport time", |forger, world| {
+        let (lamport, wall) = world.time_of(forger);
+        let steps = 1..=STEPS;
+        Some(
+            steps
+                .map(|step| forger.next(lamport + step * STEP, wall))
+                .collect(),
+        )
     }),
     ("a frame with torsion", |forger, world| {
         let (lamport, wall) = world.time_of(forger);

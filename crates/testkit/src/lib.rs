@@ -6,6 +6,7 @@ mod dice;
 mod fault;
 mod forge;
 mod hostile;
+mod misjudge;
 mod model;
 mod oracle;
 mod peer;

@@ -161,6 +161,9 @@ impl Peer {
             Fault::DropsTailAtFailover => {
                 Ok(command.is_none_or(|command| !self.ignored.contains(command.bytes())))
             }
+            Fault::LamportWindowFromHighestSeen | Fault::DalekBatchRule => {
+                Ok(command.is_none_or(|command| !self.misjudges(fault, command)))
+            }
             Fault::AppliesDuplicates => {
                 let place = command.map(|command| (command.author(), command.header().first_nonce));
                 let place = place.filter(|(author, nonce)| {

@@ -68,6 +68,24 @@ fn peers_that_never_compare_heads_are_caught() {
     );
 }
 
+#[test]
+fn a_lamport_window_that_moves_with_what_was_seen_is_caught() {
+    let caught = caught(Fault::LamportWindowFromHighestSeen);
+    assert!(
+        matches!(caught[..], [Violation::NoConvergence(_)]),
+        "{caught:?}"
+    );
+}
+
+#[test]
+fn verification_that_depends_on_the_batch_is_caught() {
+    let caught = caught(Fault::DalekBatchRule);
+    assert!(
+        matches!(caught[..], [Violation::NoConvergence(_)]),
+        "{caught:?}"
+    );
+}
+
 /// A failing world says how to see it again, and what came before.
 #[test]
 fn a_failure_names_its_seed_and_what_happened() {
