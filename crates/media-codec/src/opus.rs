@@ -76,7 +76,7 @@ impl OpusConfig {
             .with_bitrate(Bitrate::from_kbps(48))
     }
 
-    /// For thin lines: frames of 60 ms at 16 kbit/s, which is 19 with all headers.
+    /// For thin lines: frames of 60 ms at 16 kbit/s, so that headers add little.
     pub fn low_bandwidth() -> Self {
         Self::default()
             .with_frame_duration(Duration::from_millis(60))

@@ -56,7 +56,7 @@ impl Default for ProcessingConfig {
 
 impl ProcessingConfig {
     /// Whether what the speakers play is taken out of what the microphone hears. Default on; needless with
-    /// a headset. The costliest of the three: about 1 % of a core.
+    /// a headset. The costliest of the three.
     #[must_use]
     pub fn with_echo_cancellation(mut self, echo_cancellation: bool) -> Self {
         self.echo_cancellation = echo_cancellation;

@@ -56,8 +56,7 @@ impl Default for VadConfig {
 }
 
 impl VadConfig {
-    /// What tells voice from the rest. Default [`VadKind::Neural`]: about 0.5 % of a core, against next to
-    /// nothing for [`VadKind::Energy`].
+    /// What tells voice from the rest. Default [`VadKind::Neural`], the costlier one.
     #[must_use]
     pub fn with_kind(mut self, kind: VadKind) -> Self {
         self.kind = kind;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use roundtable_core::{MediaCodec, MediaPacket, Timestamp, WallTime};
 use roundtable_media_codec::OpusConfig;
 use roundtable_voice::{
-    Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
+    Activation, Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
 };
 use support::{
     BLOCK, Heard, Network, Random, call, call_with, envelope, envelope_match, mouth_to_ear_ms,
@@ -84,6 +84,87 @@ fn redundancy_makes_losses_good() {
         println!("{loss} {redundancy}: {mean:.2} % concealed");
         assert!(mean <= most, "{loss} {redundancy}: {mean} %");
     }
+}
+
+/// Mouth to ear over a link that delays by 1 ms, with a timer of 10 ms at either end: what the guide says of the presets.
+#[test]
+fn each_preset_is_as_fast_as_it_says() {
+    let low_latency = (
+        VoiceSenderConfig::low_latency(),
+        VoiceReceiverConfig::low_latency(),
+    );
+    let plain = VoiceReceiverConfig::default;
+    for (name, (sender, receiver), most_ms) in [
+        ("default", (VoiceSenderConfig::default(), plain()), 65.0),
+        ("low latency", low_latency, 40.0),
+        ("music", (VoiceSenderConfig::music(), plain()), 65.0),
+        (
+            "low bandwidth",
+            (VoiceSenderConfig::low_bandwidth(), plain()),
+            125.0,
+        ),
+    ] {
+        let said = speech("carol");
+        let heard = call_with(&said, &Network::clean(), sender, receiver);
+        let delays = mouth_to_ear_ms(&said, &heard.samples);
+        let half = percentile(&delays, 0.5);
+        let kbps = heard.stats.bytes as f32 * 8.0 / 1000.0 / (said.len() as f32 / 48_000.0);
+        println!("{name}: {half:.1} ms, {kbps:.0} kbit/s, {:?}", heard.stats);
+        assert!(half <= most_ms, "{name}: {half} ms");
+        assert_eq!((heard.stats.lost, heard.stats.concealed), (0, 0), "{name}");
+        assert!(envelope_match(&said, &heard.samples) >= 0.9, "{name}");
+    }
+}
+
+#[test]
+fn push_to_talk_sends_what_is_said_while_the_button_is_down_and_nothing_else() {
+    let said = speech("bob");
+    let config = VoiceSenderConfig::default().with_activation(Activation::PushToTalk);
+    let mut sender = VoiceSender::new(config).unwrap();
+    let mut times = Vec::new();
+    for (tick, block) in (0_u64..).zip(said.chunks(BLOCK)) {
+        sender.talk((100..200).contains(&tick));
+        let mut out = Vec::new();
+        let capture = Timestamp::from_millis(10 * tick);
+        sender.push(capture, WallTime::from_millis(10 * tick), block, &mut out);
+        times.extend(out.into_iter().filter_map(|event| match event {
+            roundtable_voice::VoiceOut::Packet(packet) => Some(packet.timestamp),
+            roundtable_voice::VoiceOut::Clock(_) => None,
+        }));
+    }
+    // One frame of fading out follows.
+    let expected: Vec<u32> = (50..=100).map(|frame| frame * 960).collect();
+    assert_eq!(times, expected);
+}
+
+#[test]
+fn a_receiver_takes_other_settings_in_a_call() {
+    let said = speech("alice");
+    let sent = call(&said, &Network::clean()).sent;
+    let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default()).unwrap();
+    let mut packets = sent.iter().peekable();
+    let (mut block, mut heard) = ([0.0; BLOCK], 0);
+    for tick in 0..800 {
+        let now = Timestamp::from_millis(10 * tick);
+        while let Some((_, packet)) = packets.next_if(|(at, _)| *at <= now) {
+            receiver.push(now, packet.clone());
+        }
+        if tick == 300 {
+            receiver
+                .reconfigure(VoiceReceiverConfig::low_latency())
+                .unwrap();
+        }
+        if tick == 500 {
+            let quiet = VoiceReceiverConfig::low_latency().with_comfort_noise(false);
+            receiver.reconfigure(quiet).unwrap();
+        }
+        heard += usize::from(receiver.pull(now, &mut block) == Pulled::Speech);
+    }
+    assert!(heard > 700, "{heard} of 800 blocks");
+    let upside_down = roundtable_sync::JitterConfig::voice()
+        .with_delay(Duration::from_millis(50), Duration::from_millis(20));
+    let wrong = VoiceReceiverConfig::default().with_jitter(upside_down);
+    assert!(receiver.reconfigure(wrong).is_err());
 }
 
 #[test]

@@ -379,3 +379,20 @@ fn packets_of_every_legal_length_are_decoded() {
         }
     }
 }
+
+#[test]
+fn opus_encoder_encodes_silence_efficiently() {
+    let config = OpusConfig::default().with_dtx(true);
+    let mut encoder = OpusEncoder::new(&config).unwrap();
+    let packets = encode(&mut encoder, &vec![0.0; 100 * FRAME]);
+    // Packets of two bytes or less need not be sent; after half a second nearly all are such.
+    let sent = packets[25..].iter().filter(|packet| packet.len() > 2);
+    assert!(sent.count() <= 5);
+    let spent: usize = packets[25..].iter().map(Vec::len).sum();
+    assert!(spent < 400, "{spent} bytes for a second and a half");
+    let voice = encode(&mut encoder, &vowel(20));
+    assert!(
+        voice[5..].iter().all(|packet| packet.len() > 20),
+        "and speech comes back"
+    );
+}

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use roundtable_command_log::GenesisParams;
 use roundtable_core::{
-    Channel, ChannelBinding, CloseCode, Frame, MediaCodec, MediaPacket, TransportKind,
+    Channel, ChannelBinding, CloseCode, Frame, MediaCodec, MediaPacket, MetricsVisitor, Observe,
+    TransportKind,
 };
 use roundtable_session::{
     Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Recipient, Side, Standing,
@@ -44,6 +45,45 @@ fn speech() -> MediaPacket {
 
 fn send(world: &mut World, from: &str, to: Recipient, frame: Frame) -> Result<(), InputError> {
     world.input(from, Input::Send { to, frame })
+}
+
+/// Reads one counter.
+struct Counter(&'static str, Option<u64>);
+
+impl MetricsVisitor for Counter {
+    fn counter(&mut self, name: &'static str, _: &[(&'static str, &str)], value: u64) {
+        if name == self.0 {
+            self.1 = Some(value);
+        }
+    }
+
+    fn gauge(&mut self, _: &'static str, _: &[(&'static str, &str)], _: f64) {}
+}
+
+#[test]
+fn voice_of_one_who_has_proven_nothing_is_dropped_and_counted() {
+    let mut world = World::founded_by(1, &["alice"]);
+    world.secs(1);
+    let info = LinkInfo {
+        peer: peer("mallory"),
+        side: Side::Responder,
+        kind: TransportKind::WebRtc,
+        binding: ChannelBinding::from_bytes([5; 32]),
+        proven_author: None,
+        promises_session: true,
+    };
+    world
+        .input("alice", Input::LinkUp { link: GUEST, info })
+        .unwrap();
+    for _ in 0..5 {
+        receive(&mut world, "alice", Frame::media(Channel::Voice, speech()));
+    }
+    let alice = world.node("alice");
+    let media = |e: &&Event| matches!(e, Event::Media { .. });
+    assert_eq!(alice.events.iter().filter(media).count(), 0);
+    let mut dropped = Counter("session_dropped_frames", None);
+    alice.session.observe(&mut dropped);
+    assert_eq!(dropped.1, Some(5));
 }
 
 #[test]
