@@ -9,7 +9,7 @@ use roundtable_core::{Bitrate, MediaClock, MediaCodec, MediaPacket, NtpTime, Tim
 use roundtable_media_codec::{AudioEncoder, AudioFormat, OpusEncoder};
 
 #[cfg(feature = "processing")]
-use crate::processing::{ProcessingConfig, Processor};
+use crate::processing::Processor;
 use crate::{
     SAMPLE_RATE_HZ, Vad, VoiceConfigError,
     frames::{Framer, SpeechFrame},

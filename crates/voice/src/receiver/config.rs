@@ -72,7 +72,7 @@ pub enum Pulled {
     Concealed,
 }
 
-/// What a [`VoiceReceiver`] has seen. Counters wrap at 2^64.
+/// What a [`VoiceReceiver`](crate::VoiceReceiver) has seen. Counters wrap at 2^64.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct VoiceStats {
     /// Packets that came.
