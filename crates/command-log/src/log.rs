@@ -67,7 +67,10 @@ pub enum Received {
     Ended,
     /// It has a place where this log has something else, and does not follow anything that this log
     /// has: somewhere below, this author's log forks. It is not kept.
-    Detached,
+    Detached {
+        /// The author.
+        author: AuthorId,
+    },
 }
 
 /// Something that has settled.
@@ -300,7 +303,7 @@ impl CommandLog {
             Ok(Received::Accepted { .. } | Received::Forked { .. }) => {}
             Ok(Received::Duplicate) => bump(&mut self.counters.duplicates),
             Ok(Received::Waiting { .. } | Received::Early) => bump(&mut self.counters.waited),
-            Ok(Received::Aside { .. } | Received::Ended | Received::Detached) => {
+            Ok(Received::Aside { .. } | Received::Ended | Received::Detached { .. }) => {
                 bump(&mut self.counters.branched);
             }
             Err(error) => self.counters.refused(error),
@@ -617,7 +620,8 @@ impl CommandLog {
             None => unverified.verify(&chain.key)?,
         }
         if place == Place::Detached {
-            return Ok(Received::Detached);
+            let author = frame.author();
+            return Ok(Received::Detached { author });
         }
         let index = match (fresh, known) {
             (Some(chain), _) => self.insert(chain),

@@ -8,7 +8,7 @@ use std::{
 use roundtable_core::AuthorId;
 
 use crate::{
-    Action, Covered, ForkProof, Key, Role, SharedFrame, Update,
+    Action, Covered, ForkProof, FrameId, Key, Role, SharedFrame, Update,
     chain::{Chain, Judged, Tip},
     fork::Shift,
     log::{CommandLog, Settling},
@@ -26,6 +26,16 @@ impl CommandLog {
     /// The fork in which an author's log ends.
     pub fn fork(&self, author: AuthorId) -> Option<ForkProof> {
         self.chain(author)?.fork()
+    }
+
+    /// Whether this log has an author's frame with this id and last nonce (or its beginning, for
+    /// nonce 0), and could use the proof that the author's log forks after it.
+    pub fn lacks_fork(&self, author: AuthorId, nonce: u64, id: FrameId) -> bool {
+        let Some(chain) = self.chain(author) else {
+            return (nonce, id) == (0, FrameId::NONE) && self.has_room_for(author);
+        };
+        let node = chain.node_at(nonce, id).filter(|node| *node <= chain.trunk);
+        node.is_some_and(|node| chain.fork_at(node).is_none())
     }
 
     /// A role command that restores an author whose log ends in a fork: it names the last frame of

@@ -286,7 +286,7 @@ fn a_bad_frame_whose_successor_is_valid_takes_nothing_with_it() {
     assert_eq!(log.head(id(1)).unwrap().nonce, 4);
     assert_eq!(
         log.receive(at(0), successor.bytes),
-        Ok(Received::Detached),
+        Ok(Received::Detached { author: id(1) }),
         "its place is taken by now"
     );
 }

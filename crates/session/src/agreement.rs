@@ -15,11 +15,11 @@ use roundtable_wire::session::Control;
 use crate::{
     Session,
     arrivals::Backlog,
-    commands::OwnHead,
     config::GenesisSource,
     event::{Event, LinkId, Now},
     handshake::Refusal,
     links::{Link, Phase},
+    own_head::OwnHead,
     room::{Position, Room, Verdict, compare},
 };
 
@@ -144,8 +144,10 @@ impl Session {
         });
         self.anti_entropy.clear();
         self.backlog = Backlog::default();
+        self.descents.clear();
+        self.proofs_asked.clear();
         self.grants.clear();
-        self.own_head = OwnHead::Unknown;
+        self.own_head = OwnHead::default();
         self.own_told = 0;
         tracing::debug!(genesis = %hash, verified, created, "genesis known");
         self.outbox.event(Event::GenesisKnown {
@@ -163,9 +165,9 @@ impl Session {
         }
         // Signaling sees nobody, but a link may still stand, and its peer may know more of us.
         let linked = |link: &Link| !matches!(link.phase, Phase::Guest { .. });
-        let behind = matches!(self.own_head, OwnHead::Behind(_));
-        if self.room.is_some() && !behind && self.links.ids(linked).is_empty() {
-            self.own_head = OwnHead::Certain;
+        let alone = !self.own_head.is_behind() && self.links.ids(linked).is_empty();
+        if self.room.is_some() && alone {
+            self.own_head.make_certain();
         }
     }
 
@@ -180,7 +182,7 @@ impl Session {
         let genesis = Genesis::create(params, &self.config.signing_key);
         let begun = genesis.is_ok_and(|genesis| self.begin(genesis, false).is_ok());
         debug_assert!(begun);
-        self.own_head = OwnHead::Certain;
+        self.own_head.make_certain();
         for id in self.links.ids(|link| link.member().is_some()) {
             self.announce_genesis(id);
         }

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    ops::RangeBounds,
     time::Duration,
 };
 
@@ -50,7 +51,7 @@ struct Fetch {
 
 /// What the planner must know of the world.
 pub(crate) trait Holdings {
-    /// The author's last contiguous nonce held here, 0 for none.
+    /// The author's last contiguous nonce held here, 0 for none; `u64::MAX` if more is of no use.
     fn held(&self, author: &AuthorId) -> u64;
     /// Whether this link leads to the author itself.
     fn leads_to(&self, link: LinkId, author: &AuthorId) -> bool;
@@ -111,7 +112,7 @@ impl AntiEntropy {
         }
     }
 
-    /// Whether an arrival of this author's frames may call for [`plan`](Self::plan).
+    /// Whether frames of this author are asked for.
     pub(crate) fn is_fetching(&self, author: &AuthorId) -> bool {
         self.gaps.contains_key(author)
     }
@@ -126,27 +127,63 @@ impl AntiEntropy {
             gap.review(now, author, world.held(author), &mut self.claims);
         }
         self.find_gaps(now, world);
+        self.assign(now, world, ..)
+    }
+
+    /// What to ask next of an author of whom something has come: costs less than
+    /// [`plan`](Self::plan), and suffices while one answer follows the other.
+    pub(crate) fn go_on(
+        &mut self,
+        now: Timestamp,
+        world: &impl Holdings,
+        author: AuthorId,
+    ) -> BTreeMap<LinkId, Vec<Range>> {
+        let held = world.held(&author);
+        let Some(gap) = self.gaps.get_mut(&author) else {
+            return BTreeMap::new();
+        };
+        gap.review(now, &author, held, &mut self.claims);
+        if gap.fetch.is_some() {
+            return BTreeMap::new();
+        }
+        let claims = self.claims.values();
+        let claimed = |claims: &BTreeMap<_, _>| claims.get(&author).is_some_and(|n| *n > held);
+        if claims.filter(|claims| claimed(claims)).count() == 0 {
+            self.gaps.remove(&author);
+        }
+        self.assign(now, world, author..=author)
+    }
+
+    /// Finds somebody to ask for each gap of these authors for which nobody is being asked.
+    fn assign(
+        &mut self,
+        now: Timestamp,
+        world: &impl Holdings,
+        authors: impl RangeBounds<AuthorId>,
+    ) -> BTreeMap<LinkId, Vec<Range>> {
         let mut wants: BTreeMap<LinkId, Vec<Range>> = BTreeMap::new();
         let mut load: BTreeMap<LinkId, usize> = BTreeMap::new();
         for fetch in self.gaps.values().filter_map(|gap| gap.fetch.as_ref()) {
             *load.entry(fetch.link).or_default() += 1;
         }
-        for (author, gap) in &mut self.gaps {
+        for (author, gap) in self.gaps.range_mut(authors) {
             if gap.fetch.is_some() {
                 continue;
             }
+            let held = world.held(author);
             gap.patient = now < gap.since + GRACE && world.linked(author);
             let usable = |link| !gap.patient || world.leads_to(link, author);
             let candidates = self.claims.iter().filter_map(|(link, claims)| {
                 let nonce = claims.get(author)?;
                 let busy = load.get(link).copied().unwrap_or(0);
                 let stranger = !world.leads_to(*link, author);
-                (usable(*link) && busy < MAX_LIST).then_some((stranger, busy, *link, *nonce))
+                let useful = usable(*link) && busy < MAX_LIST && *nonce > held;
+                useful.then_some((stranger, busy, *link, *nonce))
             });
             let Some((_, _, link, last)) = candidates.min() else {
                 continue;
             };
-            let first = world.held(author) + 1;
+            let first = held + 1;
             *load.entry(link).or_default() += 1;
             wants.entry(link).or_default().push(Range {
                 author: *author,

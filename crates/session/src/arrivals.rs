@@ -1,11 +1,11 @@
 //! Command frames as they arrive: read in whatever form they have; those that answer a request of ours are gathered for
 //! a moment, so that their signatures are verified together.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use roundtable_command_log::{FrameError, ReadError, Received, UnverifiedFrame};
-use roundtable_core::{CloseCode, Timestamp};
+use roundtable_core::{AuthorId, CloseCode, Timestamp};
 use roundtable_wire::session::Control;
 
 use crate::{
@@ -54,6 +54,8 @@ struct Consequences {
     settle: bool,
     plan: bool,
     own: bool,
+    /// Authors of whom something has come that was asked for.
+    authors: BTreeSet<AuthorId>,
 }
 
 impl Session {
@@ -96,13 +98,14 @@ impl Session {
         let (sources, frames): (Vec<_>, Vec<_>) = frames
             .map(|(id, frame)| ((id, frame.is_elided()), frame))
             .unzip();
+        let mut consequences = Consequences {
+            authors: frames.iter().map(UnverifiedFrame::author).collect(),
+            ..Consequences::default()
+        };
         let verdicts = room.log.receive_all(now.wall, frames);
-        let mut consequences = Consequences::default();
         for ((id, elided), verdict) in sources.into_iter().zip(verdicts) {
             self.on_received(now, id, elided, verdict, &mut consequences);
         }
-        // Whether or not anything was new, what was asked for has come.
-        consequences.plan = true;
         self.follow(now, &consequences);
     }
 
@@ -118,10 +121,10 @@ impl Session {
             Ok(Received::Accepted { frame }) => {
                 let author = frame.author();
                 consequences.settle = true;
-                consequences.plan |= self.anti_entropy.is_fetching(&author);
                 consequences.own |= author == self.author;
             }
-            Ok(Received::Forked { .. }) => consequences.settle = true,
+            Ok(Received::Forked { .. } | Received::Aside { .. }) => consequences.settle = true,
+            Ok(Received::Detached { author }) => self.descend_from_tip(now, id, author),
             Ok(Received::Waiting { missing }) if self.links.contains(id) => {
                 self.anti_entropy.claim(id, missing.author, missing.through);
                 consequences.plan = true;
@@ -138,11 +141,16 @@ impl Session {
         if consequences.settle {
             self.settle_soon(now);
         }
+        for author in &consequences.authors {
+            self.go_on(now, *author);
+        }
         if consequences.plan {
-            self.plan(now);
+            self.plan_soon(now);
         }
         if consequences.own {
             self.tell_own_frames();
+            let held = self.own_nonce();
+            self.own_head.grown(now.mono, held);
             self.flush(now);
         }
     }

@@ -93,11 +93,19 @@ impl Session {
             Control::Want(ranges) if member.aligned => self.on_want(now, id, ranges),
             Control::Served(ranges) if member.aligned => self.on_served(now, id, &ranges),
             Control::FullForms if member.aligned => self.on_full_forms(id),
+            Control::Forks(forks) if member.aligned => self.on_forks(now, id, forks),
+            Control::WantForks(forks) if member.aligned => self.on_want_forks(now, id, forks),
+            Control::Probe(heads) if member.aligned => self.on_probe(id, &heads),
+            Control::Probed(heads) if member.aligned => self.on_probed(now, id, &heads),
             // Sent before the peer knew of our change of genesis, or by a later version.
             Control::Heads(_)
             | Control::Want(_)
             | Control::Served(_)
             | Control::FullForms
+            | Control::Forks(_)
+            | Control::WantForks(_)
+            | Control::Probe(_)
+            | Control::Probed(_)
             | Control::Unknown => {}
         }
     }

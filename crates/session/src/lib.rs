@@ -8,7 +8,9 @@ mod clocks;
 mod commands;
 mod config;
 mod control;
+mod descent;
 mod event;
+mod exchange;
 #[cfg(any(test, feature = "__fuzz"))]
 mod fuzz;
 mod handshake;
@@ -16,6 +18,7 @@ mod heartbeat;
 mod links;
 mod metrics;
 mod outbox;
+mod own_head;
 mod restore;
 mod room;
 mod session;

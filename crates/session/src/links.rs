@@ -7,7 +7,7 @@ use std::{
 
 use roundtable_command_log::{FrameReader, FrameWriter, Genesis, SignedFrame};
 use roundtable_core::{AuthorId, Channel, Delivery, Frame, PeerId, Timestamp, TransportKind};
-use roundtable_wire::session::Range;
+use roundtable_wire::session::{Head, Range};
 
 use crate::{
     event::{LinkId, LinkInfo, Standing},
@@ -76,6 +76,8 @@ pub(crate) struct Member {
     pub(crate) misread: u32,
     /// Whether it was asked for full forms, and none has come yet.
     pub(crate) asked_in_full: bool,
+    /// Proofs of forks that it asked for and has not been sent.
+    pub(crate) wanted_forks: Vec<Head>,
 }
 
 impl Member {
@@ -104,7 +106,13 @@ impl Member {
             reader: FrameReader::default(),
             misread: 0,
             asked_in_full: false,
+            wanted_forks: Vec::new(),
         }
+    }
+
+    /// Whether it has asked for something.
+    pub(crate) fn waits(&self) -> bool {
+        !(self.wanted.is_empty() && self.wanted_forks.is_empty())
     }
 
     /// A frame in the shortest form that this peer reads.

@@ -1,6 +1,6 @@
 //! The session itself: inputs in, outputs out, timers in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::{
     ChaCha20Rng,
@@ -13,8 +13,8 @@ use roundtable_wire::session::Hello;
 use crate::{
     anti_entropy::AntiEntropy,
     arrivals::Backlog,
-    commands::OwnHead,
     config::{ConfigError, GenesisSource, SessionConfig},
+    descent::Descents,
     event::{
         Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient,
     },
@@ -23,6 +23,7 @@ use crate::{
     links::{Link, Links, Phase},
     metrics::{Counters, Rate},
     outbox::Outbox,
+    own_head::OwnHead,
     room::Room,
     submissions::Submissions,
 };
@@ -44,6 +45,11 @@ pub struct Session {
     pub(crate) outbox: Outbox,
     pub(crate) anti_entropy: AntiEntropy,
     pub(crate) backlog: Backlog,
+    pub(crate) descents: Descents,
+    /// Authors of whose forks a proof was asked for, and until when nobody else is asked.
+    pub(crate) proofs_asked: BTreeMap<AuthorId, Timestamp>,
+    pub(crate) last_plan: Timestamp,
+    pub(crate) plan_due: Option<Timestamp>,
     pub(crate) submissions: Submissions,
     /// Authors to make Editors of.
     pub(crate) grants: BTreeSet<AuthorId>,
@@ -74,9 +80,13 @@ impl Session {
             outbox: Outbox::default(),
             anti_entropy: AntiEntropy::default(),
             backlog: Backlog::default(),
+            descents: Descents::default(),
+            proofs_asked: BTreeMap::new(),
+            last_plan: Timestamp::ZERO,
+            plan_due: None,
             submissions: Submissions::default(),
             grants: BTreeSet::new(),
-            own_head: OwnHead::Unknown,
+            own_head: OwnHead::default(),
             own_told: 0,
             next_heads: now.mono,
             orphaned_since: None,
@@ -92,7 +102,7 @@ impl Session {
             GenesisSource::Create(params) => {
                 let genesis = Genesis::create(params, &session.config.signing_key)?;
                 session.begin(genesis, true)?;
-                session.own_head = OwnHead::Certain;
+                session.own_head.make_certain();
             }
             GenesisSource::Invited(_) | GenesisSource::FirstCome(_) => {}
         }
@@ -131,10 +141,8 @@ impl Session {
     /// then at once.
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let mut next = [
-            self.anti_entropy.next_timeout(),
-            self.backlog.due(),
+            self.exchange_due(),
             self.submissions.due().filter(|_| self.may_sign()),
-            self.settle_due(),
             self.orphaned_due(),
             self.firm_due(),
         ]
@@ -151,7 +159,7 @@ impl Session {
             if member.aligned {
                 at(self.next_heads);
             }
-            if !member.wanted.is_empty() {
+            if member.waits() {
                 at(member.next_serve);
             }
         }
@@ -281,9 +289,17 @@ impl Session {
         };
         tracing::debug!(peer = %link.info.peer, link = id.0, dropped = link.dropped, "link down");
         self.anti_entropy.forget(id);
+        self.descents.forget(id);
         self.counters.link_gone(&link);
         if let Some(member) = link.member() {
             self.grants.remove(&member.author);
+            let others = self.links.iter().filter_map(|(_, link)| link.member());
+            if !others
+                .into_iter()
+                .any(|other| other.author == member.author)
+            {
+                self.own_head.gone(&member.author);
+            }
         }
         let peer = link.info.peer.clone();
         if link.is_ready() && self.links.best_to(&peer, Link::is_ready).is_none() {
@@ -294,7 +310,7 @@ impl Session {
         if let Some(next) = self.links.best_to(&peer, Link::is_aligned) {
             self.send_heads(next);
         }
-        self.plan(now);
+        self.plan_soon(now);
     }
 
     /// Closes a link and forgets it.

@@ -9,7 +9,7 @@ use roundtable_core::{AuthorId, Channel, PeerId, RoomId};
 
 use crate::generated::session::roundtable::session as fb;
 
-/// Most heads in one [`Control::Heads`], and most ranges in one [`Control::Want`] or
+/// Most heads in one [`Control::Heads`] and its like, and most ranges in one [`Control::Want`] or
 /// [`Control::Served`]. A longer list is split by the sender and refused by the receiver.
 pub const MAX_LIST: usize = 512;
 /// Most capabilities in a [`Hello`].
@@ -55,6 +55,17 @@ pub enum Control {
     /// The receiver of an elided frame does not remember what was left out: the next frame of each
     /// author is to come in full.
     FullForms,
+    /// The sender holds proof that these authors' logs fork right after these commands; at most
+    /// [`MAX_LIST`] entries.
+    Forks(Vec<Head>),
+    /// Asks for the frames of such proofs, at most [`MAX_LIST`] entries.
+    WantForks(Vec<Head>),
+    /// The ids of the sender's frames that hold these commands, at most [`MAX_LIST`] entries. Asks
+    /// for the receiver's.
+    Probe(Vec<Head>),
+    /// Answers a [`Control::Probe`], entry by entry: the ids of the sender's frames that hold these
+    /// commands, zeros for none.
+    Probed(Vec<Head>),
     /// A message of a later minor version, to be skipped.
     Unknown,
 }
@@ -181,11 +192,7 @@ fn build<'a>(fbb: &mut FlatBufferBuilder<'a>, control: &Control) -> (fb::Message
             (fb::Message::GenesisUpdate, update.as_union_value())
         }
         Control::Heads(heads) => {
-            let heads: Vec<_> = heads
-                .iter()
-                .map(|head| fb::Head::new(head.author.as_bytes(), &head.id, head.nonce))
-                .collect();
-            let heads = Some(fbb.create_vector(&heads));
+            let heads = Some(build_heads(fbb, heads));
             let heads = fb::Heads::create(fbb, &fb::HeadsArgs { heads });
             (fb::Message::Heads, heads.as_union_value())
         }
@@ -210,6 +217,26 @@ fn build<'a>(fbb: &mut FlatBufferBuilder<'a>, control: &Control) -> (fb::Message
         Control::FullForms => {
             let full = fb::FullForms::create(fbb, &fb::FullFormsArgs {});
             (fb::Message::FullForms, full.as_union_value())
+        }
+        Control::Forks(forks) => {
+            let forks = Some(build_heads(fbb, forks));
+            let forks = fb::Forks::create(fbb, &fb::ForksArgs { forks });
+            (fb::Message::Forks, forks.as_union_value())
+        }
+        Control::WantForks(forks) => {
+            let forks = Some(build_heads(fbb, forks));
+            let want = fb::WantForks::create(fbb, &fb::WantForksArgs { forks });
+            (fb::Message::WantForks, want.as_union_value())
+        }
+        Control::Probe(heads) => {
+            let heads = Some(build_heads(fbb, heads));
+            let probe = fb::Probe::create(fbb, &fb::ProbeArgs { heads });
+            (fb::Message::Probe, probe.as_union_value())
+        }
+        Control::Probed(heads) => {
+            let heads = Some(build_heads(fbb, heads));
+            let probed = fb::Probed::create(fbb, &fb::ProbedArgs { heads });
+            (fb::Message::Probed, probed.as_union_value())
         }
         // What a later version meant cannot be said again; an empty table of no type stands for it.
         Control::Unknown => {
@@ -238,6 +265,17 @@ fn build_hello(fbb: &mut FlatBufferBuilder<'_>, hello: &Hello) -> Message {
         capabilities: Some(fbb.create_vector(&capabilities)),
     };
     fb::Hello::create(fbb, &args).as_union_value()
+}
+
+fn build_heads<'a>(
+    fbb: &mut FlatBufferBuilder<'a>,
+    heads: &[Head],
+) -> WIPOffset<Vector<'a, fb::Head>> {
+    let heads: Vec<_> = heads
+        .iter()
+        .map(|head| fb::Head::new(head.author.as_bytes(), &head.id, head.nonce))
+        .collect();
+    fbb.create_vector(&heads)
 }
 
 fn build_ranges<'a>(
@@ -272,6 +310,18 @@ fn read(control: &fb::Control<'_>) -> Result<Control, ControlError> {
     }
     if let Some(served) = control.message_as_served() {
         return read_ranges(&served.ranges()).map(Control::Served);
+    }
+    if let Some(forks) = control.message_as_forks() {
+        return read_heads(&forks.forks()).map(Control::Forks);
+    }
+    if let Some(want) = control.message_as_want_forks() {
+        return read_heads(&want.forks()).map(Control::WantForks);
+    }
+    if let Some(probe) = control.message_as_probe() {
+        return read_heads(&probe.heads()).map(Control::Probe);
+    }
+    if let Some(probed) = control.message_as_probed() {
+        return read_heads(&probed.heads()).map(Control::Probed);
     }
     if let Some(ping) = control.message_as_ping() {
         let sequence = ping.sequence();
@@ -420,15 +470,22 @@ mod tests {
     }
 
     fn control() -> impl Strategy<Value = Control> {
-        let head = (author(), any::<[u8; 32]>(), any::<u64>());
-        let head = head.prop_map(|(author, id, nonce)| Head { author, id, nonce });
+        let heads = || {
+            let head = (author(), any::<[u8; 32]>(), any::<u64>());
+            let head = head.prop_map(|(author, id, nonce)| Head { author, id, nonce });
+            vec(head, 0..40)
+        };
         prop_oneof![
             hello().prop_map(Control::Hello),
             (any::<[u8; 32]>(), any::<[u8; 32]>())
                 .prop_map(|(r, s)| { Control::Proof([r, s].concat().try_into().unwrap()) }),
             (bytes(300), any::<bool>())
                 .prop_map(|(genesis, may_adopt)| Control::GenesisUpdate { genesis, may_adopt }),
-            vec(head, 0..40).prop_map(Control::Heads),
+            heads().prop_map(Control::Heads),
+            heads().prop_map(Control::Forks),
+            heads().prop_map(Control::WantForks),
+            heads().prop_map(Control::Probe),
+            heads().prop_map(Control::Probed),
             ranges().prop_map(Control::Want),
             ranges().prop_map(Control::Served),
             any::<u64>().prop_map(|sequence| Control::Ping { sequence }),

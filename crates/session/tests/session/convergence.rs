@@ -189,7 +189,7 @@ fn a_peer_back_with_its_key_but_without_its_log_forks_nothing() {
     world.add(config("bob", GenesisSource::Known(genesis)), "bob");
     assert!(!world.node("bob").session.may_sign());
     world.link("bob", "alice", Quic);
-    world.secs(1);
+    world.secs(2);
     assert!(world.node("bob").session.may_sign());
     world.submit("bob", vec![trail("!")]);
     world.secs(1);
@@ -231,7 +231,7 @@ fn a_peer_back_with_part_of_its_log_is_not_reassured_by_one_who_knows_less() {
     world.millis(200);
     assert!(!world.node("bob").session.may_sign());
     world.link("bob", "alice", Quic);
-    world.secs(1);
+    world.secs(2);
     world.submit("bob", vec![trail("!")]);
     world.secs(3);
     assert_eq!(world.node("alice").trail(), "0123456789!");
@@ -261,7 +261,7 @@ fn an_admin_back_without_its_log_gives_roles_as_soon_as_it_knows_what_it_wrote()
     world.add(config("alice", GenesisSource::Known(genesis)), "alice");
     world.link("alice", "carol", Quic);
     world.link("alice", "bob", Quic);
-    world.millis(400);
+    world.secs(2);
     assert!(world.node("carol").session.may_sign());
     world.submit("carol", vec![trail("c")]);
     world.secs(3);

@@ -5,6 +5,7 @@ mod agreement;
 mod convergence;
 mod elision;
 mod failover;
+mod forks;
 mod guests;
 mod handshake;
 mod submitting;

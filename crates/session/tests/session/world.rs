@@ -23,6 +23,7 @@ use roundtable_session::{
     Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Now, Output, Session, SessionConfig,
     Side,
 };
+use roundtable_wire::session::Control;
 
 /// Key types of the tests' schema.
 pub(crate) const NOTE: u16 = 1;
@@ -358,6 +359,12 @@ impl World {
 
     pub(crate) fn random(&mut self, below: u64) -> u64 {
         self.rng.next_u64() % below
+    }
+
+    /// Has a peer send a control message that its session did not.
+    pub(crate) fn inject(&mut self, from: &str, link: LinkId, message: &Control) {
+        let frame = Frame::binary(Channel::Control, message.encode());
+        self.send(from, link, Some(frame));
     }
 
     fn next_moment(&self) -> Option<Timestamp> {

@@ -20,14 +20,14 @@ pub mod roundtable {
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
-        pub const ENUM_MAX_MESSAGE: u8 = 9;
+        pub const ENUM_MAX_MESSAGE: u8 = 13;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_MESSAGE: [Message; 10] = [
+        pub const ENUM_VALUES_MESSAGE: [Message; 14] = [
             Message::NONE,
             Message::Hello,
             Message::Proof,
@@ -38,6 +38,10 @@ pub mod roundtable {
             Message::Ping,
             Message::Pong,
             Message::FullForms,
+            Message::Forks,
+            Message::WantForks,
+            Message::Probe,
+            Message::Probed,
         ];
 
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -56,9 +60,13 @@ pub mod roundtable {
             pub const Ping: Self = Self(7);
             pub const Pong: Self = Self(8);
             pub const FullForms: Self = Self(9);
+            pub const Forks: Self = Self(10);
+            pub const WantForks: Self = Self(11);
+            pub const Probe: Self = Self(12);
+            pub const Probed: Self = Self(13);
 
             pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 9;
+            pub const ENUM_MAX: u8 = 13;
             pub const ENUM_VALUES: &'static [Self] = &[
                 Self::NONE,
                 Self::Hello,
@@ -70,6 +78,10 @@ pub mod roundtable {
                 Self::Ping,
                 Self::Pong,
                 Self::FullForms,
+                Self::Forks,
+                Self::WantForks,
+                Self::Probe,
+                Self::Probed,
             ];
 
             /// Returns the variant's name or "" if unknown.
@@ -85,6 +97,10 @@ pub mod roundtable {
                     Self::Ping => Some("Ping"),
                     Self::Pong => Some("Pong"),
                     Self::FullForms => Some("FullForms"),
+                    Self::Forks => Some("Forks"),
+                    Self::WantForks => Some("WantForks"),
+                    Self::Probe => Some("Probe"),
+                    Self::Probed => Some("Probed"),
                     _ => None,
                 }
             }
@@ -1877,6 +1893,530 @@ pub mod roundtable {
             }
         }
 
+        pub enum ForksOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Forks<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Forks<'a> {
+            type Inner = Forks<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Forks<'a> {
+            pub const VT_FORKS: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Forks { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args ForksArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Forks<'bldr>> {
+                let mut builder = ForksBuilder::new(_fbb);
+                if let Some(x) = args.forks {
+                    builder.add_forks(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn forks(&self) -> ::flatbuffers::Vector<'a, Head> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Head>>>(
+                            Forks::VT_FORKS,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Forks<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Head>>>(
+                        "forks",
+                        Self::VT_FORKS,
+                        true,
+                    )?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct ForksArgs<'a> {
+            pub forks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
+        }
+
+        impl<'a> Default for ForksArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                ForksArgs {
+                    forks: None, // required field
+                }
+            }
+        }
+
+        pub struct ForksBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ForksBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_forks(
+                &mut self,
+                forks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, Head>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Forks::VT_FORKS, forks);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> ForksBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                ForksBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Forks<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Forks::VT_FORKS, "forks");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Forks<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Forks");
+                ds.field("forks", &self.forks());
+                ds.finish()
+            }
+        }
+
+        pub enum WantForksOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct WantForks<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for WantForks<'a> {
+            type Inner = WantForks<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> WantForks<'a> {
+            pub const VT_FORKS: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                WantForks { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args WantForksArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<WantForks<'bldr>> {
+                let mut builder = WantForksBuilder::new(_fbb);
+                if let Some(x) = args.forks {
+                    builder.add_forks(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn forks(&self) -> ::flatbuffers::Vector<'a, Head> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Head>>>(
+                            WantForks::VT_FORKS,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for WantForks<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Head>>>(
+                        "forks",
+                        Self::VT_FORKS,
+                        true,
+                    )?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct WantForksArgs<'a> {
+            pub forks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
+        }
+
+        impl<'a> Default for WantForksArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                WantForksArgs {
+                    forks: None, // required field
+                }
+            }
+        }
+
+        pub struct WantForksBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WantForksBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_forks(
+                &mut self,
+                forks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, Head>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(WantForks::VT_FORKS, forks);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> WantForksBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                WantForksBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<WantForks<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, WantForks::VT_FORKS, "forks");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for WantForks<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("WantForks");
+                ds.field("forks", &self.forks());
+                ds.finish()
+            }
+        }
+
+        pub enum ProbeOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Probe<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Probe<'a> {
+            type Inner = Probe<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Probe<'a> {
+            pub const VT_HEADS: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Probe { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args ProbeArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Probe<'bldr>> {
+                let mut builder = ProbeBuilder::new(_fbb);
+                if let Some(x) = args.heads {
+                    builder.add_heads(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn heads(&self) -> ::flatbuffers::Vector<'a, Head> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Head>>>(
+                            Probe::VT_HEADS,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Probe<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Head>>>(
+                        "heads",
+                        Self::VT_HEADS,
+                        true,
+                    )?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct ProbeArgs<'a> {
+            pub heads: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
+        }
+
+        impl<'a> Default for ProbeArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                ProbeArgs {
+                    heads: None, // required field
+                }
+            }
+        }
+
+        pub struct ProbeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProbeBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_heads(
+                &mut self,
+                heads: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, Head>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Probe::VT_HEADS, heads);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> ProbeBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                ProbeBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Probe<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Probe::VT_HEADS, "heads");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Probe<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Probe");
+                ds.field("heads", &self.heads());
+                ds.finish()
+            }
+        }
+
+        pub enum ProbedOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Probed<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Probed<'a> {
+            type Inner = Probed<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Probed<'a> {
+            pub const VT_HEADS: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Probed { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args ProbedArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Probed<'bldr>> {
+                let mut builder = ProbedBuilder::new(_fbb);
+                if let Some(x) = args.heads {
+                    builder.add_heads(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn heads(&self) -> ::flatbuffers::Vector<'a, Head> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Head>>>(
+                            Probed::VT_HEADS,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Probed<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Head>>>(
+                        "heads",
+                        Self::VT_HEADS,
+                        true,
+                    )?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct ProbedArgs<'a> {
+            pub heads: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
+        }
+
+        impl<'a> Default for ProbedArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                ProbedArgs {
+                    heads: None, // required field
+                }
+            }
+        }
+
+        pub struct ProbedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProbedBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_heads(
+                &mut self,
+                heads: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, Head>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Probed::VT_HEADS, heads);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> ProbedBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                ProbedBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Probed<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Probed::VT_HEADS, "heads");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Probed<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Probed");
+                ds.field("heads", &self.heads());
+                ds.finish()
+            }
+        }
+
         pub enum ControlOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -2074,6 +2614,62 @@ pub mod roundtable {
                     None
                 }
             }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_forks(&self) -> Option<Forks<'a>> {
+                if self.message_type() == Message::Forks {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Forks::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_want_forks(&self) -> Option<WantForks<'a>> {
+                if self.message_type() == Message::WantForks {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { WantForks::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_probe(&self) -> Option<Probe<'a>> {
+                if self.message_type() == Message::Probe {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Probe::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_probed(&self) -> Option<Probed<'a>> {
+                if self.message_type() == Message::Probed {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Probed::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Control<'_> {
@@ -2094,6 +2690,10 @@ pub mod roundtable {
                             Message::Ping => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Ping>>("Message::Ping", pos),
                             Message::Pong => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pong>>("Message::Pong", pos),
                             Message::FullForms => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FullForms>>("Message::FullForms", pos),
+                            Message::Forks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Forks>>("Message::Forks", pos),
+                            Message::WantForks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantForks>>("Message::WantForks", pos),
+                            Message::Probe => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probe>>("Message::Probe", pos),
+                            Message::Probed => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probed>>("Message::Probed", pos),
                             _ => Ok(()),
                         }
                     })?
@@ -2247,6 +2847,46 @@ pub mod roundtable {
                     }
                     Message::FullForms => {
                         if let Some(x) = self.message_as_full_forms() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::Forks => {
+                        if let Some(x) = self.message_as_forks() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::WantForks => {
+                        if let Some(x) = self.message_as_want_forks() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::Probe => {
+                        if let Some(x) = self.message_as_probe() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::Probed => {
+                        if let Some(x) = self.message_as_probed() {
                             ds.field("message", &x)
                         } else {
                             ds.field(
