@@ -122,6 +122,8 @@ fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
         "full_worlds": tally.reports.iter().filter(|report| is_full(report)).count(),
         "commands": sum(|report| report.commands),
         "crashes": sum(|report| report.crashes.into()),
+        "forks_shown": sum(|report| report.forks),
+        "backups_restored": sum(|report| report.rollbacks.into()),
         "partitions": sum(|report| report.partitions.into()),
         "convergence_ms": { "p50": at(50), "p99": at(99), "max": at(100) },
     })

@@ -19,11 +19,15 @@ pub enum Fault {
     LamportWindowFromHighestSeen,
     /// Signatures are verified by a rule whose verdict depends on the batch.
     DalekBatchRule,
+    /// Peers whose logs of an author differ do not look below the heads.
+    NeverDescends,
+    /// Peers do not listen to what others say of forks.
+    NeverSpreadsProofs,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::ForgetsLogOnRestart,
         Self::DropsTailAtFailover,
         Self::AppliesDuplicates,
@@ -31,5 +35,7 @@ impl Fault {
         Self::NeverComparesHeads,
         Self::LamportWindowFromHighestSeen,
         Self::DalekBatchRule,
+        Self::NeverDescends,
+        Self::NeverSpreadsProofs,
     ];
 }

@@ -38,10 +38,18 @@ pub(crate) struct Forged {
 pub(crate) struct Forger {
     key: SigningKey,
     genesis: Genesis,
-    previous: [u8; 32],
+    tip: Tip,
+    /// Where its log has been, on any branch.
+    past: Vec<Tip>,
+}
+
+/// A frame of a hostile author, and what the next one must rise above.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tip {
+    pub(crate) id: [u8; 32],
     nonce: u64,
     pub(crate) lamport: u64,
-    pub(crate) wall_ms: u64,
+    wall_ms: u64,
 }
 
 impl Forged {
@@ -53,14 +61,33 @@ impl Forged {
 impl Forger {
     pub(crate) fn new(key: SigningKey, genesis: Genesis) -> Self {
         let wall_ms = genesis.params().wall.as_millis();
-        Self {
-            key,
-            genesis,
-            previous: [0; 32],
+        let tip = Tip {
+            id: [0; 32],
             nonce: 0,
             lamport: 0,
             wall_ms,
+        };
+        Self {
+            key,
+            genesis,
+            tip,
+            past: vec![tip],
         }
+    }
+
+    /// The end of its log.
+    pub(crate) const fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    /// Where its log has been, the beginning first.
+    pub(crate) fn past(&self) -> &[Tip] {
+        &self.past
+    }
+
+    /// Goes on from here, whatever it has signed after it.
+    pub(crate) fn go_back(&mut self, tip: Tip) {
+        self.tip = tip;
     }
 
     pub(crate) fn genesis_wall_ms(&self) -> u64 {
@@ -74,7 +101,7 @@ impl Forger {
 
     /// The next frame of the own log: `count` puts on one key, at or above these times.
     pub(crate) fn draft(&self, lamport: u64, wall_ms: u64, count: u32, value: &[u8]) -> Draft {
-        let wall_ms = wall_ms.max(self.wall_ms + 1);
+        let wall_ms = wall_ms.max(self.tip.wall_ms + 1);
         let put = ActionRef::Put {
             key_type: crate::NOTE,
             key: b"hostile",
@@ -84,10 +111,10 @@ impl Forger {
         let body = encoder.encode((0..count).map(|_| put)).map(<[u8]>::to_vec);
         Draft {
             author: AuthorId::from_bytes(self.key.verifying_key().to_bytes()),
-            previous: self.previous,
-            first_nonce: self.nonce + 1,
+            previous: self.tip.id,
+            first_nonce: self.tip.nonce + 1,
             count,
-            lamport: lamport.max(self.lamport + 1).min(self.cap(wall_ms)),
+            lamport: lamport.max(self.tip.lamport + 1).min(self.cap(wall_ms)),
             wall_ms,
             body: body.unwrap_or_default(),
         }
@@ -95,10 +122,13 @@ impl Forger {
 
     /// Goes on from this frame: from here on it is part of the own log.
     pub(crate) fn keep(&mut self, draft: &Draft, forged: &Forged) {
-        self.previous = forged.id;
-        self.nonce = draft.first_nonce + u64::from(draft.count) - 1;
-        self.lamport = draft.lamport;
-        self.wall_ms = draft.wall_ms;
+        self.tip = Tip {
+            id: forged.id,
+            nonce: draft.first_nonce + u64::from(draft.count) - 1,
+            lamport: draft.lamport,
+            wall_ms: draft.wall_ms,
+        };
+        self.past.push(self.tip);
     }
 
     pub(crate) fn sign(&self, draft: &Draft) -> Forged {

@@ -10,7 +10,7 @@ use roundtable_wire::session::{Control, Head, Range};
 
 use crate::{
     World,
-    forge::{self, Draft, Forged, Forger},
+    forge::{self, Draft, Forged, Forger, Tip},
 };
 
 /// A frame of this many commands is beyond the burst of every simulated room.
@@ -21,6 +21,17 @@ const AHEAD_MS: u64 = 300_000;
 /// How far a hostile author climbs at a time, and how often: each step is a small one, all together are not.
 const STEP: u64 = 1 << 19;
 const STEPS: u64 = 5;
+
+/// How a world's hostile authors sign several frames for one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Equivocation {
+    #[default]
+    Never,
+    /// Two branches at one moment, each shown to one peer.
+    Once,
+    /// Wherever they have been, shown to some.
+    Often,
+}
 
 /// The hostile authors' logs, by peer.
 pub(crate) type Forgers = BTreeMap<usize, Forger>;
@@ -82,7 +93,7 @@ const TRICKS: [(&str, Trick); 19] = [
         forger.altered(world, |draft, cap| draft.lamport = cap + 1)
     }),
     ("a Lamport time that does not rise", |forger, world| {
-        let last = forger.lamport;
+        let last = forger.tip().lamport;
         forger.altered(world, |draft, _| draft.lamport = last)
     }),
     ("a wall time before the genesis", |forger, world| {
@@ -168,7 +179,17 @@ impl World {
         if self.dice.chance(20) {
             let message = self.nonsense();
             self.note(format!("p{number} sends nonsense on control"));
-            return self.send_to_some(number, &[(Channel::Control, message)]);
+            return self.send_to_some(number, 60, &[(Channel::Control, message)]);
+        }
+        match self.equivocation {
+            Equivocation::Once => return self.split(number, forger),
+            Equivocation::Often if self.dice.chance(70) => {
+                for _ in 0..self.dice.between(1, 4) {
+                    self.equivocate(number, forger);
+                }
+                return;
+            }
+            _ => {}
         }
         let Some((name, trick)) = self.dice.pick(&TRICKS) else {
             return;
@@ -176,17 +197,80 @@ impl World {
         self.note(format!("p{number} sends {name}"));
         let frames = trick(forger, self).into_iter().flatten();
         let frames: Vec<_> = frames.map(|bytes| (Channel::Command, bytes)).collect();
-        self.send_to_some(number, &frames);
+        self.send_to_some(number, 60, &frames);
     }
 
-    fn send_to_some(&mut self, number: usize, messages: &[(Channel, Bytes)]) {
+    /// A hostile author signs a few frames after one that others have followed, or will, and shows
+    /// them to some.
+    fn equivocate(&mut self, number: usize, forger: &mut Forger) {
+        let past = forger.past();
+        let at = match self.dice.below(3) {
+            0 => past.len() - 1,
+            1 => past.len().saturating_sub(2),
+            _ => self.dice.index(past.len()).unwrap_or_default(),
+        };
+        let from = self
+            .tip_of_the_room(number, forger)
+            .filter(|_| self.dice.chance(40));
+        forger.go_back(from.unwrap_or(past[at]));
+        let count = self.dice.between(1, 4);
+        self.note(format!(
+            "p{number} signs {count} from {at} of {}",
+            forger.past().len()
+        ));
+        let (lamport, wall) = self.time_of(forger);
+        let frames: Vec<_> = (0..count)
+            .map(|n| (Channel::Command, forger.next(lamport, wall + n)))
+            .collect();
+        self.send_to_some(number, 30, &frames);
+    }
+
+    /// A hostile author goes on in two ways at once, and shows each to one peer only: who compares
+    /// with the other later finds that they part far below what both hold.
+    fn split(&mut self, number: usize, forger: &mut Forger) {
+        let mut links: Vec<_> = self.honest();
+        self.dice.shuffle(&mut links);
+        let to = |victim: &usize| {
+            let mut cables = self.cables.iter();
+            let link = cables.find(|(_, cable)| cable.joins(number, *victim) && cable.works());
+            link.map(|(id, _)| LinkId(*id))
+        };
+        let links: Vec<_> = links.iter().filter_map(to).collect();
+        let [one, other, ..] = links[..] else {
+            return;
+        };
+        self.equivocation = Equivocation::Never;
+        self.note(format!(
+            "p{number} goes on in two ways, on {one:?} and {other:?}"
+        ));
+        let end = forger.tip();
+        for link in [one, other] {
+            forger.go_back(end);
+            let (lamport, wall) = self.time_of(forger);
+            for n in 0..self.dice.between(3, 9) {
+                let bytes = forger.next(lamport, wall + n);
+                self.transmit(number, link, Frame::binary(Channel::Command, bytes));
+            }
+        }
+    }
+
+    /// Where the log of a hostile author ends for an honest peer.
+    fn tip_of_the_room(&mut self, number: usize, forger: &Forger) -> Option<Tip> {
+        let honest = self.honest();
+        let peer = self.dice.pick(&honest)?;
+        let head = self.session(peer)?.log()?.head(self.author(number))?;
+        let tips = forger.past().iter();
+        tips.copied().find(|tip| tip.id == *head.id.as_bytes())
+    }
+
+    fn send_to_some(&mut self, number: usize, percent: u64, messages: &[(Channel, Bytes)]) {
         let links = self
             .cables
             .iter()
             .filter(|(_, cable)| cable.ends.contains(&number) && cable.up[cable.end_of(number)]);
         let links: Vec<u64> = links.map(|(id, _)| *id).collect();
         for id in links {
-            if self.dice.chance(60) {
+            if self.dice.chance(percent) {
                 for (channel, message) in messages {
                     let frame = Frame::binary(*channel, message.clone());
                     self.transmit(number, LinkId(id), frame);

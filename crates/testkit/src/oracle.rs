@@ -1,9 +1,8 @@
 //! What must hold of a world at rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use roundtable_command_log::{CommandLog, Role};
+use roundtable_command_log::{CommandLog, FrameId, Head, Role, SharedFrame, StateHash};
 use roundtable_core::{AuthorId, PeerId, WallTime};
 use roundtable_session::Session;
 
@@ -14,15 +13,34 @@ const AFTER_ALL: WallTime = WallTime::from_millis(2_000_000_000_000);
 /// How often frames are handed to a log whose places for waiting frames may be full.
 const ROUNDS: usize = 100;
 
+/// What one peer holds and shows.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Rest {
+    heads: Vec<Head>,
+    forks: Vec<(AuthorId, FrameId)>,
+    state: StateHash,
+}
+
+/// Whose logs fork, and after which frames.
+fn forks(log: &CommandLog) -> Vec<(AuthorId, FrameId)> {
+    let forks = log.forks().into_iter();
+    forks.map(|fork| (fork.author(), fork.parent())).collect()
+}
+
 /// By author, the last nonce.
 pub(crate) type Frontier = BTreeMap<AuthorId, u64>;
 
 impl World {
-    /// All that any honest peer holds that is up.
+    /// All that any honest peer holds that is up, of honest authors: what others have signed may have
+    /// to be given up.
     pub(crate) fn frontier(&self) -> Frontier {
         let mut frontier = Frontier::new();
+        let honest = |author| {
+            let mut peers = self.peers.iter().filter(|peer| peer.is_honest());
+            peers.any(|peer| peer.author() == author)
+        };
         for log in self.honest_logs() {
-            for head in log.heads() {
+            for head in log.heads().into_iter().filter(|head| honest(head.author)) {
                 let last = frontier.entry(head.author).or_default();
                 *last = head.nonce.max(*last);
             }
@@ -40,11 +58,18 @@ impl World {
         self.honest().len() == self.honest_logs().count() && self.honest_logs().all(held)
     }
 
-    /// Whether all honest peers hold the same, and show the same state.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        let mut hashes = self.honest_logs().map(CommandLog::state_hash);
-        let first = hashes.next();
-        self.holds_everywhere(&self.frontier()) && hashes.all(|hash| Some(hash) == first)
+    /// What all honest peers hold and show, if it is the same.
+    pub(crate) fn at_rest(&self) -> Option<Rest> {
+        if self.honest().len() != self.honest_logs().count() {
+            return None;
+        }
+        let mut logs = self.honest_logs().map(|log| Rest {
+            heads: log.heads(),
+            forks: forks(log),
+            state: log.state_hash(),
+        });
+        let first = logs.next()?;
+        logs.all(|log| log == first).then_some(first)
     }
 
     fn honest_logs(&self) -> impl Iterator<Item = &CommandLog> {
@@ -94,6 +119,9 @@ impl World {
         if left.heads() != right.heads() {
             return Err(Violation::Heads(a.clone(), b.clone()));
         }
+        if forks(left) != forks(right) {
+            return Err(Violation::Forks(a.clone(), b.clone()));
+        }
         if self.roles_shown_by(left) != self.roles_shown_by(right) {
             return Err(Violation::Roles(b.clone()));
         }
@@ -121,28 +149,46 @@ impl World {
         Ok(())
     }
 
-    /// A log that gets a peer's frames in any order comes to where the peer is.
+    /// A log that gets all that any peer holds, in any order and then branch by branch as peers serve
+    /// it, comes to where a peer is.
     fn check_shuffled(&mut self, number: usize) -> Result<(), Violation> {
-        let (_, log) = self.log_of(number)?;
-        let mut frames: Vec<Bytes> = log.frames().map(|frame| frame.bytes().clone()).collect();
+        let kept = self.honest_logs().flat_map(CommandLog::kept);
+        let by_id: BTreeMap<FrameId, SharedFrame> =
+            kept.map(|frame| (frame.id(), frame.clone())).collect();
+        let mut frames: Vec<&SharedFrame> = by_id.values().collect();
         self.dice.shuffle(&mut frames);
         let (peer, log) = self.log_of(number)?;
         let failed = || Violation::Shuffled(peer.clone());
         let mut fresh = CommandLog::new(log.genesis().clone(), self.schema.clone(), None)
             .map_err(|_| failed())?;
+        let counts = |frame: &SharedFrame| {
+            let (author, nonce) = (frame.author(), frame.header().last_nonce());
+            log.frame_with(author, nonce) == Some(frame)
+        };
+        let aside = frames.iter().filter(|frame| !counts(frame));
+        let forked: BTreeSet<AuthorId> = aside.map(|frame| frame.author()).collect();
+        let mut feed = |frames: &[&SharedFrame]| {
+            for frame in frames {
+                let received = fresh.receive(AFTER_ALL, frame.bytes().clone());
+                received.map_err(|_| failed())?;
+            }
+            fresh.settle(AFTER_ALL);
+            let same = fresh.heads() == log.heads() && forks(&fresh) == forks(log);
+            Ok(same && fresh.state_hash() == log.state_hash())
+        };
         for _ in 0..ROUNDS {
-            for frame in &frames {
-                fresh
-                    .receive(AFTER_ALL, frame.clone())
-                    .map_err(|_| failed())?;
+            if feed(&frames)? {
+                return Ok(());
             }
-            if fresh.heads() == log.heads() {
-                break;
+            for last in frames
+                .iter()
+                .filter(|frame| forked.contains(&frame.author()))
+            {
+                let below = |frame: &&SharedFrame| by_id.get(&frame.header().previous);
+                let mut branch: Vec<_> = std::iter::successors(Some(*last), below).collect();
+                branch.reverse();
+                feed(&branch)?;
             }
-        }
-        fresh.settle(AFTER_ALL);
-        if fresh.heads() == log.heads() && fresh.state_hash() == log.state_hash() {
-            return Ok(());
         }
         Err(failed())
     }

@@ -58,6 +58,14 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// What was on the disk when it held so many own frames.
+    pub(crate) fn roll_back(&mut self, own: usize) {
+        for frame in self.own.drain(own..) {
+            let nonce = nonce_of(&frame);
+            self.durable.retain(|durable| Some(*durable) != nonce);
+        }
+    }
+
     pub(crate) fn keep(&mut self, frame: &SignedFrame) {
         self.own.push(frame.bytes().clone());
         self.durable.insert(frame.header().first_nonce);
@@ -154,9 +162,16 @@ impl Peer {
             return Ok(true);
         };
         match fault {
-            Fault::NeverComparesHeads => {
-                let heads = || matches!(Control::decode(bytes), Ok(Control::Heads(_)));
-                Ok(frame.channel != Channel::Control || !heads())
+            Fault::NeverComparesHeads | Fault::NeverDescends | Fault::NeverSpreadsProofs
+                if frame.channel == Channel::Control =>
+            {
+                let ignored = match Control::decode(bytes) {
+                    Ok(Control::Heads(_)) => Fault::NeverComparesHeads,
+                    Ok(Control::Probed(_)) => Fault::NeverDescends,
+                    Ok(Control::Forks(_)) => Fault::NeverSpreadsProofs,
+                    _ => return Ok(true),
+                };
+                Ok(fault != ignored)
             }
             Fault::DropsTailAtFailover => {
                 Ok(command.is_none_or(|command| !self.ignored.contains(command.bytes())))
@@ -174,7 +189,13 @@ impl Peer {
                 }
                 Ok(true)
             }
-            Fault::ForgetsLogOnRestart | Fault::RolesByPlainOrder => Ok(true),
+            _ => Ok(true),
         }
     }
+}
+
+/// The first nonce of a frame in full form.
+fn nonce_of(bytes: &Bytes) -> Option<u64> {
+    let nonce = bytes.get(65..73)?.try_into().ok()?;
+    Some(u64::from_le_bytes(nonce))
 }

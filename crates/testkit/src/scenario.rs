@@ -13,7 +13,8 @@ use roundtable_netem::Conditions;
 use roundtable_session::{GenesisSource, LinkId};
 
 use crate::{
-    CLAIM, Fault, Kind, NOTE, SCORE, TRAIL, Violation, World, hostile::Forgers, oracle::Frontier,
+    CLAIM, Fault, Kind, NOTE, SCORE, TRAIL, Violation, World,
+    hostile::{Equivocation, Forgers},
     schema,
 };
 
@@ -40,6 +41,10 @@ pub struct Report {
     pub crashes: u32,
     /// How often the room was cut in two.
     pub partitions: u32,
+    /// How often peers were shown that an author has forked its log.
+    pub forks: u64,
+    /// How often a peer came back with an older backup of its disk.
+    pub rollbacks: u32,
     /// From the moment when everyone was linked again until everyone held all that anyone had held then.
     pub converged_in: Duration,
     /// Names everything that was sent: equal for equal seeds.
@@ -114,10 +119,11 @@ struct Life {
     down: Vec<(usize, Timestamp)>,
     crashes: u32,
     partitions: u32,
+    rollbacks: u32,
 }
 
 /// What may happen, each as often as it is listed.
-const EVENTS: [fn(&mut Life); 28] = [
+const EVENTS: [fn(&mut Life); 30] = [
     Life::write,
     Life::write,
     Life::write,
@@ -142,10 +148,12 @@ const EVENTS: [fn(&mut Life); 28] = [
     Life::rule,
     Life::attack,
     Life::attack,
+    Life::attack,
     Life::chatter,
     Life::join,
     Life::misinform,
     Life::pour,
+    Life::restore_backup,
 ];
 
 impl Life {
@@ -160,6 +168,7 @@ impl Life {
             down: Vec::new(),
             crashes: 0,
             partitions: 0,
+            rollbacks: 0,
         }
     }
 
@@ -188,6 +197,8 @@ impl Life {
             commands: self.world.signed,
             crashes: self.crashes,
             partitions: self.partitions,
+            forks: self.world.forks,
+            rollbacks: self.rollbacks,
             converged_in,
             digest: self.world.digest(),
         })
@@ -197,6 +208,8 @@ impl Life {
     fn found(&mut self, full: bool) {
         let world = &mut self.world;
         world.open_room = world.dice.chance(50);
+        let kinds = [Equivocation::Never, Equivocation::Once, Equivocation::Often];
+        world.equivocation = world.dice.pick(&kinds).unwrap_or_default();
         world.set_conditions(conditions(5, 10, 0));
         let honest = if full {
             world.dice.between(4, 8)
@@ -206,7 +219,7 @@ impl Life {
         for _ in 0..honest {
             world.add(Kind::Honest);
         }
-        if world.dice.chance(60) {
+        if world.equivocation != Equivocation::Never || world.dice.chance(50) {
             world.add(Kind::Hostile);
         }
         if world.dice.chance(30) {
@@ -423,7 +436,11 @@ impl Life {
             .into_iter()
             .filter(|number| admin(&self.world, number))
             .collect();
-        let (ruler, subject) = (self.world.dice.pick(&admins), self.any_author());
+        let (ruler, mut subject) = (self.world.dice.pick(&admins), self.any_author());
+        if self.world.equivocation != Equivocation::Never && self.world.dice.chance(40) {
+            let hostile = self.world.numbers(|peer| peer.kind == Kind::Hostile);
+            subject = hostile.first().copied().unwrap_or(subject);
+        }
         let role = self
             .world
             .dice
@@ -432,8 +449,12 @@ impl Life {
             return;
         };
         let subject_key = self.world.author(subject);
+        let restores = self.world.dice.chance(70);
         let log = self.world.session(ruler).and_then(|session| session.log());
-        let command = log.map(|log| log.role_command(subject_key, role));
+        let command = log.map(|log| {
+            let restore = log.restore_command(subject_key, role).filter(|_| restores);
+            restore.unwrap_or_else(|| log.role_command(subject_key, role))
+        });
         if self
             .world
             .submit(ruler, command.into_iter().collect())
@@ -518,6 +539,37 @@ impl Life {
         }
     }
 
+    /// A peer dies, and comes back with an older backup of its disk. Whoever it meets then may speak
+    /// first, but somebody who holds all that it had signed is there, and the network is quick.
+    fn restore_backup(&mut self) {
+        let honest = self.world.honest();
+        let number = self.any_honest();
+        let author = self.world.author(number);
+        let head = |peer: usize| self.world.session(peer)?.log()?.head(author);
+        let own = head(number);
+        let known = honest
+            .iter()
+            .any(|peer| *peer != number && head(*peer) == own);
+        if self.world.partitioned || !self.down.is_empty() || !known || own.is_none() {
+            return;
+        }
+        let frames = self.world.peers[number].store.own.len();
+        let kept = self.world.dice.index(frames).unwrap_or_default();
+        self.rollbacks += 1;
+        self.world.note(format!(
+            "p{number} is back with {kept} of {frames} own frames"
+        ));
+        let before = self.world.conditions();
+        self.world.set_conditions(conditions(5, 10, 0));
+        self.world.run_for(Duration::from_secs(1));
+        self.world.crash(number, false);
+        self.world.roll_back(number, kept);
+        self.world.run_for(Duration::from_millis(300));
+        self.start(number);
+        self.world.run_for(Duration::from_secs(4));
+        self.world.set_conditions(before);
+    }
+
     /// Someone comes late.
     fn join(&mut self) {
         if self.world.running().len() >= 10 {
@@ -583,10 +635,10 @@ impl Life {
         // Whatever was still to be written has been when nothing changes for longer than peers take
         // to compare what they hold.
         loop {
-            self.wait(start, World::is_at_rest)?;
-            let before: Frontier = self.world.frontier();
+            self.wait(start, |world| world.at_rest().is_some())?;
+            let before = self.world.at_rest();
             self.world.run_for(Duration::from_secs(5));
-            if self.world.is_at_rest() && self.world.frontier() == before {
+            if self.world.at_rest() == before {
                 return Ok(converged_in);
             }
             self.world.verdict()?;

@@ -46,6 +46,12 @@ pub enum Violation {
         /// What it was told.
         code: CloseCode,
     },
+    /// An honest peer signed two frames for one place.
+    #[error("the honest {0} has forked its own log")]
+    Forked(PeerId),
+    /// Logs that hold the same disagree on who has forked.
+    #[error("{0} and {1} know of different forks")]
+    Forks(PeerId, PeerId),
     /// A guest was sent what is for members.
     #[error("{sender} sent the guest {guest} a message on {}", channel.name())]
     GuestServed {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use roundtable_command_log::{Action, Genesis, Schema};
+use roundtable_command_log::{Action, ForkProof, Genesis, Schema};
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Frame, PeerId, RoomId, Timestamp, TransportKind,
     WallTime,
@@ -18,6 +18,7 @@ use crate::{
     Fault, Kind, Violation,
     cable::{Cable, Parcel},
     dice::Dice,
+    hostile::Equivocation,
     peer::Peer,
 };
 
@@ -35,6 +36,8 @@ pub struct World {
     pub(crate) schema: Schema,
     pub(crate) fault: Option<Fault>,
     pub(crate) open_room: bool,
+    /// How hostile authors sign several frames for one place.
+    pub(crate) equivocation: Equivocation,
     /// Whether the peers' sides count: nothing passes from one to the other.
     pub(crate) partitioned: bool,
     conditions: Conditions,
@@ -45,6 +48,8 @@ pub struct World {
     next_redial: Timestamp,
     links_made: u64,
     pub(crate) signed: u64,
+    /// How often a peer was told that an author has forked its log.
+    pub(crate) forks: u64,
 }
 
 impl World {
@@ -58,6 +63,7 @@ impl World {
             schema,
             fault: None,
             open_room: true,
+            equivocation: Equivocation::Never,
             partitioned: false,
             conditions: Conditions::default(),
             violation: None,
@@ -66,6 +72,7 @@ impl World {
             next_redial: Timestamp::from_millis(1000),
             links_made: 0,
             signed: 0,
+            forks: 0,
         }
     }
 
@@ -337,6 +344,11 @@ impl World {
         }
     }
 
+    /// The network of all links.
+    pub(crate) const fn conditions(&self) -> Conditions {
+        self.conditions
+    }
+
     /// Changes the network for all links.
     pub fn set_conditions(&mut self, conditions: Conditions) {
         self.conditions = conditions;
@@ -375,6 +387,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Puts a peer that is down back to a backup of its disk, of when it held so many own frames.
+    pub(crate) fn roll_back(&mut self, number: usize, own: usize) {
+        let store = &mut self.peers[number].store;
+        store.roll_back(own);
+        let kept = self.dice.index(store.foreign.len() + 1).unwrap_or_default();
+        store.foreign.truncate(kept);
     }
 
     /// Lets time pass.
@@ -448,7 +468,9 @@ impl World {
             }
             Parcel::Frame { frame, command } => {
                 let (fault, peer) = (self.fault, &mut self.peers[receiver]);
-                let fault = fault.filter(|_| peer.is_honest());
+                // The session of a hostile peer would do it for the others.
+                let all = fault == Some(Fault::NeverDescends);
+                let fault = fault.filter(|_| all || peer.is_honest());
                 match peer.takes(fault, &frame, command.as_deref()) {
                     Ok(false) => {}
                     Ok(true) => self.request(receiver, Input::Received { link, frame }),
@@ -540,6 +562,7 @@ impl World {
                 self.peers[number].retract(author, after);
                 Ok(())
             }
+            Event::Forked(proof) => self.check_forked(&proof),
             Event::Misbehaved { peer, code } if self.both_honest(number, &peer) => {
                 let judge = self.peers[number].id.clone();
                 Err(Violation::Blamed { judge, peer, code })
@@ -553,6 +576,15 @@ impl World {
             _ => Ok(()),
         };
         self.judge(result);
+    }
+
+    /// An honest author never signs twice for one place.
+    fn check_forked(&mut self, proof: &ForkProof) -> Result<(), Violation> {
+        self.forks += 1;
+        let author = proof.author();
+        let honest = |peer: &&Peer| peer.is_honest() && peer.author() == author;
+        let forked = self.peers.iter().find(honest);
+        forked.map_or(Ok(()), |peer| Err(Violation::Forked(peer.id.clone())))
     }
 
     fn both_honest(&self, judge: usize, peer: &PeerId) -> bool {

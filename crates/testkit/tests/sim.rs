@@ -86,6 +86,24 @@ fn verification_that_depends_on_the_batch_is_caught() {
     );
 }
 
+#[test]
+fn logs_that_are_never_compared_below_their_heads_are_caught() {
+    let caught = caught(Fault::NeverDescends);
+    assert!(
+        matches!(caught[..], [Violation::NoConvergence(_)]),
+        "{caught:?}"
+    );
+}
+
+#[test]
+fn proofs_of_forks_that_do_not_spread_are_caught() {
+    let caught = caught(Fault::NeverSpreadsProofs);
+    assert!(
+        matches!(caught[..], [Violation::NoConvergence(_)]),
+        "{caught:?}"
+    );
+}
+
 /// A failing world says how to see it again, and what came before.
 #[test]
 fn a_failure_names_its_seed_and_what_happened() {
