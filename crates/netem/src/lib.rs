@@ -30,6 +30,39 @@ pub struct Conditions {
     pub rate: Option<Bitrate>,
     /// How long a datagram may wait for its turn at that rate. Default 200 ms.
     pub max_queue: Duration,
+    /// Datagrams that are lost in bursts, beside those that are lost by themselves. Default none.
+    pub bursts: Option<BurstLoss>,
+    /// Whether datagrams keep their order: one that takes longer holds up those behind it, as it does
+    /// in a queue. Default no.
+    pub in_order: bool,
+}
+
+/// Loss that comes in bursts: the model of Gilbert and Elliott, a chain of two states that moves with
+/// each datagram. Outside a burst, [`Conditions::loss_per_mille`] are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BurstLoss {
+    /// How many in a thousand datagrams begin a burst.
+    pub begin_per_mille: u16,
+    /// How many in a thousand datagrams of a burst end it.
+    pub end_per_mille: u16,
+    /// How many in a thousand datagrams of a burst are lost.
+    pub loss_per_mille: u16,
+}
+
+impl BurstLoss {
+    /// Bursts in which everything is lost (Gilbert's model), of `length` datagrams in the mean, so that
+    /// `loss_per_mille` in a thousand are lost in all. Both are held to what the model can do: lengths
+    /// from 1, losses to 900.
+    pub fn gilbert(loss_per_mille: u16, length: u16) -> Self {
+        let end_per_mille = 1000 / length.max(1);
+        let loss = u32::from(loss_per_mille.min(900));
+        let begin = u32::from(end_per_mille) * loss / (1000 - loss);
+        Self {
+            begin_per_mille: u16::try_from(begin).unwrap_or(u16::MAX),
+            end_per_mille,
+            loss_per_mille: 1000,
+        }
+    }
 }
 
 impl Default for Conditions {
@@ -42,6 +75,8 @@ impl Default for Conditions {
             reorder_per_mille: 0,
             rate: None,
             max_queue: Duration::from_millis(200),
+            bursts: None,
+            in_order: false,
         }
     }
 }
@@ -91,6 +126,10 @@ pub struct Netem<T> {
     streams: BTreeMap<u8, Timestamp>,
     /// Until when the line is occupied.
     busy_until: Timestamp,
+    /// Whether datagrams are being lost in a burst.
+    in_burst: bool,
+    /// When the last datagram of those that keep their order arrives.
+    last_in_order: Timestamp,
     sent: u64,
 }
 
@@ -104,6 +143,8 @@ impl<T: Clone> Netem<T> {
             parked: None,
             streams: BTreeMap::new(),
             busy_until: Timestamp::ZERO,
+            in_burst: false,
+            last_in_order: Timestamp::ZERO,
             sent: 0,
         }
     }
@@ -140,6 +181,13 @@ impl<T: Clone> Netem<T> {
         self.parked.is_some()
     }
 
+    /// Lets nothing begin its way before `until`, as when a radio is busy or a router thinks. What is
+    /// sent meanwhile leaves at once then, unless it has to wait for longer than
+    /// [`Conditions::max_queue`].
+    pub fn stall(&mut self, until: Timestamp) {
+        self.busy_until = self.busy_until.max(until);
+    }
+
     /// Cuts the network: datagrams under way are lost, streams stand still.
     pub fn cut(&mut self) {
         let parked = self.parked.get_or_insert_default();
@@ -159,7 +207,7 @@ impl<T: Clone> Netem<T> {
     fn send_datagram(&mut self, now: Timestamp, parcel: Parcel<T>) {
         let start = self.busy_until.max(now);
         let too_long = start.saturating_since(now) > self.conditions.max_queue;
-        if too_long || self.happens(self.conditions.loss_per_mille) {
+        if too_long || self.is_lost() {
             return;
         }
         let departure = self.occupy(start, parcel.len);
@@ -170,8 +218,28 @@ impl<T: Clone> Netem<T> {
         }
         let overtakes = self.happens(self.conditions.reorder_per_mille);
         let travel = self.travel();
-        let arrival = departure + if overtakes { Duration::ZERO } else { travel };
+        let mut arrival = departure + if overtakes { Duration::ZERO } else { travel };
+        if self.conditions.in_order {
+            arrival = arrival.max(self.last_in_order);
+            self.last_in_order = arrival;
+        }
         self.put(arrival, parcel);
+    }
+
+    /// Whether the next datagram is lost.
+    fn is_lost(&mut self) -> bool {
+        let Some(bursts) = self.conditions.bursts else {
+            return self.happens(self.conditions.loss_per_mille);
+        };
+        let moves = match self.in_burst {
+            true => bursts.end_per_mille,
+            false => bursts.begin_per_mille,
+        };
+        self.in_burst ^= self.happens(moves);
+        self.happens(match self.in_burst {
+            true => bursts.loss_per_mille,
+            false => self.conditions.loss_per_mille,
+        })
     }
 
     fn send_reliably(&mut self, now: Timestamp, stream: u8, parcel: Parcel<T>) {
@@ -303,6 +371,47 @@ mod tests {
         let arrived = run(&mut net);
         assert_eq!(arrived.last(), Some(&(1500, 4)));
         assert_eq!(arrived.len(), 5);
+    }
+
+    #[test]
+    fn losses_come_in_bursts_of_the_length_asked_for() {
+        let conditions = Conditions {
+            bursts: Some(BurstLoss::gilbert(100, 4)),
+            ..Conditions::default()
+        };
+        assert_eq!(BurstLoss::gilbert(900, 1).begin_per_mille, 9_000, "held");
+        let mut net = Netem::new(7, conditions);
+        (0..20_000_u64).for_each(|n| net.send(at(n), Flow::Datagram, 1, n));
+        let arrived = order(&mut net);
+        let lost = 20_000 - arrived.len();
+        assert!((1_600..2_400).contains(&lost), "{lost} of 20,000");
+        let bursts = arrived.windows(2).filter(|pair| pair[1] > pair[0] + 1);
+        let mean = lost as f64 / bursts.count() as f64;
+        assert!((3.5..4.5).contains(&mean), "{mean} in a row");
+    }
+
+    #[test]
+    fn a_queue_keeps_its_order_and_what_a_stall_held_up_comes_at_once() {
+        let conditions = Conditions {
+            delay: millis(10),
+            jitter: millis(50),
+            max_queue: millis(500),
+            in_order: true,
+            ..Conditions::default()
+        };
+        let mut net = Netem::new(8, conditions);
+        (0..1_000_u64).for_each(|n| net.send(at(n * 5), Flow::Datagram, 1, n));
+        let arrived = run(&mut net);
+        assert_eq!(arrived.len(), 1_000);
+        assert!(arrived.is_sorted_by_key(|(_, n)| *n));
+        assert!(arrived.iter().any(|(at, n)| *at > n * 5 + 30), "jitter");
+        net.set_conditions(Conditions {
+            jitter: Duration::ZERO,
+            ..conditions
+        });
+        net.stall(at(6_300));
+        (0..5_u64).for_each(|n| net.send(at(6_000 + n), Flow::Datagram, 1, n));
+        assert!(run(&mut net).iter().all(|(at, _)| *at == 6_310));
     }
 
     #[test]
