@@ -13,6 +13,7 @@ mod docs;
 mod fuzz;
 mod layers;
 mod lint;
+mod score;
 mod setup;
 mod sim;
 mod step;
@@ -55,6 +56,8 @@ enum Command {
     Sim(sim::Args),
     /// Run the benches.
     Bench(bench::Args),
+    /// Score voices and the timing of media on simulated networks.
+    Score(score::Args),
     /// Run everything that must hold before a change is merged.
     Ci(ci::Args),
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Codegen(args) => codegen::run(&workspace, args),
         Command::Sim(args) => sim::run(&workspace, args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Score(args) => score::run(&workspace, &args),
         Command::Ci(args) => ci::run(&workspace, args),
     }
 }

@@ -14,8 +14,8 @@ pub struct JitterConfig {
     pub max_delay: Duration,
     /// See [`with_start_delay`](Self::with_start_delay).
     pub start_delay: Duration,
-    /// See [`with_quantile`](Self::with_quantile).
-    pub quantile: f32,
+    /// See [`with_late_share`](Self::with_late_share).
+    pub late_share: f32,
     /// See [`with_capacity`](Self::with_capacity).
     pub max_packets: usize,
     /// See [`with_capacity`](Self::with_capacity).
@@ -30,7 +30,7 @@ impl JitterConfig {
             min_delay: Duration::from_millis(20),
             max_delay: Duration::from_millis(120),
             start_delay: Duration::from_millis(40),
-            quantile: 0.97,
+            late_share: 0.0065,
             max_packets: 128,
             max_span: Duration::from_secs(1),
         }
@@ -63,11 +63,11 @@ impl JitterConfig {
         self
     }
 
-    /// The share of packets that should arrive in time. Default 0.97; 0.5 to 0.999. Higher means
-    /// more delay.
+    /// The share of what is played that may have to be made up because packets come too late. Default 0.0065;
+    /// 0.0001 to 0.2. Less means more delay.
     #[must_use]
-    pub fn with_quantile(mut self, quantile: f32) -> Self {
-        self.quantile = quantile;
+    pub fn with_late_share(mut self, share: f32) -> Self {
+        self.late_share = share;
         self
     }
 
@@ -91,8 +91,8 @@ impl JitterConfig {
         if self.min_delay > self.max_delay || self.max_delay > Duration::from_secs(1) {
             return Err(JitterConfigError::Delay);
         }
-        if !(0.5..=0.999).contains(&self.quantile) {
-            return Err(JitterConfigError::Quantile);
+        if !(0.0001..=0.2).contains(&self.late_share) {
+            return Err(JitterConfigError::LateShare);
         }
         if !(1..=4096).contains(&self.max_packets) || self.max_span < self.max_delay {
             return Err(JitterConfigError::Capacity);
@@ -219,9 +219,9 @@ pub enum JitterConfigError {
     /// Minimum above maximum, or maximum above 1 s.
     #[error("the delay's bounds must be in order, and at most 1 s")]
     Delay,
-    /// Outside 0.5 to 0.999.
-    #[error("the quantile lies between 0.5 and 0.999")]
-    Quantile,
+    /// Outside 0.0001 to 0.2.
+    #[error("the share that may come late lies between 0.0001 and 0.2")]
+    LateShare,
     /// No room, too much, or a span that the largest delay does not fit.
     #[error("the buffer holds 1 to 4096 packets and at least the largest delay")]
     Capacity,

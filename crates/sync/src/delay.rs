@@ -1,17 +1,27 @@
-//! How long to hold packets: an estimate of how far behind the fastest packet the others arrive.
+//! How long to hold packets: an estimate of how far behind the fastest packet the others arrive, and of
+//! what it would cost to wait for fewer of them.
 //!
 //! A packet's *transit* is its arrival on our clock minus its RTP time. The difference between two
 //! clocks is in it, and nobody knows that, but the smallest transit of the last seconds stands
-//! for a packet that nothing held up; what others need beyond that is their *relative delay*. A
-//! histogram of it that slowly forgets gives the delay within which almost every packet arrives.
+//! for a packet that nothing held up; what others need beyond that is their *relative delay*.
+//!
+//! Imagine a listener who waits for `T`, makes speech up while a packet is not there, is as late as that
+//! packet from then on, and catches up by and by. A packet costs him as much as its relative delay is
+//! beyond `T` and beyond how late he is already. So each packet adds to the cost of all `T` in an interval,
+//! which a histogram takes. It slowly forgets, and the target is the least `T` at which the share of
+//! speech that is made up stays within a bound.
+//!
+//! Packets that were overtaken, or that come only as another one's redundancy, cost all that they last.
+//! One event alone changes nothing: what is far beyond the target waits until another one like it comes
+//! within ten seconds, and then the lesser one counts.
 
 use std::time::Duration;
 
 use roundtable_core::Timestamp;
 
-/// Width of a bucket. Finer than anyone hears, coarse enough to stay small.
+/// Width of a bucket.
 const BUCKET_US: i64 = 5_000;
-/// Relative delays of 0 to 500 ms; later packets count as 500.
+/// Relative delays of 0 to 500 ms; what is beyond counts as 500.
 const BUCKETS: usize = 100;
 /// Packets after which the fastest one is forgotten, at the earliest half way.
 const BASE_WINDOW: u32 = 200;
@@ -19,10 +29,18 @@ const BASE_WINDOW: u32 = 200;
 const STALE: Duration = Duration::from_secs(30);
 /// No network holds a packet up by this much: the sender has started anew.
 const BREAK_US: u64 = 5_000_000;
-/// Two peaks within this time are a pattern.
-const PEAK_MEMORY: Duration = Duration::from_secs(10);
-/// How long a pattern of peaks is provided for after the last one.
-const PEAK_HOLD: Duration = Duration::from_secs(5);
+/// How much of the time that it goes on the listener catches up.
+const CATCH_UP: i64 = 10; // percent
+/// Speech is made up in pieces of 10 ms: half a one too much in the mean.
+const HALF_PIECE_US: i64 = 5_000;
+/// What is lost for good costs more than what is only heard later.
+const LOST_WEIGHT: i64 = 2;
+/// So far beyond the target, in microseconds, a delay may be an accident.
+const OUTLIER_US: i64 = 20_000;
+/// Two accidents within this time are a pattern.
+const OUTLIER_MEMORY: Duration = Duration::from_secs(10);
+/// The longest time, in microseconds, that a packet stands for: more is a pause.
+const MAX_STEP_US: i64 = 120_000;
 
 /// Bounds and temper of a [`DelayEstimator`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,10 +51,21 @@ pub struct DelayConfig {
     pub max: Duration,
     /// The target before there is a measurement.
     pub start: Duration,
-    /// The share of packets that should arrive in time, 0.5 to 0.999.
-    pub quantile: f32,
-    /// How many packets the histogram remembers, about.
-    pub memory: f32,
+    /// The share of speech that may have to be made up because packets come late, 0.0001 to 0.2.
+    pub late_share: f32,
+    /// How much media the histogram remembers, about.
+    pub memory: Duration,
+}
+
+/// How a packet came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// After all that were sent before it, as far as they came.
+    InOrder,
+    /// After one that was sent later, or as the redundancy of one: it lasts so many microseconds.
+    Overtaken(i64),
+    /// The sender itself held it back: only the fastest transit learns from it.
+    HeldBack,
 }
 
 /// Estimates the playout delay that a stream needs.
@@ -45,10 +74,14 @@ pub struct DelayEstimator {
     config: DelayConfig,
     transit: WindowedMin,
     last_arrival: Option<Timestamp>,
-    histogram: [f32; BUCKETS],
-    weight: f32,
-    target_us: i64,
-    peak: Peak,
+    cost: CostHistogram,
+    /// Media time of the newest packet.
+    newest_us: Option<i64>,
+    /// Up to which transit the imagined listener is late.
+    late_us: i64,
+    accident: Option<Accident>,
+    /// Transit up to which to wait; `None` before a packet counted.
+    until_us: Option<i64>,
 }
 
 /// The smallest value of the last 100 to 200, in two halves.
@@ -74,37 +107,99 @@ impl WindowedMin {
     }
 }
 
-/// Delay spikes that come again before the histogram would provide for them.
-#[derive(Debug, Clone, Copy, Default)]
-struct Peak {
-    last: Option<(Timestamp, i64)>,
-    held_us: i64,
-    since: Timestamp,
+/// An interval of transits that a packet made dear.
+#[derive(Debug, Clone, Copy)]
+struct Accident {
+    at: Timestamp,
+    from_us: i64,
+    to_us: i64,
+    cost_us: i64,
 }
 
-impl Peak {
-    fn observe(&mut self, now: Timestamp, delay_us: i64) {
-        if let Some((then, before)) = self.last {
-            let apart = now.saturating_since(then);
-            // Packets of one spike are one peak.
-            if apart < Duration::from_millis(500) {
-                self.last = Some((then, before.max(delay_us)));
-                return;
-            }
-            if apart < PEAK_MEMORY {
-                self.held_us = self.at(now).max(before.min(delay_us));
-                self.since = now;
-            }
+/// What it would cost to wait only up to a transit: by buckets, of which the first one begins at `origin_us`.
+///
+/// Transits rather than relative delays, so that what is known stays true when the fastest packet is
+/// another one: on a path that has become longer, the old delays must not count on top.
+#[derive(Debug, Clone)]
+struct CostHistogram {
+    origin_us: i64,
+    buckets: [f32; BUCKETS],
+    /// Media time that this was seen in.
+    time_us: f32,
+}
+
+impl CostHistogram {
+    const fn new() -> Self {
+        Self {
+            origin_us: 0,
+            buckets: [0.0; BUCKETS],
+            time_us: 0.0,
         }
-        self.last = Some((now, delay_us));
     }
 
-    /// What is held at `now`: constant for [`PEAK_HOLD`], then 20 ms less each second. Time alone
-    /// takes it down, so no pattern of packets can keep it up.
-    fn at(&self, now: Timestamp) -> i64 {
-        let after = now.saturating_since(self.since).saturating_sub(PEAK_HOLD);
-        let decayed = i64::try_from(after.as_micros() / 50).unwrap_or(i64::MAX);
-        self.held_us.saturating_sub(decayed).max(0)
+    /// Moves the first bucket to about `base_us`. What does not fit falls into the last one.
+    fn move_to(&mut self, base_us: i64) {
+        let shift = base_us.saturating_sub(self.origin_us).div_euclid(BUCKET_US);
+        if shift == 0 {
+            return;
+        }
+        self.origin_us = self
+            .origin_us
+            .saturating_add(shift.saturating_mul(BUCKET_US));
+        let by = usize::try_from(shift.unsigned_abs()).map_or(BUCKETS, |by| by.min(BUCKETS));
+        if shift > 0 {
+            self.buckets.copy_within(by.., 0);
+            self.buckets[BUCKETS - by..].fill(0.0);
+        } else {
+            let beyond: f32 = self.buckets[BUCKETS - by..].iter().sum();
+            self.buckets.copy_within(..BUCKETS - by, by);
+            self.buckets[..by].fill(0.0);
+            self.buckets[BUCKETS - 1] += beyond;
+        }
+    }
+
+    /// Time goes on by `step_us`; of what is older than `memory`, little is left.
+    fn pass(&mut self, step_us: i64, memory: Duration) {
+        let memory_us = memory.as_micros() as f32;
+        let keep = 1.0 - (step_us as f32 / memory_us).clamp(0.0, 1.0);
+        self.buckets.iter_mut().for_each(|cost| *cost *= keep);
+        self.time_us = self.time_us * keep + step_us as f32;
+    }
+
+    /// A listener who waits for less than `to_us` has to make up what he waits less, down to `from_us`.
+    fn add_interval(&mut self, from_us: i64, to_us: i64) {
+        let end = BUCKETS as i64 * BUCKET_US;
+        let from = from_us.saturating_sub(self.origin_us).clamp(0, end);
+        let to = to_us.saturating_sub(self.origin_us).clamp(0, end);
+        for (index, cost) in self.buckets.iter_mut().enumerate() {
+            let low = index as i64 * BUCKET_US;
+            let overlap = to.min(low + BUCKET_US) - from.max(low);
+            *cost += overlap.max(0) as f32;
+        }
+    }
+
+    /// A listener who waits for less than `until_us` has to make up `cost_us`.
+    fn add_lump(&mut self, until_us: i64, cost_us: i64) {
+        let place = until_us
+            .saturating_sub(self.origin_us)
+            .div_euclid(BUCKET_US);
+        let bucket = usize::try_from(place).unwrap_or(0).min(BUCKETS - 1);
+        self.buckets[bucket] += cost_us as f32;
+    }
+
+    /// The least transit at which no more than `share` of the time is made up.
+    fn until_us(&self, share: f32) -> i64 {
+        let mut left = share * self.time_us;
+        for (index, cost) in self.buckets.iter().enumerate().rev() {
+            if *cost > left {
+                // As if the bucket's cost were spread evenly over it.
+                #[allow(clippy::cast_possible_truncation)] // less than a bucket
+                let part = (left / cost * BUCKET_US as f32) as i64;
+                return self.origin_us + (index as i64 + 1) * BUCKET_US - part;
+            }
+            left -= cost;
+        }
+        self.origin_us
     }
 }
 
@@ -115,32 +210,123 @@ impl DelayEstimator {
             config,
             transit: WindowedMin::default(),
             last_arrival: None,
-            histogram: [0.0; BUCKETS],
-            weight: 0.0,
-            target_us: micros(config.start),
-            peak: Peak::default(),
+            cost: CostHistogram::new(),
+            newest_us: None,
+            late_us: i64::MIN,
+            accident: None,
+            until_us: None,
         }
     }
 
-    /// Takes note that media of time `media_us` (RTP time, unwrapped, in microseconds) arrived.
-    /// With `count` false only the fastest transit learns from it: for packets that the sender
-    /// itself held back. Returns the relative delay.
-    pub fn arrived(&mut self, now: Timestamp, media_us: i64, count: bool) -> Duration {
-        let transit = signed(now).saturating_sub(media_us);
+    /// Takes note that media of time `media_us` (RTP time, unwrapped, in microseconds) arrived. Returns
+    /// the relative delay.
+    pub fn arrived(&mut self, now: Timestamp, media_us: i64, arrival: Arrival) -> Duration {
+        let transit_us = signed(now).saturating_sub(media_us);
         let stale = self
             .last_arrival
             .is_some_and(|last| now.saturating_since(last) > STALE);
         if stale {
-            self.transit = WindowedMin::default();
+            self.forget_transits(transit_us);
         }
         self.last_arrival = Some(now);
-        self.transit.add(transit);
-        let base = self.transit.get().unwrap_or(transit);
-        let delay_us = transit - base;
-        if count {
-            self.count(now, delay_us);
+        let before_us = self.base_us();
+        self.transit.add(transit_us);
+        let base_us = self.transit.get().unwrap_or(transit_us);
+        let moved_us = base_us.saturating_sub(before_us);
+        if moved_us < -OUTLIER_US {
+            // A shorter path, not a faster packet: it will jitter as the old one did.
+            self.move_along(moved_us);
         }
-        Duration::from_micros(delay_us.unsigned_abs())
+        self.cost.move_to(base_us);
+        self.learn(now, media_us, transit_us, arrival);
+        Duration::from_micros((transit_us - base_us).unsigned_abs())
+    }
+
+    /// Takes note that media of time `media_us`, which lasts `length_us`, came as the redundancy of a
+    /// packet that arrived at `now`, and had not come before.
+    pub fn repeated(&mut self, now: Timestamp, media_us: i64, length_us: i64) {
+        let transit_us = signed(now).saturating_sub(media_us);
+        self.learn(now, media_us, transit_us, Arrival::Overtaken(length_us));
+    }
+
+    fn learn(&mut self, now: Timestamp, media_us: i64, transit_us: i64, arrival: Arrival) {
+        let newest_us = self.newest_us.unwrap_or(media_us);
+        self.newest_us = Some(newest_us.max(media_us));
+        let step_us = media_us.saturating_sub(newest_us).clamp(0, MAX_STEP_US);
+        let before_us = self.late_us.saturating_sub(step_us * CATCH_UP / 100);
+        match arrival {
+            Arrival::HeldBack => {
+                self.late_us = before_us.max(transit_us);
+                return;
+            }
+            Arrival::InOrder => {
+                self.late_us = before_us.max(transit_us);
+                self.cost.pass(step_us, self.config.memory);
+                if before_us != i64::MIN {
+                    self.charge(Accident {
+                        at: now,
+                        from_us: before_us,
+                        to_us: transit_us,
+                        cost_us: transit_us.saturating_sub(before_us),
+                    });
+                }
+            }
+            Arrival::Overtaken(length_us) => self.charge(Accident {
+                at: now,
+                from_us: transit_us,
+                to_us: transit_us,
+                cost_us: LOST_WEIGHT * length_us.clamp(0, MAX_STEP_US),
+            }),
+        }
+        self.until_us = Some(self.cost.until_us(self.config.late_share));
+    }
+
+    /// After a long silence: what is known about delays stays, relative to a fastest packet that may be
+    /// another one now.
+    fn forget_transits(&mut self, transit_us: i64) {
+        self.move_along(transit_us.saturating_sub(self.base_us()));
+        self.transit = WindowedMin::default();
+        self.late_us = i64::MIN;
+        self.accident = None;
+    }
+
+    /// Takes what is known relative to the fastest packet to stay so, though that one moves.
+    fn move_along(&mut self, moved_us: i64) {
+        self.cost.origin_us = self.cost.origin_us.saturating_add(moved_us);
+        self.until_us = self.until_us.map(|until| until.saturating_add(moved_us));
+    }
+
+    /// Counts what a packet cost, unless it may have been an accident.
+    fn charge(&mut self, accident: Accident) {
+        let known_us = self.until_us.unwrap_or(accident.to_us);
+        let bound_us = known_us.max(self.base_us() + micros(self.config.min));
+        let counted = if accident.to_us <= bound_us.saturating_add(OUTLIER_US) {
+            accident
+        } else {
+            let recent =
+                |other: &Accident| accident.at.saturating_since(other.at) <= OUTLIER_MEMORY;
+            match self.accident.filter(recent) {
+                Some(other) if other.to_us > accident.to_us => accident,
+                Some(other) => {
+                    self.accident = Some(accident);
+                    other
+                }
+                None => {
+                    self.accident = Some(accident);
+                    return;
+                }
+            }
+        };
+        if counted.from_us < counted.to_us {
+            self.cost.add_interval(counted.from_us, counted.to_us);
+            self.cost.add_lump(counted.to_us, HALF_PIECE_US);
+        } else if counted.from_us == counted.to_us {
+            self.cost.add_lump(counted.to_us, counted.cost_us);
+        }
+    }
+
+    fn base_us(&self) -> i64 {
+        self.transit.get().unwrap_or(0)
     }
 
     /// Whether media of time `media_us` that arrives at `now` cannot belong to the stream: no network
@@ -151,42 +337,13 @@ impl DelayEstimator {
         base.is_some_and(|base| transit.abs_diff(base) > BREAK_US)
     }
 
-    fn count(&mut self, now: Timestamp, delay_us: i64) {
-        // Young estimates weigh each packet alike; old ones forget.
-        let keep = 1.0 - 1.0 / (self.weight + 1.0).min(self.config.memory);
-        self.histogram.iter_mut().for_each(|share| *share *= keep);
-        self.weight = (self.weight + 1.0).min(self.config.memory);
-        let bucket = usize::try_from(delay_us / BUCKET_US).unwrap_or(0);
-        self.histogram[bucket.min(BUCKETS - 1)] += 1.0 - keep;
-        if delay_us > self.target_us {
-            self.peak.observe(now, delay_us);
-        }
-        self.target_us = self.quantile_us();
-    }
-
-    /// The upper edge of the bucket that holds the quantile.
-    fn quantile_us(&self) -> i64 {
-        let mut beyond = 1.0;
-        let mut edge = 0;
-        for share in &self.histogram {
-            edge += BUCKET_US;
-            beyond -= share;
-            if beyond <= 1.0 - self.config.quantile {
-                break;
-            }
-        }
-        edge
-    }
-
     /// How long after the fastest packet's time media should be played, within the bounds.
-    pub fn target(&self, now: Timestamp) -> Duration {
-        let wanted = self.target_us.max(self.peak.at(now)).unsigned_abs();
-        Duration::from_micros(wanted).clamp(self.config.min, self.config.max.max(self.config.min))
-    }
-
-    /// Moves the lower bound, for instance to wait for redundancy. The upper one still holds.
-    pub fn set_min(&mut self, min: Duration) {
-        self.config.min = min.min(self.config.max);
+    pub fn target(&self) -> Duration {
+        let wanted = self.until_us.map_or(self.config.start, |until_us| {
+            let wanted_us = until_us.saturating_sub(self.base_us());
+            Duration::from_micros(u64::try_from(wanted_us).unwrap_or(0))
+        });
+        wanted.clamp(self.config.min, self.config.max.max(self.config.min))
     }
 
     /// How much media that was captured at `media_us` is behind the fastest packet at `now`, in

@@ -4,10 +4,13 @@ use std::{collections::VecDeque, time::Duration};
 
 use roundtable_core::{Timestamp, Unwrapper};
 
-use crate::{DelayConfig, DelayEstimator, JitterConfig, JitterConfigError};
+use crate::{Arrival, DelayConfig, DelayEstimator, JitterConfig, JitterConfigError};
 
 /// More missing packets than this at once are a sender that started anew (RFC 3550 A.1).
 const MAX_DROPOUT: u64 = 3_000;
+
+/// How much media the delay is learnt from, about.
+const MEMORY: Duration = Duration::from_secs(10);
 
 /// The parts of an RTP header that ordering needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub struct JitterStats {
     pub lost: u64,
     /// Packets that came after their time.
     pub late: u64,
+    /// Packets that had not come when another one's redundancy brought them.
+    pub repeated: u64,
     /// Packets that came twice.
     pub duplicates: u64,
     /// Packets dropped because the buffer was full.
@@ -100,12 +105,20 @@ struct Stream {
     received: u64,
     /// Bit `k`: whether `highest - k` has come.
     seen: u128,
+    /// The same of packets that came as the redundancy of later ones.
+    repeated: u128,
     /// Highest sequence number that was popped.
     popped: i64,
     /// Timestamps below this have been played.
     played: i64,
     arrival: Timestamp,
     timestamp: i64,
+    /// Of the packet that arrived last.
+    sequence: i64,
+    /// What one packet lasts, by the last two that came one after the other.
+    frame_ticks: i64,
+    /// When the talk spurt began.
+    spurt: i64,
     held_back: bool,
     jitter_us: f64,
 }
@@ -120,10 +133,14 @@ impl Stream {
             highest: sequence - 1,
             received: 0,
             seen: 0,
+            repeated: 0,
             popped: i64::MIN,
             played: i64::MIN,
             arrival: now,
             timestamp: i64::from(meta.timestamp),
+            sequence,
+            frame_ticks: 0,
+            spurt: i64::from(meta.timestamp),
             held_back: true,
             jitter_us: 0.0,
         }
@@ -135,6 +152,7 @@ impl Stream {
         if ahead > 0 {
             let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
             self.seen = self.seen.checked_shl(shift).unwrap_or(0) | 1;
+            self.repeated = self.repeated.checked_shl(shift).unwrap_or(0);
             self.highest = sequence;
         } else {
             let back = u32::try_from(-ahead).unwrap_or(u32::MAX);
@@ -178,8 +196,8 @@ impl<T> JitterBuffer<T> {
             min: config.min_delay,
             max: config.max_delay,
             start: config.start_delay,
-            quantile: config.quantile,
-            memory: 500.0,
+            late_share: config.late_share,
+            memory: MEMORY,
         })
     }
 
@@ -210,7 +228,7 @@ impl<T> JitterBuffer<T> {
             self.stats.strays += 1;
             return Pushed::Stray;
         }
-        self.observe(now, timestamp, meta.spurt);
+        self.observe(now, sequence, timestamp, meta.spurt);
         if overtaken {
             self.stats.late += 1;
             return Pushed::Late;
@@ -256,25 +274,59 @@ impl<T> JitterBuffer<T> {
     }
 
     /// Learns from a packet's arrival.
-    fn observe(&mut self, now: Timestamp, timestamp: i64, spurt: bool) {
+    fn observe(&mut self, now: Timestamp, sequence: i64, timestamp: i64, spurt: bool) {
         let media_us = self.media_us(timestamp);
         let Some(stream) = &mut self.stream else {
             return;
         };
-        let ticks_us = media_us - media_time_us(stream.timestamp, self.config.clock_rate_hz);
+        let rate_hz = self.config.clock_rate_hz;
+        let ticks = timestamp - stream.timestamp;
+        let ticks_us = media_time_us(ticks, rate_hz);
         let arrival_us = now.saturating_since(stream.arrival).as_micros();
         let apart_us = i64::try_from(arrival_us).unwrap_or(i64::MAX);
         // What the sender held back until it knew that someone speaks comes faster than it was said.
         stream.held_back = spurt || (stream.held_back && apart_us < ticks_us / 2);
-        // What the network held up comes at once: one event, and its first packet stands for it.
-        let burst = ticks_us > 0 && apart_us < ticks_us / 8;
         if !stream.held_back {
             let difference = apart_us.abs_diff(ticks_us) as f64;
             stream.jitter_us += (difference - stream.jitter_us) / 16.0;
         }
-        let counts = !stream.held_back && !burst;
-        (stream.arrival, stream.timestamp) = (now, timestamp);
-        self.delay.arrived(now, media_us, counts);
+        if spurt {
+            stream.spurt = stream.spurt.max(timestamp);
+        } else if sequence == stream.sequence + 1 {
+            stream.frame_ticks = ticks;
+        }
+        let arrival = if stream.held_back {
+            Arrival::HeldBack
+        } else if sequence < stream.highest {
+            Arrival::Overtaken(media_time_us(stream.frame_ticks, rate_hz))
+        } else {
+            Arrival::InOrder
+        };
+        (stream.arrival, stream.timestamp, stream.sequence) = (now, timestamp, sequence);
+        self.delay.arrived(now, media_us, arrival);
+    }
+
+    /// Learns that `carrier`, which was pushed at `now`, also holds the packet that was sent `packets` before
+    /// it and is `ticks` older. If that one has not come, the target learns from it as if it came now: where
+    /// redundancy is worth waiting for, it is waited for.
+    pub fn repeats(&mut self, now: Timestamp, carrier: RtpMeta, packets: u16, ticks: u32) {
+        let rate_hz = self.config.clock_rate_hz;
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        let sequence = stream.sequences.clone().unwrap_u16(carrier.sequence) - i64::from(packets);
+        let timestamp = stream.timestamps.clone().unwrap_u32(carrier.timestamp) - i64::from(ticks);
+        let back = u32::try_from(stream.highest - sequence).unwrap_or(u32::MAX);
+        let bit = 1_u128.checked_shl(back).unwrap_or(0);
+        let came = (stream.seen | stream.repeated) & bit != 0;
+        if bit == 0 || came || sequence < stream.first || timestamp < stream.spurt {
+            return;
+        }
+        stream.repeated |= bit;
+        self.stats.repeated += 1;
+        let length_us = media_time_us(stream.frame_ticks, rate_hz);
+        let media_us = media_time_us(timestamp, rate_hz);
+        self.delay.repeated(now, media_us, length_us);
     }
 
     fn make_room(&mut self) -> bool {
@@ -310,7 +362,7 @@ impl<T> JitterBuffer<T> {
     /// Takes out the oldest packet if its time has come at `now`.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<Packet<T>> {
         let timestamp = self.front()?.timestamp;
-        let target = i64::try_from(self.target(now).as_micros()).unwrap_or(i64::MAX);
+        let target = i64::try_from(self.target().as_micros()).unwrap_or(i64::MAX);
         if self.delay_us(now, timestamp)? < target {
             return None;
         }
@@ -330,13 +382,8 @@ impl<T> JitterBuffer<T> {
     }
 
     /// How long after the fastest packet's time media should be played.
-    pub fn target(&self, now: Timestamp) -> Duration {
-        self.delay.target(now)
-    }
-
-    /// Moves the target's lower bound, for instance to wait for redundancy; at most to its upper.
-    pub fn set_min_delay(&mut self, min: Duration) {
-        self.delay.set_min(min);
+    pub fn target(&self) -> Duration {
+        self.delay.target()
     }
 
     /// By how much `timestamp` (unwrapped), played at `now`, would be behind the fastest packet,
@@ -421,7 +468,7 @@ pub fn __fuzz_jitter_ops(data: &[u8]) {
         }
         assert!(buffer.len() <= 16);
         assert!(buffer.span() <= Duration::from_millis(400));
-        let target = buffer.target(now);
+        let target = buffer.target();
         assert!(target >= Duration::from_millis(20) && target <= Duration::from_millis(120));
     }
 }

@@ -16,7 +16,7 @@ mod stream;
 pub use aligned::collect_aligned_frames;
 pub use clock::SenderClock;
 pub use config::{JitterConfig, JitterConfigError, SyncConfig};
-pub use delay::{DelayConfig, DelayEstimator};
+pub use delay::{Arrival, DelayConfig, DelayEstimator};
 pub use drift::{
     ClockDriftEstimate, ClockDriftEstimator, DriftAction, PpmEstimate, RateCorrection,
 };

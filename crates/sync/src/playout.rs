@@ -5,9 +5,9 @@ use std::time::Duration;
 use roundtable_core::Timestamp;
 
 /// Delay beyond the target that is not worth a change, in microseconds.
-const SLACK_ABOVE_US: i64 = 8_000;
+const SLACK_ABOVE_US: i64 = 9_000;
 /// Delay short of the target that is not worth a change, in microseconds.
-const SLACK_BELOW_US: i64 = 8_000;
+const SLACK_BELOW_US: i64 = 1_000;
 /// For how long to make up speech when nothing comes, in microseconds. After that, silence.
 const MAX_HOLD_US: i64 = 60_000;
 /// A hole longer than this is not filled but skipped, in microseconds.

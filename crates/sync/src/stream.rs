@@ -119,7 +119,7 @@ impl<T> Stream<T> {
         let media_us = media_us(timestamp, self.rate_hz);
         let worst = self.worst.get().map_or(i64::MIN, |us| us + media_us);
         let most = worst.max(fastest + self.least_us);
-        let target = fastest + micros(self.buffer.target(now));
+        let target = fastest + micros(self.buffer.target());
         let arrived = self.worst_of_three.get();
         let arrived = arrived.map_or(i64::MIN, |us| us + media_us);
         Some(target.min(most).max(arrived))

@@ -9,34 +9,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use roundtable_core::{MediaClock, NtpTime, PeerId, Timestamp};
 use roundtable_sync::{
-    MediaKind::{self, Audio, Video},
+    MediaKind::{Audio, Video},
     Pushed, RtpMeta, SyncConfig, SyncManager, SyncState, collect_aligned_frames,
 };
-use sim::{Dice, Outcome, Scene, clock_at};
-
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
-}
-
-/// A picture that takes 30 ms longer than the sound, both with jitter, and clocks that are off.
-fn jittery(seed: u64, step_ms: impl Fn(MediaKind, f64) -> f64) -> Outcome {
-    let delay_ms = |kind: MediaKind, at: f64, dice: &mut Dice| {
-        let (least, jitter) = if kind == Audio {
-            (40.0, 30.0)
-        } else {
-            (70.0, 40.0)
-        };
-        least + jitter * dice.unit() + step_ms(kind, at)
-    };
-    let scene = Scene {
-        seed,
-        seconds: 60,
-        audio_ppm: 200.0,
-        video_ppm: -100.0,
-        delay_ms,
-    };
-    scene.play()
-}
+use sim::{Dice, clock_at, jittery, percentile, step_of};
 
 #[test]
 fn lips_are_in_step_within_10_ms_for_95_percent_of_pictures() {
@@ -50,14 +26,6 @@ fn lips_are_in_step_within_10_ms_for_95_percent_of_pictures() {
             p95 <= 10.0 && p99 <= 20.0,
             "seed {seed}: {p95} and {p99} ms"
         );
-    }
-}
-
-/// The path of one stream, or of both, takes 200 ms longer from 20 to 40 s.
-fn step_of(streams: &[MediaKind]) -> impl Fn(MediaKind, f64) -> f64 {
-    move |kind, at| {
-        let stepped = streams.contains(&kind) && (20.0..40.0).contains(&at);
-        if stepped { 200.0 } else { 0.0 }
     }
 }
 
@@ -400,7 +368,7 @@ fn a_bad_configuration_is_refused() {
         good.with_max_step(ms(0)),
         good.with_max_hold(ms(1_001)),
         good.with_drift_threshold_ppm(f64::NAN),
-        good.with_video(good.video.with_quantile(2.0)),
+        good.with_video(good.video.with_late_share(2.0)),
     ] {
         assert!(bad.validate().is_err(), "{bad:?}");
     }

@@ -33,8 +33,6 @@ const FADE: usize = 120;
 const STRETCH_PAUSE: u32 = 4;
 /// Delay beyond the target that calls for haste, in microseconds.
 const HASTE_US: i64 = 20_000;
-/// Share of lost packets from which on it pays to wait for the redundancy of those that follow.
-const LOSSY: f32 = 0.01;
 /// Packets after which redundancy that is no longer sent is no longer waited for.
 const DEPTH_MEMORY: u32 = 50;
 /// Drift that is surely above this is corrected, in parts per million. Stretching would take it up as
@@ -57,6 +55,8 @@ pub struct VoiceReceiver {
     depth: Depth,
     /// Decoded sound that was not pulled yet: less than two frames.
     ready: VecDeque<f32>,
+    /// Samples that were last pulled at once.
+    block: usize,
     frame: Vec<f32>,
     scratch: Vec<f32>,
     /// Lost packets, smoothed.
@@ -133,6 +133,7 @@ impl VoiceReceiver {
             player: Player::default(),
             depth: Depth::default(),
             ready: VecDeque::with_capacity(2 * MAX_FRAME),
+            block: PIECE,
             frame: Vec::with_capacity(2 * MAX_FRAME),
             scratch: Vec::with_capacity(2 * MAX_FRAME),
             loss: 0.0,
@@ -178,8 +179,11 @@ impl VoiceReceiver {
             self.stats.malformed += 1;
             return;
         };
-        let repeats = usize::from(decoder.last_in(&speech.frame) == LastFrame::Carried);
-        self.depth.learn(speech.depth().max(repeats));
+        let fec = (decoder.last_in(&speech.frame) == LastFrame::Carried)
+            .then(|| decoder.packet_len(&speech.frame).unwrap_or(0));
+        self.depth
+            .learn(speech.depth().max(usize::from(fec.is_some())));
+        let repeated = speech.offsets(fec);
         match self.buffer.push(now, meta, speech) {
             Pushed::Restarted => {
                 self.player = Player::default();
@@ -188,6 +192,9 @@ impl VoiceReceiver {
             }
             Pushed::Stray | Pushed::Duplicate => return,
             _ => {}
+        }
+        for (packets, ticks) in repeated.into_iter().flatten() {
+            self.buffer.repeats(now, meta, packets, ticks);
         }
         self.drift.add_observation(meta.timestamp, now);
         self.estimate = self.drift.estimate_drift();
@@ -202,6 +209,7 @@ impl VoiceReceiver {
     /// 10 ms of them; at most 120 ms, and a block of 10 ms delays least.
     pub fn pull(&mut self, now: Timestamp, out: &mut [f32]) -> Pulled {
         let begin = self.pulls.tick(now, samples_duration(out.len()));
+        self.block = out.len();
         if self.config.drift_correction {
             self.stats.rate = self.rate.update(now, self.estimate.as_ref());
         }
@@ -211,9 +219,9 @@ impl VoiceReceiver {
             Pulled::Speech
         };
         while self.ready.len() < out.len() {
-            let at = begin + samples_duration(self.ready.len());
+            // Decided now: what comes while the block plays is of no use to it.
             let wanted = out.len() - self.ready.len();
-            pulled = pulled.max(self.produce(at, wanted));
+            pulled = pulled.max(self.produce(begin, wanted));
         }
         let len = out.len();
         for (out, sample) in out.iter_mut().zip(self.ready.drain(..len)) {
@@ -222,7 +230,7 @@ impl VoiceReceiver {
         pulled
     }
 
-    /// Makes some sound that begins at `at`: at least one sample, silence no more than `wanted`.
+    /// Makes some sound for the block that begins at `at`: at least one sample, silence no more than `wanted`.
     fn produce(&mut self, at: Timestamp, wanted: usize) -> Pulled {
         if self.player.playing {
             self.buffer.advance(self.player.position);
@@ -288,20 +296,30 @@ impl VoiceReceiver {
         let head = self.head();
         let head = head.as_ref();
         let back = self.buffer.back();
-        let target = self.buffer.target(at).as_micros();
+        let target = self.buffer.target().as_micros();
         PlayoutState {
             playing: player.playing,
             gap_us: head.map(|head| ticks_us(head.timestamp - player.position)),
             pause: head.is_some_and(|h| h.spurt || player.sequence == Some(h.sequence - 1)),
             delay_us: head
                 .and_then(|head| self.buffer.delay_us(at, head.timestamp))
-                .unwrap_or(0),
+                .map_or(0, |delay_us| delay_us + self.ahead_us()),
             target_us: i64::try_from(target).unwrap_or(i64::MAX),
             held_us: ticks_us(player.held as i64),
             level_us: back.map_or(0, |packet| {
                 ticks_us(packet.timestamp - player.position + player.frame_len as i64)
             }),
         }
+    }
+
+    /// What is decided for a block must be there when the block begins, though it is heard only after what
+    /// is ready: how much of that time to count as delay. None of it while frames keep their place in the blocks;
+    /// where a corrected rate moves them, all that is beyond the worst place.
+    fn ahead_us(&self) -> i64 {
+        if self.stats.rate == 1.0 {
+            return 0;
+        }
+        ticks_us(self.ready.len() as i64 - self.block as i64)
     }
 
     /// Begins a talk spurt with the oldest frame.
@@ -311,6 +329,10 @@ impl VoiceReceiver {
         self.decode_head();
         let ramp = self.frame.iter_mut().take(FADE).enumerate();
         ramp.for_each(|(i, x)| *x *= i as f32 / FADE as f32);
+        // As much as the shifter holds back: else each frame would end just before a block does, and the next
+        // one would have to be there a block earlier.
+        let held_back = RateShifter::HELD_BACK;
+        self.ready.extend(std::iter::repeat_n(0.0, held_back));
         self.emit();
         Pulled::Speech
     }
@@ -318,7 +340,8 @@ impl VoiceReceiver {
     /// Plays the oldest packet, stretched if that is not too often.
     fn play(&mut self, change: Decision, state: &PlayoutState) -> Pulled {
         self.decode_head();
-        self.stats.delay_ms = state.delay_us as f32 / 1000.0;
+        let behind_us = state.delay_us - self.ahead_us() + ticks_us(self.ready.len() as i64);
+        self.stats.delay_ms = behind_us as f32 / 1000.0;
         self.player.since_stretch += 1;
         let haste = (state.delay_us - state.target_us).abs() > HASTE_US;
         if haste || self.player.since_stretch > STRETCH_PAUSE {
@@ -448,8 +471,7 @@ impl VoiceReceiver {
         self.concealed += samples as u64;
     }
 
-    /// Follows the share of packets that were not there when their turn came, and waits for
-    /// redundancy where it is high.
+    /// Follows the share of packets that were not there when their turn came.
     fn learn_loss(&mut self, sequence: i64) {
         let last = self.player.came.replace(sequence).unwrap_or(sequence - 1);
         let missing = (sequence - last - 1).clamp(0, 64);
@@ -457,14 +479,6 @@ impl VoiceReceiver {
             self.loss += (1.0 - self.loss) / 64.0;
         }
         self.loss -= self.loss / 64.0;
-        let patience = match self.depth.packets {
-            packets if packets > 0 && self.loss > LOSSY => {
-                samples_duration(packets * self.player.frame_len + PIECE)
-            }
-            _ => Duration::ZERO,
-        };
-        self.buffer
-            .set_min_delay(self.config.jitter.min_delay.max(patience));
     }
 
     /// When what was said at RTP `timestamp` was captured, on the sender's wall clock; `None` before
@@ -479,7 +493,7 @@ impl VoiceReceiver {
     }
 
     /// The figures at `now`.
-    pub fn stats(&self, now: Timestamp) -> VoiceStats {
+    pub fn stats(&self, _now: Timestamp) -> VoiceStats {
         let buffer = self.buffer.stats();
         VoiceStats {
             packets: buffer.packets + self.stats.malformed,
@@ -490,7 +504,7 @@ impl VoiceReceiver {
             concealed: self.concealed / PIECE as u64,
             quiet: self.quiet / PIECE as u64,
             jitter_ms: buffer.jitter_ms,
-            target_ms: self.buffer.target(now).as_secs_f32() * 1000.0,
+            target_ms: self.buffer.target().as_secs_f32() * 1000.0,
             loss: self.loss,
             frame_ms: samples_duration(self.player.frame_len).as_secs_f32() * 1000.0,
             drift: self.estimate.map(|estimate| estimate.drift),

@@ -163,6 +163,22 @@ impl Speech {
             .find(|older| older.offset <= ticks)
     }
 
+    /// How many packets and how many ticks back those lie that this one repeats, also by its own codec, with `fec` of so
+    /// many samples.
+    pub(crate) fn offsets(&self, fec: Option<usize>) -> [Option<(u16, u32)>; MAX_OLDER] {
+        let mut offsets = std::array::from_fn(|i| {
+            let older = self.older[i].as_ref()?;
+            Some((
+                u16::try_from(older.back).ok()?,
+                u32::try_from(older.offset).ok()?,
+            ))
+        });
+        if offsets[MAX_OLDER - 1].is_none() {
+            offsets[MAX_OLDER - 1] = fec.and_then(|len| Some((1, u32::try_from(len).ok()?)));
+        }
+        offsets
+    }
+
     /// How many packets back the repetition reaches.
     pub(crate) fn depth(&self) -> usize {
         let first = self.older.iter().position(Option::is_some);

@@ -122,6 +122,9 @@ pub(crate) struct RateShifter {
 }
 
 impl RateShifter {
+    /// Samples that are held back.
+    pub(crate) const HELD_BACK: usize = SHIFT_TAPS / 2;
+
     pub(crate) fn new() -> Self {
         let mut this = Self {
             table: shift_table(),

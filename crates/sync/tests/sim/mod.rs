@@ -228,3 +228,36 @@ impl<D: FnMut(MediaKind, f64, &mut Dice) -> f64> Scene<D> {
         outcome
     }
 }
+
+/// The element that this share of the sorted values lies below.
+pub(crate) fn percentile(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+}
+
+/// A picture that takes 30 ms longer than the sound, both with jitter, and clocks that are off.
+pub(crate) fn jittery(seed: u64, step_ms: impl Fn(MediaKind, f64) -> f64) -> Outcome {
+    let delay_ms = |kind: MediaKind, at: f64, dice: &mut Dice| {
+        let (least, jitter) = if kind == MediaKind::Audio {
+            (40.0, 30.0)
+        } else {
+            (70.0, 40.0)
+        };
+        least + jitter * dice.unit() + step_ms(kind, at)
+    };
+    let scene = Scene {
+        seed,
+        seconds: 60,
+        audio_ppm: 200.0,
+        video_ppm: -100.0,
+        delay_ms,
+    };
+    scene.play()
+}
+
+/// The path of one stream, or of both, takes 200 ms longer from 20 to 40 s.
+pub(crate) fn step_of(streams: &[MediaKind]) -> impl Fn(MediaKind, f64) -> f64 {
+    move |kind, at| {
+        let stepped = streams.contains(&kind) && (20.0..40.0).contains(&at);
+        if stepped { 200.0 } else { 0.0 }
+    }
+}

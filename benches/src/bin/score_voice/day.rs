@@ -1,0 +1,122 @@
+//! A day: 24 virtual hours of packets through the real receiver, to see that nothing grows.
+
+use std::time::Duration;
+
+use roundtable_core::{MediaPacket, Timestamp, WallTime};
+use roundtable_voice::{
+    Activation, VoiceOut, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
+};
+use serde_json::json;
+
+use crate::{Dice, Error, trace::BLOCK};
+
+const HOURS: u64 = 24;
+/// The talker's sound card is fast by this.
+const PPM: f64 = 50.0;
+
+/// Mean delay of each hour, in milliseconds.
+#[derive(Debug, Clone)]
+pub(crate) struct Day {
+    pub(crate) hours_ms: Vec<f64>,
+    /// Share of the blocks that were made up, in percent.
+    pub(crate) concealed: f64,
+}
+
+impl Day {
+    /// By how much the last hour's delay is longer than the first's.
+    pub(crate) fn growth_ms(&self) -> f64 {
+        let ends = self.hours_ms.first().zip(self.hours_ms.last());
+        ends.map_or(0.0, |(first, last)| last - first)
+    }
+}
+
+/// Lives through it: a hum in packets of 20 ms with up to 15 ms of jitter, 1 % of them lost, and a stall of
+/// 200 ms every ten minutes.
+pub(crate) fn live(as_json: bool) -> Result<Day, Error> {
+    let payloads = hum()?;
+    let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default())?;
+    let mut dice = Dice::new(24);
+    let (mut block, mut day) = ([0.0; BLOCK], Vec::new());
+    let (mut sum, mut now, mut last) = (0.0, Timestamp::ZERO, Timestamp::ZERO);
+    let ticks = HOURS * 360_000;
+    let mut number = 0_u64;
+    for tick in 0..ticks {
+        now = Timestamp::from_millis(10 * tick);
+        let sent = |number: u64| {
+            Timestamp::from_micros((number as f64 * 20_000.0 / (1.0 + PPM * 1e-6)) as u64)
+        };
+        // At most two packets arrive in 10 ms, the ones sent about 40 ms ago.
+        while sent(number) + Duration::from_millis(20) <= now {
+            let delay = Duration::from_micros(dice.between((0, 15_000)));
+            let stalled = number % 30_000 < 10 && number > 30_000;
+            let stall = Duration::from_millis(if stalled {
+                200 - 20 * (number % 30_000)
+            } else {
+                0
+            });
+            let at = (sent(number) + delay + stall).max(last);
+            last = at;
+            let lost = dice.between((0, 99)) == 0;
+            if !lost {
+                let packet = MediaPacket {
+                    sequence: number as u16,
+                    timestamp: (number * 960) as u32,
+                    ..payloads[number as usize % payloads.len()].clone()
+                };
+                receiver.push(at, packet);
+            }
+            number += 1;
+        }
+        receiver.pull(now, &mut block);
+        sum += f64::from(receiver.stats(now).delay_ms);
+        if (tick + 1) % 360_000 == 0 {
+            day.push(sum / 360_000.0);
+            sum = 0.0;
+        }
+    }
+    let day = Day {
+        hours_ms: day,
+        concealed: 100.0 * receiver.stats(now).concealed as f64 / ticks as f64,
+    };
+    day.show(as_json);
+    Ok(day)
+}
+
+impl Day {
+    fn show(&self, as_json: bool) {
+        let rounded = |value: f64| (value * 100.0).round() / 100.0;
+        if as_json {
+            let hours: Vec<f64> = self.hours_ms.iter().copied().map(rounded).collect();
+            let growth = rounded(self.growth_ms());
+            println!(
+                "{}",
+                json!({"scenario": "day", "delay_by_hour_ms": hours, "growth_ms": growth, "concealed_percent": rounded(self.concealed)})
+            );
+        } else {
+            println!(
+                "day            adaptive   {:+.2} ms from the first hour to the 24th, concealed {:.2} %",
+                self.growth_ms(),
+                self.concealed
+            );
+        }
+    }
+}
+
+/// A second of packets. A day of real speech takes longer to decode than it is worth.
+fn hum() -> Result<Vec<MediaPacket>, Error> {
+    let config = VoiceSenderConfig::default().with_activation(Activation::Always);
+    let mut sender = VoiceSender::new(config)?;
+    let mut out = Vec::new();
+    let samples: Vec<f32> = (0..48_000).map(|i| 0.1 * (i as f32 * 0.02).sin()).collect();
+    sender.push(
+        Timestamp::ZERO,
+        WallTime::from_millis(0),
+        &samples,
+        &mut out,
+    );
+    let packets = out.into_iter().filter_map(|event| match event {
+        VoiceOut::Packet(packet) => Some(packet),
+        _ => None,
+    });
+    Ok(packets.collect())
+}

@@ -1,0 +1,172 @@
+//! The page `docs/benchmarks/voice.md`: the tables between its marks, and the pictures beside it.
+
+use std::{fmt::Write as _, fs, io, path::Path};
+
+use crate::{
+    Error,
+    day::Day,
+    figures::{Figures, Listener, Played},
+    plot::{Series, svg},
+};
+
+const BEGIN: &str = "<!-- scorecard -->";
+const END: &str = "<!-- end of scorecard -->";
+
+/// Writes tables and pictures.
+pub(crate) fn write(
+    folder: &Path,
+    played: &[Played],
+    all: &[Figures],
+    day: Option<&Day>,
+) -> Result<(), Error> {
+    let path = folder.join("voice.md");
+    let page = fs::read_to_string(&path)?;
+    let missing = || {
+        io::Error::other(format!(
+            "{} lacks the lines `{BEGIN}` and `{END}`",
+            path.display()
+        ))
+    };
+    let (before, rest) = page.split_once(BEGIN).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
+    let tables = tables(played, all, day);
+    fs::write(&path, format!("{before}{BEGIN}\n{tables}{END}{after}"))?;
+    for name in ["spike", "wifi"] {
+        if let Some(one) = played.iter().find(|one| one.name == name) {
+            fs::write(folder.join(format!("voice-{name}.svg")), course(one))?;
+        }
+    }
+    fs::write(folder.join("voice-frontier.svg"), frontier(all))?;
+    Ok(())
+}
+
+fn tables(played: &[Played], all: &[Figures], day: Option<&Day>) -> String {
+    let mut text = String::from(
+        "| scenario | listener | delay, mean / 95 % | lost | made up | late | stretched | payload | PESQ-WB |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for figures in all {
+        let pesq = figures
+            .pesq
+            .map_or(String::new(), |pesq| format!("{pesq:.2}"));
+        // A string takes whatever is written, here and below.
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.1} / {:.1} ms | {:.2} % | {:.2} % | {:.2} % | {:.2} % | {:.1} kbit/s | {pesq} |",
+            figures.scenario,
+            figures.listener,
+            figures.mean_ms,
+            figures.p95_ms,
+            figures.lost,
+            figures.concealed,
+            figures.late,
+            figures.stretched,
+            figures.kbps,
+        );
+    }
+    text.push_str("\n| scenario | what happens | made up beyond what was lost | delay beside the best other that makes up no more | PESQ-WB |\n|---|---|---|---|---|\n");
+    for one in played {
+        if let Some(row) = verdict(one, all) {
+            text.push_str(&row);
+        }
+    }
+    let recoveries = all
+        .iter()
+        .filter(|figures| figures.listener == Listener::Adaptive);
+    for (name, seconds) in
+        recoveries.filter_map(|figures| Some((&figures.scenario, figures.recovery_s?)))
+    {
+        let _ = writeln!(
+            text,
+            "\nAfter the {name} the delay is back within 10 ms after {seconds:.1} s (aim 5 s)."
+        );
+    }
+    if let Some(day) = day {
+        let _ = writeln!(
+            text,
+            "\nOver a day of 24 virtual hours the delay grows by {:.2} ms from the first hour to the last; {:.2} % is made up, of 1 % lost.",
+            day.growth_ms(),
+            day.concealed,
+        );
+    }
+    text
+}
+
+/// What the aims are about: a row of the second table.
+fn verdict(one: &Played, all: &[Figures]) -> Option<String> {
+    let of = |listener: Listener| {
+        all.iter()
+            .find(|f| f.scenario == one.name && f.listener == listener)
+    };
+    let ours = of(Listener::Adaptive)?;
+    let others = all
+        .iter()
+        .filter(|f| f.scenario == one.name && f.listener != Listener::Adaptive);
+    let best = others
+        .filter(|f| f.concealed <= ours.concealed + 0.1)
+        .min_by(|a, b| a.mean_ms.total_cmp(&b.mean_ms));
+    let beside = best.map_or("all others make up more".into(), |best| {
+        format!(
+            "{:+.0} % ({}: {:.0} ms)",
+            100.0 * (ours.mean_ms / best.mean_ms - 1.0),
+            best.listener,
+            best.mean_ms
+        )
+    });
+    let beyond = ours.concealed - ours.lost;
+    let pesq = ours.pesq.map_or(String::new(), |pesq| format!("{pesq:.2}"));
+    Some(format!(
+        "| {} | {} | {beyond:+.2} points | {beside} | {pesq} |\n",
+        one.name, one.what
+    ))
+}
+
+/// Delay over time, and the one aimed at.
+fn course(one: &Played) -> String {
+    let heard = one
+        .heard
+        .get(&Listener::Adaptive)
+        .and_then(|heard| heard.first());
+    let course = heard.map_or(&[][..], |heard| &heard.course);
+    let line = |name: &str, colour, part: fn(&(f64, f32, f32)) -> f32| Series {
+        name: name.into(),
+        colour,
+        points: course
+            .iter()
+            .map(|point| (point.0, f64::from(part(point))))
+            .collect(),
+        line: true,
+    };
+    let series = [
+        line("delay", "#1f77b4", |point| point.1),
+        line("aimed at", "#d62728", |point| point.2),
+    ];
+    let title = format!("{}: {}", one.name, one.what);
+    svg(
+        &title,
+        ["seconds", "milliseconds behind the fastest packet"],
+        (60.0, 200.0),
+        &series,
+    )
+}
+
+/// Delay against what is made up beyond what was lost, a dot a scenario.
+fn frontier(all: &[Figures]) -> String {
+    let dots = |listener: Listener, colour| Series {
+        name: listener.to_string(),
+        colour,
+        points: all
+            .iter()
+            .filter(|figures| figures.listener == listener)
+            .map(|figures| (figures.mean_ms, (figures.concealed - figures.lost).max(0.0)))
+            .collect(),
+        line: false,
+    };
+    let series = [
+        dots(Listener::Adaptive, "#1f77b4"),
+        dots(Listener::Fixed(60), "#ff7f0e"),
+        dots(Listener::Fixed(100), "#2ca02c"),
+        dots(Listener::NetEq, "#7f7f7f"),
+    ];
+    let axes = ["mean delay in ms", "percent made up beyond what was lost"];
+    svg("each scenario", axes, (240.0, 8.0), &series)
+}
