@@ -12,7 +12,7 @@ use roundtable_command_log::{
     AppendError, CommandLog, FULL_HEADER_LEN, FrameError, FrameId, KeyError, NonceRange, Received,
     Role, RuleBreach, Strategy,
 };
-use roundtable_core::{AuthorId, MetricsVisitor, Observe};
+use roundtable_core::{AuthorId, MetricsVisitor, Observe, WallTime};
 use roundtable_wire::commands::ActionRef;
 
 fn rule(breach: RuleBreach) -> Result<Received, FrameError> {
@@ -146,6 +146,32 @@ fn replay_tracker_handles_nonce_gaps_during_network_partition() {
     assert_eq!(nonces, [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
+/// Several gaps at once, filled from either side, with every frame sent three times.
+#[test]
+fn replay_tracker_handles_nonce_gaps() {
+    let genesis = genesis();
+    let mut alice = log(&genesis, 0);
+    let frames: Vec<_> = (0..9)
+        .map(|n| alice.append(at(n), &[stroke(&n.to_string())]).unwrap())
+        .collect();
+    let mut bob = reader(&genesis);
+    for index in [8, 2, 5, 0, 7, 3, 1, 6, 4] {
+        let first = bob.receive(at(9), frames[index].bytes().clone());
+        assert!(
+            !matches!(first, Ok(Received::Duplicate) | Err(_)),
+            "{index}"
+        );
+        for _ in 0..2 {
+            let again = bob.receive(at(9), frames[index].bytes().clone());
+            assert_eq!(again, Ok(Received::Duplicate), "{index}");
+        }
+        bob.settle(at(9));
+    }
+    let nonces: Vec<_> = applied(&mut bob).iter().map(|a| a.nonce).collect();
+    assert_eq!(nonces, (1..=9).collect::<Vec<_>>());
+    assert_eq!(gauge(&bob, "log_waiting_frames"), 0.0);
+}
+
 #[test]
 fn what_waits_is_bounded() {
     let genesis = genesis();
@@ -161,6 +187,58 @@ fn what_waits_is_bounded() {
     log.receive(at(0), first.bytes).unwrap();
     assert_eq!(log.head(id(1)).unwrap().nonce, 257);
     assert_eq!(gauge(&log, "log_waiting_frames"), 0.0);
+}
+
+/// Ten minutes ahead of the local clock is not yet the future; a millisecond more is. Neither is a
+/// verdict: what waits is not in the log, holds up only its author, and is taken in its time.
+#[test]
+fn command_log_rejects_future_timestamps() {
+    let genesis = genesis();
+    let mut alice = log(&genesis, 0);
+    let frames = [600_000, 600_001, 600_001]
+        .map(|ahead_ms| alice.append(at(ahead_ms), &[stroke("red")]).unwrap());
+    let mut log = reader(&genesis);
+    let [now, early, after] = frames.each_ref().map(|frame| frame.bytes().clone());
+    assert!(matches!(
+        log.receive(at(0), now),
+        Ok(Received::Accepted { .. })
+    ));
+    assert_eq!(log.receive(at(0), early), Ok(Received::Early));
+    let behind = log.receive(at(0), after);
+    assert!(
+        !matches!(behind, Ok(Received::Accepted { .. }) | Err(_)),
+        "{behind:?}"
+    );
+    log.settle(at(0));
+    assert_eq!(log.head(id(0)).unwrap().nonce, 1);
+    log.settle(at(1));
+    assert_eq!(log.head(id(0)).unwrap().nonce, 3);
+}
+
+/// Lamport time does not wrap. It ends where nobody gets: there, a log says so and signs nothing more.
+#[test]
+fn command_log_handles_lamport_clock_wraparound() {
+    let genesis = genesis();
+    let mut forger = Forger::new(&genesis, 1);
+    forger.lamport = u64::MAX;
+    let soon = forger.clone().stroke("too high for its wall time").bytes;
+    assert_eq!(
+        reader(&genesis).receive(at(0), soon),
+        rule(RuleBreach::LamportTooHigh)
+    );
+    // Half a billion years later the bound is where the numbers end.
+    let end = WallTime::from_micros(u64::MAX);
+    forger.wall_ms = end.as_millis();
+    let last = forger.stroke("the highest").bytes;
+    let mut alice = log(&genesis, 0);
+    assert!(matches!(
+        alice.receive(end, last),
+        Ok(Received::Accepted { .. })
+    ));
+    let frame = alice.append(end, &[stroke("as high")]).unwrap();
+    assert_eq!(frame.header().lamport, u64::MAX);
+    let refused = alice.append(end, &[stroke("higher")]);
+    assert_eq!(refused, Err(AppendError::ClockExhausted));
 }
 
 /// A clock that runs ahead is no crime: the frame waits until the time has come.
