@@ -104,15 +104,34 @@ pub(crate) struct Join {
     pub(crate) server: Option<String>,
 
     /// The room's name
-    #[arg(long, required_unless_present = "invite")]
+    #[arg(long, allow_hyphen_values = true, required_unless_present = "invite")]
     pub(crate) room: Option<String>,
 
     /// An invite link, in place of --server and --room: proves that it is the right room
     #[arg(long, value_name = "LINK", conflicts_with_all = ["server", "room"])]
     pub(crate) invite: Option<String>,
 
+    /// For a closed server: a grant to show it. It ends, and signaling with it
+    #[arg(
+        long,
+        value_name = "GRANT",
+        env = "ROUNDTABLE_TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+
+    /// For a closed server: the room's secret, to be exchanged for grants. An invite link may carry it, too
+    #[arg(
+        long,
+        value_name = "SECRET",
+        allow_hyphen_values = true,
+        env = "ROUNDTABLE_INVITE_GRANT",
+        hide_env_values = true
+    )]
+    pub(crate) invite_grant: Option<String>,
+
     /// This peer's name in the room
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) name: String,
 
     /// Which transports to use
@@ -211,6 +230,7 @@ mod tests {
         let parse = |line: &str| Args::try_parse_from(line.split(' '));
         assert!(parse("roundtable join --invite http://h/?room=r --name n").is_ok());
         assert!(parse("roundtable join --server ws://h --room r --name n").is_ok());
+        assert!(parse("roundtable join --server ws://h --room -r --name -n").is_ok());
         assert!(parse("roundtable join --server ws://h --name n").is_err());
         assert!(parse("roundtable join --server ws://h --room r --name n --loop").is_err());
         assert!(parse("roundtable join --server ws://h --room r --name n --duration -1").is_err());

@@ -91,6 +91,12 @@ fn builder(args: &Join) -> Result<roundtable::RoomBuilder, CliError> {
     if let Some(link) = &args.invite {
         builder = builder.invite(link.parse::<Invite>()?);
     }
+    if let Some(grant) = &args.token {
+        builder = builder.token(grant);
+    }
+    if let Some(secret) = &args.invite_grant {
+        builder = builder.invite_secret(secret);
+    }
     if let Some(directory) = &args.identity {
         builder = builder.identity(Identity::open(directory)?);
     }

@@ -4,9 +4,15 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use common::{Serve, refused, roundtable};
+use serde_json::Value;
 
 /// A configuration file, as long as the directory lives.
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -77,6 +83,21 @@ fn a_bad_flag_gets_one_line_that_names_it() {
     let serve = Serve::start();
     let taken = roundtable(&format!("serve --listen {} --open", serve.address));
     refused(&{ taken }.output().unwrap(), &serve.address);
+}
+
+#[test]
+fn an_open_server_is_open_to_all_only_for_who_knows() {
+    let line = "serve --listen 0.0.0.0:0 --open --i-know";
+    let mut process = roundtable(line).stdout(Stdio::piped()).spawn().unwrap();
+    let mut listening = String::new();
+    let read = BufReader::new(process.stdout.take().unwrap()).read_line(&mut listening);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    read.unwrap();
+    assert!(
+        listening.starts_with("listening on http://0.0.0.0:"),
+        "{listening}"
+    );
 }
 
 #[test]
@@ -157,4 +178,79 @@ fn help_says_what_holds_without_a_flag_and_which_variable_sets_it() {
         help.contains("[default: 16384] [env: ROUNDTABLE_MAX_CONNECTIONS]"),
         "{help}"
     );
+}
+
+#[test]
+fn the_example_configuration_is_one() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/deploy/roundtable.toml");
+    let line = format!("serve --print-config --config {}", example.display());
+    let printed = roundtable(&line).output().unwrap();
+    assert!(printed.status.success(), "{printed:?}");
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("log_format = \"json\"\n"), "{printed}");
+}
+
+#[cfg(unix)]
+#[test]
+fn logs_are_json_that_says_which_peer_in_which_room_and_nothing_secret() {
+    let data = tempfile::tempdir().unwrap();
+    let line = format!(
+        "serve --listen 127.0.0.1:0 --log-format json --log debug --data {}",
+        data.path().display()
+    );
+    let mut process = roundtable(&line)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut listening = String::new();
+    BufReader::new(process.stdout.take().unwrap())
+        .read_line(&mut listening)
+        .unwrap();
+    let address = listening
+        .trim()
+        .trim_start_matches("listening on http://")
+        .trim_end_matches('/')
+        .to_owned();
+    let operator = std::fs::read(data.path().join("operator-key.json")).unwrap();
+    let operator: String = serde_json::from_slice(&operator).unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let request = format!(
+        "POST /v1/rooms HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {operator}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut made = String::new();
+    stream.read_to_string(&mut made).unwrap();
+    let made: Value = serde_json::from_str(made.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let (room, invite) = (
+        made["room"].as_str().unwrap(),
+        made["invite"].as_str().unwrap(),
+    );
+    let link = format!("http://{address}/?room={room}#invite={invite}");
+    let joined = roundtable(&format!("join --invite {link} --name alice --duration 0.1"))
+        .output()
+        .unwrap();
+    assert!(joined.status.success(), "{joined:?}");
+    let stopped = std::process::Command::new("kill")
+        .arg(process.id().to_string())
+        .status();
+    assert!(stopped.unwrap().success());
+    let output = process.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of_alice =
+        |line: &Value| line["span"]["peer_id"] == "alice" && line["span"]["room"] == room;
+    assert!(lines.iter().any(of_alice), "{log}");
+    for secret in [
+        invite,
+        operator.as_str(),
+        "eyJ",
+        "candidate:",
+        "m=application",
+    ] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
 }

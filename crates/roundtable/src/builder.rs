@@ -1,12 +1,12 @@
 //! How a room is joined.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use roundtable_command_log::{CommandLog, GenesisParams, Limits, Schema, Strategy};
 use roundtable_core::{Clock, PeerId, RoomId};
 use roundtable_log_store::Contents;
 use roundtable_session::{GenesisSource, Now, Session, SessionConfig};
-use roundtable_signaling_client::{ClientConfig, SignalingClient};
+use roundtable_signaling_client::{ClientConfig, SignalingClient, TokenSource};
 use roundtable_signaling_protocol::{Capabilities, Capability};
 use roundtable_transport::SystemClock;
 use roundtable_transport_quic::{QuicConfig, QuicEndpoint};
@@ -37,6 +37,7 @@ pub struct RoomBuilder {
     room: String,
     peer: String,
     invite: Option<Invite>,
+    access: Access,
     schema: Option<Schema>,
     identity: Option<Identity>,
     transport: TransportPreference,
@@ -49,6 +50,27 @@ pub struct RoomBuilder {
     display_name: Option<String>,
 }
 
+/// What a closed server is shown.
+#[derive(Clone)]
+enum Access {
+    None,
+    Grant(String),
+    Source(TokenSource),
+    Invite(String),
+}
+
+/// Shows none of the secrets.
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Grant(_) => "Grant(..)",
+            Self::Source(_) => "Source(..)",
+            Self::Invite(_) => "Invite(..)",
+        })
+    }
+}
+
 impl RoomBuilder {
     pub(crate) fn new(server: &str, room: &str, peer: &str) -> Self {
         Self {
@@ -56,6 +78,7 @@ impl RoomBuilder {
             room: room.to_owned(),
             peer: peer.to_owned(),
             invite: None,
+            access: Access::None,
             schema: None,
             identity: None,
             transport: TransportPreference::default(),
@@ -69,11 +92,33 @@ impl RoomBuilder {
         }
     }
 
-    /// Joins the room that an invite leads to, and no other that the server may show instead.
+    /// Joins the room that an invite leads to, and no other that the server may show instead. An invite to a closed
+    /// server lets in, too.
     pub fn invite(mut self, invite: Invite) -> Self {
+        if let Some(secret) = invite.secret() {
+            self.access = Access::Invite(secret.to_owned());
+        }
         self.server = invite.signaling_url();
         self.room = invite.room().to_string();
         self.invite = Some(invite);
+        self
+    }
+
+    /// Shows a closed server this grant. When the grant ends, so does signaling; links stay up. Default: none.
+    pub fn token(mut self, grant: impl Into<String>) -> Self {
+        self.access = Access::Grant(grant.into());
+        self
+    }
+
+    /// Shows a closed server the grants of this source, a new one whenever one is needed.
+    pub fn token_source(mut self, source: TokenSource) -> Self {
+        self.access = Access::Source(source);
+        self
+    }
+
+    /// Has a closed server exchange this secret, the invite of `POST /v1/rooms`, for grants, whenever one is needed.
+    pub fn invite_secret(mut self, secret: impl Into<String>) -> Self {
+        self.access = Access::Invite(secret.into());
         self
     }
 
@@ -169,7 +214,11 @@ impl RoomBuilder {
             None => None,
         };
         let config = self.signaling(&room, &peer)?;
-        let invite = Invite::new(config.url(), room, None);
+        let secret = match &self.access {
+            Access::Invite(secret) => Some(secret.as_str()),
+            _ => None,
+        };
+        let invite = Invite::new(config.url(), room, None).with_secret(secret);
         let announced = clock.now();
         let (signaling, joined, signals) = SignalingClient::join(config).await?;
 
@@ -278,9 +327,15 @@ impl RoomBuilder {
 
     fn signaling(&self, room: &RoomId, peer: &PeerId) -> Result<ClientConfig, JoinError> {
         let name = self.display_name.as_deref().unwrap_or(&self.peer);
-        Ok(ClientConfig::new(&self.server, room.clone(), peer.clone())?
+        let config = ClientConfig::new(&self.server, room.clone(), peer.clone())?
             .with_capabilities(self.capabilities())
-            .with_user_data(serde_json::json!({ "name": name })))
+            .with_user_data(serde_json::json!({ "name": name }));
+        Ok(match self.access.clone() {
+            Access::None => config,
+            Access::Grant(grant) => config.with_token(grant),
+            Access::Source(source) => config.with_token_source(source),
+            Access::Invite(secret) => config.with_invite(secret),
+        })
     }
 }
 

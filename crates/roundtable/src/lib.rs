@@ -35,6 +35,7 @@ pub use roundtable_core::{
     AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,
 };
 pub use roundtable_log_store::{Identity, IdentityError, Store, StoreError};
+pub use roundtable_signaling_client::{TokenError, TokenSource};
 pub use roundtable_transport::Link;
 pub use roundtable_transport_quic::QuicConfig;
 pub use roundtable_transport_webrtc::WebRtcConfig;

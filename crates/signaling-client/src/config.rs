@@ -7,7 +7,7 @@ use roundtable_signaling_protocol::{Announce, Capabilities, Capability, ResumeTo
 use serde_json::Value;
 use url::Url;
 
-use crate::{JoinError, TokenSource};
+use crate::{JoinError, TokenSource, grant};
 
 /// How long an attempt may take where another server can be tried instead.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -85,6 +85,8 @@ enum Token {
     None,
     Fixed(String),
     Source(TokenSource),
+    /// To be exchanged for grants.
+    Invite(String),
 }
 
 /// How a [`SignalingClient`](crate::SignalingClient) joins. `Debug` does not show the token.
@@ -170,6 +172,14 @@ impl ClientConfig {
         self
     }
 
+    /// The secret of the room's invite, which the servers exchange for grants (`POST /v1/rooms/{room}/grants`), again
+    /// and again while the client is in the room. Replaces [`with_token`](Self::with_token).
+    #[must_use]
+    pub fn with_invite(mut self, invite: impl Into<String>) -> Self {
+        self.token = Token::Invite(invite.into());
+        self
+    }
+
     /// How long to wait between attempts to reconnect. Default: 250 ms, then 1 s doubling to 30 s,
     /// full jitter.
     #[must_use]
@@ -212,19 +222,29 @@ impl ClientConfig {
         }
     }
 
-    pub(crate) fn token_source(&self) -> Option<&TokenSource> {
+    pub(crate) fn token_source(&self) -> Option<TokenSource> {
         match &self.token {
-            Token::Source(source) => Some(source),
+            Token::Source(source) => Some(source.clone()),
+            Token::Invite(invite) => {
+                let (urls, room, peer_id) =
+                    (self.urls.clone(), self.room.clone(), self.peer_id.clone());
+                let invite = invite.clone();
+                Some(TokenSource::new(move || {
+                    grant::exchange(urls.clone(), room.clone(), peer_id.clone(), invite.clone())
+                }))
+            }
             Token::None | Token::Fixed(_) => None,
         }
     }
 
     /// The grant for an announce.
     pub(crate) async fn token(&self) -> Result<Option<String>, JoinError> {
-        match &self.token {
-            Token::None => Ok(None),
-            Token::Fixed(token) => Ok(Some(token.clone())),
-            Token::Source(source) => {
+        if let Token::Fixed(token) = &self.token {
+            return Ok(Some(token.clone()));
+        }
+        match self.token_source() {
+            None => Ok(None),
+            Some(source) => {
                 let fetched = source.fetch().await.map(Some);
                 fetched.map_err(|source| JoinError::NoToken { source })
             }

@@ -5,6 +5,7 @@ mod clock;
 mod config;
 mod error;
 mod event;
+mod grant;
 mod socket;
 mod task;
 mod token;

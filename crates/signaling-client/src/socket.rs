@@ -124,26 +124,29 @@ async fn dial(url: &Url, websocket: WebSocketConfig) -> Dialed {
 
 #[cfg(feature = "tls")]
 async fn dial(url: &Url, websocket: WebSocketConfig) -> Dialed {
-    use std::sync::Arc;
-
     use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
     let connector = if url.scheme() == "wss" {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| Error::Tls(error.into()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Connector::Rustls(Arc::new(tls))
+        Connector::Rustls(tls_config().map_err(|error| Error::Tls(error.into()))?)
     } else {
         Connector::Plain
     };
     let dialed =
         connect_async_tls_with_config(url.as_str(), Some(websocket), true, Some(connector));
     dialed.await.map(|(socket, _)| socket)
+}
+
+/// Trusts whom the system trusts, and takes nothing less than TLS 1.3.
+#[cfg(feature = "tls")]
+pub(crate) fn tls_config() -> Result<std::sync::Arc<rustls::ClientConfig>, rustls::Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config.into())
 }
 
 /// Enters the room by any of the servers; gives the number of the one that let us in.

@@ -127,7 +127,7 @@ impl Task {
             hints,
         } = channels;
         Self {
-            renewal: Renewal::new(config.token_source().cloned(), joined),
+            renewal: Renewal::new(config.token_source(), joined),
             refreshing: None,
             resume: joined.resume.clone(),
             config,

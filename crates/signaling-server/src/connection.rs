@@ -12,7 +12,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Interval, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use tracing::{Instrument, Span};
 
 use crate::{
     Shared,
@@ -31,6 +32,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT_SPREAD_MS: u64 = 1000;
 
 /// Why a connection ends.
+#[derive(Debug)]
 enum Exit {
     /// The server closes it.
     Close(CloseReason),
@@ -40,12 +42,26 @@ enum Exit {
     Lost,
 }
 
+impl Exit {
+    fn log(&self) {
+        use CloseReason::{Protocol, RateLimited, SlowConsumer, TooLarge};
+        match self {
+            Self::Close(why @ (Protocol | RateLimited | SlowConsumer | TooLarge)) => {
+                tracing::warn!(?why, "closed");
+            }
+            other => tracing::debug!(why = ?other, "gone"),
+        }
+    }
+}
+
 /// A place in a room.
 struct Place {
     room: mpsc::Sender<Input>,
     inbox: Inbox,
     /// Absent in an open server.
     session: Option<Session>,
+    /// Who it is, for the log.
+    span: Span,
 }
 
 impl Place {
@@ -97,9 +113,15 @@ pub(crate) async fn run(socket: WebSocket, slot: Slot, shared: Arc<Shared>) {
     };
     let exit = match connection.enter().await {
         Ok((mut place, reply)) => {
-            let Err(exit) = connection.stay(&mut place, reply).await;
-            place.give_up(connection.id, &exit).await;
-            exit
+            let span = place.span.clone();
+            let staying = async {
+                tracing::debug!("joined");
+                let Err(exit) = connection.stay(&mut place, reply).await;
+                exit.log();
+                place.give_up(connection.id, &exit).await;
+                exit
+            };
+            staying.instrument(span).await
         }
         Err(exit) => exit,
     };
@@ -221,10 +243,13 @@ impl Connection {
             joined.ice_servers.extend(turn);
             let expires = session.as_ref().map(Session::expires);
             joined.grant_expires_ms = expires.map(WallTime::as_millis);
+            let (room_id, peer_id) = (&joined.room, &joined.peer_id);
+            let span = tracing::info_span!("peer", room = %room_id, %peer_id);
             let place = Place {
                 room,
                 inbox,
                 session,
+                span,
             };
             (place, joined)
         }))
@@ -450,6 +475,10 @@ fn read(message: Option<Result<Message, axum::Error>>) -> Result<Option<String>,
         },
         Some(Err(error)) => match error.into_inner().downcast_ref() {
             Some(tungstenite::Error::Capacity(_)) => Err(Exit::Close(CloseReason::TooLarge)),
+            // A connection that breaks, too, is no proper end to tungstenite.
+            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                Err(Exit::Lost)
+            }
             Some(tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_)) => {
                 Err(Exit::Close(CloseReason::Protocol))
             }

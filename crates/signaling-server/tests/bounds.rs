@@ -227,10 +227,14 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
 
 #[tokio::test]
 async fn pages_of_foreign_origins_may_not_connect() {
-    let server = TestServer::open();
+    let friends = ["https://friend.example".to_owned()];
+    let server = TestServer::start(any_port().with_allowed_origins(friends));
     let url = format!("ws://{}/v1/ws", server.address);
     for (origin, allowed) in [
         ("https://evil.example".to_owned(), false),
+        ("https://friend.example.evil.example".to_owned(), false),
+        ("null".to_owned(), false),
+        ("https://friend.example".to_owned(), true),
         (format!("http://{}", server.address), true),
     ] {
         let mut request = url.as_str().into_client_request().unwrap();

@@ -5,8 +5,9 @@
 mod common;
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -27,9 +28,16 @@ const DENIED: [&str; 2] = [
     "denied-peer-ip=::ffff:0.0.0.0-::ffff:255.255.255.255",
 ];
 
+/// A port for UDP and TCP that is free, and below those that the system and other coturns give out.
 fn free_port() -> u16 {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    socket.local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 10_000).unwrap();
+    let ports = || 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+    let is_free = |port: &u16| {
+        let address = ("127.0.0.1", *port);
+        UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
+    };
+    std::iter::repeat_with(ports).find(is_free).unwrap()
 }
 
 impl Coturn {
@@ -307,6 +315,10 @@ async fn a_stun_server_is_asked_for_an_address() {
     };
     let config = any_port().with_ice_servers(vec![stun]);
     let server = TestServer::start(config.with_ice_check_interval(Duration::from_millis(100)));
-    let up = async { while !server.get("/readyz").await.contains("over udp: up") {} };
+    let up = async {
+        while !server.get("/readyz").await.contains("over udp: up") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
     soon(up).await;
 }

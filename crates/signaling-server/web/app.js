@@ -161,7 +161,7 @@ async function join(room, name) {
   await Promise.race([asking, new Promise((resolve) => { setTimeout(resolve, MICROPHONE_WAIT_MS); })]);
   const mine = new Signaling(url.href, {
     room, peer_id: name, capabilities: ['data', 'audio'], user_data: { name, client: 'browser' },
-  });
+  }, new URLSearchParams(location.hash.slice(1)).get('invite'));
   mine.addEventListener('notification', (event) => {
     const { method, params } = /** @type {CustomEvent} */ (event).detail;
     onNotification(method, params);

@@ -14,6 +14,8 @@ const PING_INTERVAL_MS = 15_000;
 /** PeerIdTaken, RoomFull, RateLimited, Unavailable, Internal: may pass. */
 const PASSING = new Set([-32001, -32005, -32007, -32011, -32603]);
 
+const UNAUTHORIZED = -32006;
+
 /** An error that the server answered with. */
 export class RefusedError extends Error {
   /** @param {{code: number, message: string}} error */
@@ -35,15 +37,18 @@ export class Signaling extends EventTarget {
   #attempt = 0;
   #left = false;
   /** @type {string | undefined} */ #resume;
+  /** The room's secret, for a closed server. @type {string | null} */ #invite;
 
   /**
    * @param {string} url
    * @param {{room: string, peer_id: string, capabilities: string[], user_data?: unknown}} announce
+   * @param {string | null} [invite] what a closed server exchanges for grants
    */
-  constructor(url, announce) {
+  constructor(url, announce, invite = null) {
     super();
     this.url = url;
     this.announce = announce;
+    this.#invite = invite;
     // A network that comes back is no reason to wait out the delay.
     addEventListener('online', () => this.#wake?.());
   }
@@ -95,8 +100,38 @@ export class Signaling extends EventTarget {
     return true;
   }
 
+  /**
+   * Exchanges the invite for a grant; without an invite there is none. The secret goes in the body, never in a URL.
+   * @returns {Promise<string | undefined>}
+   */
+  async #grant() {
+    if (!this.#invite) return undefined;
+    const url = new URL(`/v1/rooms/${this.announce.room}/grants`, this.url.replace(/^ws/, 'http'));
+    const body = JSON.stringify({ peer_id: this.announce.peer_id, invite: this.#invite });
+    const answer = await fetch(url, { method: 'POST', body, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+    // An open server gives no grants and wants none.
+    if (answer.status === 404) return undefined;
+    if (answer.status === 403) {
+      throw new RefusedError({ code: UNAUTHORIZED, message: 'this invite is not, or no longer, good for this room' });
+    }
+    if (!answer.ok) throw new Error(`the server gave no grant (HTTP ${answer.status})`);
+    return (await answer.json()).token;
+  }
+
+  /** Goes on with a new grant before the present one ends. */
+  async #refresh() {
+    try {
+      const token = await this.#grant();
+      if (token) await this.call('session.refresh', { token });
+    } catch (error) {
+      // When the grant has ended the server closes, and coming back tells what is wrong.
+      console.warn('the grant was not renewed', error);
+    }
+  }
+
   /** @returns {Promise<Joined>} */
   async #connect() {
+    const token = await this.#grant();
     const socket = new WebSocket(this.url);
     await new Promise((resolve, reject) => {
       socket.onopen = resolve;
@@ -107,7 +142,7 @@ export class Signaling extends EventTarget {
     try {
       /** @type {Joined} */
       const joined = await this.call('peer.announce', {
-        protocol: 1, ...this.announce, ...(this.#resume && { resume: this.#resume }),
+        protocol: 1, ...this.announce, ...(token && { token }), ...(this.#resume && { resume: this.#resume }),
       });
       this.#resume = joined.resume;
       const pings = setInterval(() => this.call('ping', {}).catch(() => socket.close()), PING_INTERVAL_MS);
@@ -126,6 +161,7 @@ export class Signaling extends EventTarget {
     const message = JSON.parse(text);
     if (message.method) {
       const { method, params } = message;
+      if (method === 'session.expiring') this.#refresh();
       this.dispatchEvent(new CustomEvent('notification', { detail: { method, params } }));
       return;
     }
