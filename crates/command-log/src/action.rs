@@ -1,5 +1,7 @@
 //! What a command does.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use roundtable_core::AuthorId;
 use roundtable_wire::commands::ActionRef;
@@ -132,6 +134,17 @@ impl Action {
     /// What the command costs of its author's budget, in tokens.
     pub fn cost(&self) -> u64 {
         cost(self.as_wire().payload_len())
+    }
+
+    /// The same action with its key and value at these places of a body.
+    pub(crate) fn within(&self, body: &Bytes, [key_at, value_at]: [Range<usize>; 2]) -> Self {
+        match self {
+            Self::Put { key, .. } => Self::Put {
+                key: Key::new(key.key_type, body.slice(key_at)),
+                value: body.slice(value_at),
+            },
+            other => other.clone(),
+        }
     }
 
     pub(crate) fn as_wire(&self) -> ActionRef<'_> {

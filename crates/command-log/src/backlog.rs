@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How many signatures are verified together. More would be a little faster, and delay the first.
-const TOGETHER: usize = 512;
+const TOGETHER: usize = 1024;
 
 /// What was found out about a frame ahead of its turn.
 #[derive(Default)]
@@ -26,7 +26,7 @@ impl CommandLog {
     /// Judges frames from anyone, in this order: the verdicts are those that
     /// [`receive_frame`](Self::receive_frame) comes to, one by one. Several times faster than that if most of
     /// them follow each other in the logs of their authors, because signatures are verified
-    /// together, up to 512 at a time.
+    /// together, up to 1,024 at a time, about 9 ms.
     pub fn receive_all(
         &mut self,
         wall: WallTime,

@@ -249,7 +249,12 @@ impl CommandLog {
             .extended(&header, frame.id(), price, &self.genesis)
             .map_err(|_| AppendError::ClockExhausted)?;
         let frame = Arc::new(frame);
-        let actions = frame.actions(); // they share the frame's memory, not the caller's
+        // What is kept shares the frame's memory, not the caller's.
+        let body = frame.body();
+        let payloads = self.encoder.payloads(actions.iter().map(Action::as_wire));
+        let actions = actions.iter().zip(payloads);
+        let actions = actions.map(|(action, at)| action.within(&body, at));
+        let actions = actions.collect();
         self.commit(own, Arc::clone(&frame), Judged { tip, actions });
         bump(&mut self.counters.appended);
         Ok(frame)

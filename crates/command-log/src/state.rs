@@ -1,7 +1,7 @@
 //! The shared state: every key's commands in order, and the value that they fold to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
 };
 
@@ -80,8 +80,9 @@ impl Value {
 }
 
 /// One key's commands and value.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
+    key: Key,
     ops: Vec<Op>,
     /// How many commands at the front are in order and folded into `value`; used by Merge only.
     folded: usize,
@@ -92,6 +93,17 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(key: Key) -> Self {
+        Self {
+            key,
+            ops: Vec::new(),
+            folded: 0,
+            unsorted: false,
+            dirty: false,
+            value: Value::None,
+        }
+    }
+
     /// Adds a command, and says whether it found the key already decided against it.
     fn push(&mut self, op: Op, strategy: Strategy) -> bool {
         let late = self.ops.last().is_some_and(|last| op.order < last.order);
@@ -145,9 +157,15 @@ impl Entry {
 /// All keys. What reads it sees the state as of the last [`settle`](Self::settle).
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    entries: BTreeMap<Key, Entry>,
-    /// The keys to fold, each once.
-    dirty: Vec<Key>,
+    /// A place stays that of its key until no command on the key is left.
+    entries: Vec<Entry>,
+    /// Places that have no key.
+    free: Vec<usize>,
+    /// Where each key is: to find one, and to go through them in order.
+    places: HashMap<Key, usize>,
+    sorted: BTreeMap<Key, usize>,
+    /// The places to fold, each once.
+    dirty: Vec<usize>,
     changed: BTreeSet<Key>,
 }
 
@@ -165,18 +183,35 @@ impl State {
             value,
             undone: false,
         };
-        if let Some(entry) = self.touch(&key) {
-            return entry.push(op, strategy);
-        }
-        self.dirty.push(key.clone());
-        let entry = self.entries.entry(key).or_default();
-        entry.dirty = true;
-        entry.push(op, strategy)
+        let place = match self.places.get(&key) {
+            Some(place) => *place,
+            None => self.insert(key),
+        };
+        self.touch(place).push(op, strategy)
+    }
+
+    /// Gives a new key a place.
+    fn insert(&mut self, key: Key) -> usize {
+        let entry = Entry::new(key.clone());
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.entries[place] = entry;
+                place
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() - 1
+            }
+        };
+        self.places.insert(key.clone(), place);
+        self.sorted.insert(key, place);
+        place
     }
 
     /// Takes back what an author put on a key with a nonce above `after`.
     pub(crate) fn retract(&mut self, key: &Key, author: AuthorId, after: u64) {
-        if let Some(entry) = self.touch(key) {
+        if let Some(place) = self.places.get(key) {
+            let entry = self.touch(*place);
             let kept = |op: &Op| op.order.author != author || op.order.nonce <= after;
             entry.ops.retain(kept);
             entry.folded = 0;
@@ -185,9 +220,10 @@ impl State {
 
     /// Lets the put at this place in the order of its key do nothing, or count again.
     pub(crate) fn set_undone(&mut self, key: &Key, order: Order, undone: bool) {
-        let Some(entry) = self.entries.get_mut(key) else {
+        let Some(place) = self.places.get(key).copied() else {
             return;
         };
+        let entry = &mut self.entries[place];
         entry.sort();
         let found = entry.ops.binary_search_by_key(&order, |op| op.order);
         let Some(op) = found.ok().map(|index| &mut entry.ops[index]) else {
@@ -195,33 +231,34 @@ impl State {
         };
         if std::mem::replace(&mut op.undone, undone) != undone {
             entry.folded = 0;
-            self.touch(key);
+            self.touch(place);
         }
     }
 
-    /// Lists a key to be folded.
-    fn touch(&mut self, key: &Key) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key)?;
+    /// Lists a place to be folded.
+    fn touch(&mut self, place: usize) -> &mut Entry {
+        let entry = &mut self.entries[place];
         if !std::mem::replace(&mut entry.dirty, true) {
-            self.dirty.push(key.clone());
+            self.dirty.push(place);
         }
-        Some(entry)
+        entry
     }
 
     /// Folds every key that something reached since the last time.
     pub(crate) fn settle(&mut self, schema: &Schema) {
-        for key in std::mem::take(&mut self.dirty) {
-            let strategy = schema.strategy(key.key_type);
-            let (Some(entry), Some(strategy)) = (self.entries.get_mut(&key), strategy) else {
+        for place in std::mem::take(&mut self.dirty) {
+            let entry = &mut self.entries[place];
+            let Some(strategy) = schema.strategy(entry.key.key_type) else {
                 continue;
             };
             entry.dirty = false;
-            let changed = entry.fold(strategy);
-            if entry.ops.is_empty() {
-                self.entries.remove(&key);
+            if entry.fold(strategy) {
+                self.changed.insert(entry.key.clone());
             }
-            if changed {
-                self.changed.insert(key);
+            if entry.ops.is_empty() {
+                self.places.remove(&entry.key);
+                self.sorted.remove(&entry.key);
+                self.free.push(place);
             }
         }
     }
@@ -232,14 +269,15 @@ impl State {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&[u8]> {
-        self.entries.get(key)?.value.as_bytes()
+        self.entries[*self.places.get(key)?].value.as_bytes()
     }
 
     /// The live keys of a type, sorted.
     pub(crate) fn of_type(&self, key_type: u16) -> impl Iterator<Item = (&Key, &[u8])> {
         let from = Key::new(key_type, Bytes::new());
         let range = (Bound::Included(from), Bound::Unbounded);
-        live(self.entries.range(range)).take_while(move |(key, _)| key.key_type == key_type)
+        self.live(self.sorted.range(range))
+            .take_while(move |(key, _)| key.key_type == key_type)
     }
 
     /// Names all live keys, their values and all roles.
@@ -256,17 +294,18 @@ impl State {
             field(&[role.number()]);
         }
         field(&[]);
-        for (key, value) in live(self.entries.iter()) {
+        for (key, value) in self.live(self.sorted.iter()) {
             field(&key.key_type.to_le_bytes());
             field(&key.bytes);
             field(value);
         }
         hasher.finalize().into()
     }
-}
 
-fn live<'a>(
-    entries: impl Iterator<Item = (&'a Key, &'a Entry)>,
-) -> impl Iterator<Item = (&'a Key, &'a [u8])> {
-    entries.filter_map(|(key, entry)| Some((key, entry.value.as_bytes()?)))
+    fn live<'a>(
+        &'a self,
+        places: impl Iterator<Item = (&'a Key, &'a usize)>,
+    ) -> impl Iterator<Item = (&'a Key, &'a [u8])> {
+        places.filter_map(|(key, place)| Some((key, self.entries[*place].value.as_bytes()?)))
+    }
 }

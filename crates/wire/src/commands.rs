@@ -1,6 +1,6 @@
 //! The body of a command frame: what its author wants done, in order.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, VerifierOptions, WIPOffset};
 
@@ -121,6 +121,8 @@ pub enum BodyError {
 #[derive(Default)]
 pub struct Encoder {
     builder: FlatBufferBuilder<'static>,
+    /// By command, how far before the end of the body its key and its value begin; 0 if it has none.
+    places: Vec<[usize; 2]>,
 }
 
 impl fmt::Debug for Encoder {
@@ -139,6 +141,7 @@ impl Encoder {
         actions: impl IntoIterator<Item = ActionRef<'a>>,
     ) -> Result<&[u8], EncodeError> {
         self.builder.reset();
+        self.places.clear();
         let mut commands = Vec::new();
         let mut payload = 0;
         for action in actions {
@@ -161,19 +164,44 @@ impl Encoder {
         Ok(body)
     }
 
+    /// Where in the body that was encoded last the key and the value of each of its commands are, if
+    /// `actions` are those that it was encoded from. Empty for anything but a `Put`.
+    pub fn payloads<'a>(
+        &self,
+        actions: impl IntoIterator<Item = ActionRef<'a>>,
+    ) -> impl Iterator<Item = [Range<usize>; 2]> {
+        /// What stands before the bytes of a vector: their number.
+        const PREFIX: usize = 4;
+        let len = self.builder.finished_data().len();
+        let range = move |from_end: usize, bytes: usize| {
+            let start = len - from_end + PREFIX;
+            start..start + bytes
+        };
+        let pairs = self.places.iter().zip(actions);
+        pairs.map(move |([key_at, value_at], action)| match action {
+            ActionRef::Put { key, value, .. } => {
+                [range(*key_at, key.len()), range(*value_at, value.len())]
+            }
+            _ => [0..0, 0..0],
+        })
+    }
+
     fn command(
         &mut self,
         action: &ActionRef<'_>,
     ) -> Result<WIPOffset<fb::Command<'static>>, EncodeError> {
         let builder = &mut self.builder;
+        let mut places = [0; 2];
         let (action_type, action) = match *action {
             ActionRef::Put {
                 key_type,
                 key,
                 value,
             } => {
-                let key = Some(builder.create_vector(key));
-                let value = Some(builder.create_vector(value));
+                let key = builder.create_vector(key);
+                let value = builder.create_vector(value);
+                places = [key.value() as usize, value.value() as usize];
+                let (key, value) = (Some(key), Some(value));
                 let put = fb::PutArgs {
                     key_type,
                     key,
@@ -214,6 +242,7 @@ impl Encoder {
             action_type,
             action: Some(action),
         };
+        self.places.push(places);
         Ok(fb::Command::create(builder, &command))
     }
 }
@@ -371,6 +400,34 @@ mod tests {
         let body = Body::verify(bytes).unwrap();
         assert_eq!(body.count(), 5);
         assert!(body.actions().eq(actions));
+    }
+
+    proptest! {
+        #[test]
+        fn payloads_are_where_the_encoder_says(
+            puts in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..9), prop::collection::vec(any::<u8>(), 0..40)), 1..20),
+            other in any::<prop::sample::Index>(),
+        ) {
+            let put = |(key, value)| ActionRef::Put { key_type: 3, key, value };
+            let mut actions: Vec<_> = puts
+                .iter()
+                .map(|(key, value)| put((key.as_slice(), value.as_slice())))
+                .collect();
+            actions.insert(other.index(actions.len()), grant());
+            let mut encoder = Encoder::default();
+            encoder.encode([put((b"before", b"this"))]).unwrap();
+            let body = encoder.encode(actions.iter().copied()).unwrap().to_vec();
+            let payloads = encoder.payloads(actions.iter().copied());
+            for (action, [key_at, value_at]) in actions.iter().zip(payloads) {
+                match action {
+                    ActionRef::Put { key, value, .. } => {
+                        prop_assert_eq!(&body[key_at], *key);
+                        prop_assert_eq!(&body[value_at], *value);
+                    }
+                    _ => prop_assert_eq!([key_at, value_at], [0..0, 0..0]),
+                }
+            }
+        }
     }
 
     #[test]
