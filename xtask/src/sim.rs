@@ -18,7 +18,7 @@ pub(crate) const STEP: Step = Step::cargo(
         "sim",
         "--",
         "--seeds",
-        "200",
+        "1000",
     ],
 );
 
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// The first seed; a failing world prints its own.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// How many worlds to play at a time; as many as there are processors if left out.
+    #[arg(long)]
+    jobs: Option<u16>,
     /// Print what was seen as one JSON object on standard output.
     #[arg(long)]
     json: bool,
@@ -43,6 +46,9 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
     command.args(["--example", "sim", "--"]);
     command.args(["--seeds", &args.seeds.to_string()]);
     command.args(["--seed", &args.seed.to_string()]);
+    if let Some(jobs) = args.jobs {
+        command.args(["--jobs", &jobs.to_string()]);
+    }
     command.args(args.json.then_some("--json"));
     match Outcome::from(step::run_shown(&mut command)) {
         Outcome::Ok => ExitCode::SUCCESS,

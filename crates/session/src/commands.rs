@@ -37,6 +37,10 @@ impl Session {
         admitted?;
         let due = now.mono + self.config.flush_interval;
         self.submissions.push(due, actions);
+        if self.submissions.fill_a_frame() {
+            self.counters.filled();
+            self.submissions.hasten(now.mono);
+        }
         Ok(())
     }
 

@@ -143,8 +143,10 @@ impl SessionConfig {
         self
     }
 
-    /// How long a submitted command waits for others to share its signature. Default 11 ms, 0 to
-    /// 1 s. Longer saves signatures and bytes, and adds to the latency of every command.
+    /// How long a submitted command waits for others to share its signature, unless a frame is full (256
+    /// commands or 72 KiB) before that. Default 11 ms, 0 to 1 s. Longer saves signatures and bytes, and adds to the
+    /// latency of every command: within the author's budget it is sent after at most one interval, and where it
+    /// arrives it is in the state after at most one more.
     pub fn with_flush_interval(mut self, interval: Duration) -> Self {
         self.flush_interval = interval;
         self

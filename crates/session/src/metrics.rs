@@ -15,6 +15,8 @@ pub(crate) struct Counters {
     pub(crate) dropped_frames: u64,
     /// Submissions that were refused because the queue or the budget had no room.
     pub(crate) rate_limited: u64,
+    /// Submissions that filled a frame, so that it was signed before the flush interval was over.
+    pub(crate) filled: u64,
     /// How often signing was put off because the budget was spent.
     pub(crate) deferred: u64,
 }
@@ -50,6 +52,10 @@ impl Counters {
         self.rate_limited = self.rate_limited.wrapping_add(1);
     }
 
+    pub(crate) fn filled(&mut self) {
+        self.filled = self.filled.wrapping_add(1);
+    }
+
     pub(crate) fn deferred(&mut self) {
         self.deferred = self.deferred.wrapping_add(1);
     }
@@ -79,6 +85,7 @@ impl Observe for Session {
             misread_frames,
             dropped_frames,
             rate_limited,
+            filled,
             deferred,
         } = self.counters;
         let dropped = self.links.iter().fold(dropped_frames, |sum, (_, link)| {
@@ -88,6 +95,7 @@ impl Observe for Session {
         visitor.counter("session_misread_frames", &[], misread_frames);
         visitor.counter("session_dropped_frames", &[], dropped);
         visitor.counter("session_rate_limited_submissions", &[], rate_limited);
+        visitor.counter("session_full_frames", &[], filled);
         visitor.counter("session_deferred_signings", &[], deferred);
         let queued = self.submissions.len() as f64;
         visitor.gauge("session_queued_commands", &[], queued);

@@ -22,6 +22,8 @@ pub(crate) struct Submissions {
     queue: VecDeque<Action>,
     /// What they cost together.
     cost: u64,
+    /// What they may take of frames' bodies.
+    bytes: usize,
     /// When the first of them has waited long enough, or the author's budget allows it.
     due: Option<Timestamp>,
     /// Until when the budget is known to be spent.
@@ -65,6 +67,7 @@ impl Submissions {
     pub(crate) fn push(&mut self, due: Timestamp, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
             self.cost += action.cost();
+            self.bytes += body_len(&action);
             self.queue.push_back(action);
             self.due.get_or_insert(due);
         }
@@ -99,12 +102,17 @@ impl Submissions {
         self.blocked_until = Some(until);
     }
 
+    /// Whether enough waits for a frame, so that nothing is gained by waiting longer.
+    pub(crate) fn fill_a_frame(&self) -> bool {
+        self.queue.len() >= MAX_TOGETHER || self.bytes >= MAX_BODY_LEN
+    }
+
     /// How many of the first commands fit one frame, 0 if none waits.
     pub(crate) fn together(&self) -> usize {
         let mut room = MAX_BODY_LEN;
         let mut count = 0;
         for action in self.queue.iter().take(MAX_TOGETHER) {
-            let len = payload_len(action) + COMMAND_OVERHEAD;
+            let len = body_len(action);
             if len > room {
                 break;
             }
@@ -123,11 +131,17 @@ impl Submissions {
     pub(crate) fn drop_first(&mut self, count: usize) {
         for action in self.queue.drain(..count.min(self.queue.len())) {
             self.cost -= action.cost();
+            self.bytes -= body_len(&action);
         }
         if self.queue.is_empty() {
             self.due = None;
         }
     }
+}
+
+/// The most that a command takes of a frame's body.
+fn body_len(action: &Action) -> usize {
+    payload_len(action) + COMMAND_OVERHEAD
 }
 
 fn payload_len(action: &Action) -> usize {

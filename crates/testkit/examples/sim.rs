@@ -27,6 +27,9 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// How many worlds at a time; as many as there are processors if left out.
+    #[arg(long)]
+    jobs: Option<u16>,
     /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
@@ -57,11 +60,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Plays all worlds, as many at a time as there are processors.
+/// Plays all worlds.
 fn play(args: &Args) -> Tally {
     let next = AtomicU64::new(0);
     let (send, results) = mpsc::channel();
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.jobs.map_or_else(processors, usize::from).max(1);
     let tally = Mutex::new(Tally::default());
     thread::scope(|scope| {
         for _ in 0..threads {

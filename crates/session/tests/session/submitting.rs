@@ -4,7 +4,7 @@ use roundtable_command_log::{Action, AppendError, GenesisParams, Key, Limits, Ro
 use roundtable_core::{Channel, Frame, TransportKind::Quic};
 use roundtable_session::{Event, GenesisSource, Input, InputError, Recipient};
 
-use crate::world::{World, author, config, params, peer, trail};
+use crate::world::{World, author, config, note, params, peer, trail};
 
 fn submit(world: &mut World, name: &str, actions: Vec<Action>) -> Result<(), InputError> {
     world.input(name, Input::Submit { actions })
@@ -137,6 +137,28 @@ fn a_command_that_fails_at_the_last_moment_takes_no_other_with_it() {
         })
         .collect();
     assert_eq!(failed, [(carol, AppendError::TooManyWriters(2))]);
+}
+
+#[test]
+fn a_full_frame_is_signed_without_waiting_for_the_tick() {
+    let mut world = World::founded_by(7, &["alice"]);
+    let signed = |world: &World| world.node("alice").session.log().unwrap().frames().count();
+    let some = |count: usize| (0..count).map(|_| trail("x")).collect::<Vec<_>>();
+    let before = signed(&world);
+    submit(&mut world, "alice", some(255)).unwrap();
+    world.millis(1);
+    assert_eq!(signed(&world), before);
+    submit(&mut world, "alice", some(1)).unwrap();
+    world.millis(1);
+    assert_eq!(signed(&world), before + 1);
+    // Bytes fill a frame, too.
+    let large = || vec![note("n", &"x".repeat(40_000))];
+    submit(&mut world, "alice", large()).unwrap();
+    world.millis(1);
+    assert_eq!(signed(&world), before + 1);
+    submit(&mut world, "alice", large()).unwrap();
+    world.millis(1);
+    assert_eq!(signed(&world), before + 3);
 }
 
 #[test]
