@@ -43,7 +43,7 @@ struct Tool {
     purposes: &'static [Purpose],
 }
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 10] = [
     Tool {
         name: "C compiler",
         why: "builds Opus and the cryptography",
@@ -116,6 +116,15 @@ const TOOLS: [Tool; 9] = [
         present: || workspace::succeeds("turnserver", &["--version"]),
         apt: &["coturn"],
         brew: &["coturn"],
+        crates: &[],
+        purposes: &[Purpose::Ci],
+    },
+    Tool {
+        name: "NATS server",
+        why: "joins several signaling servers in their tests",
+        present: || workspace::succeeds("nats-server", &["--version"]),
+        apt: &["nats-server"],
+        brew: &["nats-server"],
         crates: &[],
         purposes: &[Purpose::Ci],
     },

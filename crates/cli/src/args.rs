@@ -99,9 +99,9 @@ impl From<Transport> for TransportPreference {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Join {
-    /// The signaling server, such as ws://127.0.0.1:8080
+    /// The signaling server, such as ws://127.0.0.1:8080. May be repeated for the servers of one cluster
     #[arg(long, value_name = "URL", required_unless_present = "invite")]
-    pub(crate) server: Option<String>,
+    pub(crate) server: Vec<String>,
 
     /// The room's name
     #[arg(long, allow_hyphen_values = true, required_unless_present = "invite")]

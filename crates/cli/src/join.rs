@@ -83,7 +83,12 @@ async fn stop_signal(duration: Option<Duration>) {
 
 fn builder(args: &Join) -> Result<roundtable::RoomBuilder, CliError> {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let mut builder = Room::builder(&text(&args.server), &text(&args.room), &args.name)
+    let (server, more) = match args.server.split_first() {
+        Some((first, more)) => (first.as_str(), more),
+        None => ("", &[][..]), // the invite knows
+    };
+    let mut builder = Room::builder(server, &text(&args.room), &args.name)
+        .more_servers(more)
         .schema(board::schema())
         .limits(LIMITS)
         .guests(args.guests)

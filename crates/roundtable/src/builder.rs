@@ -34,6 +34,7 @@ const INBOX: usize = 1024;
 #[must_use = "nothing happens before `join`"]
 pub struct RoomBuilder {
     server: String,
+    more_servers: Vec<String>,
     room: String,
     peer: String,
     invite: Option<Invite>,
@@ -75,6 +76,7 @@ impl RoomBuilder {
     pub(crate) fn new(server: &str, room: &str, peer: &str) -> Self {
         Self {
             server: server.to_owned(),
+            more_servers: Vec::new(),
             room: room.to_owned(),
             peer: peer.to_owned(),
             invite: None,
@@ -119,6 +121,13 @@ impl RoomBuilder {
     /// Has a closed server exchange this secret, the invite of `POST /v1/rooms`, for grants, whenever one is needed.
     pub fn invite_secret(mut self, secret: impl Into<String>) -> Self {
         self.access = Access::Invite(secret.into());
+        self
+    }
+
+    /// Further signaling servers of the same cluster: when one fails or stops, this peer goes to
+    /// another, and its links stay up. Default: none.
+    pub fn more_servers<S: Into<String>>(mut self, urls: impl IntoIterator<Item = S>) -> Self {
+        self.more_servers.extend(urls.into_iter().map(Into::into));
         self
     }
 
@@ -328,6 +337,7 @@ impl RoomBuilder {
     fn signaling(&self, room: &RoomId, peer: &PeerId) -> Result<ClientConfig, JoinError> {
         let name = self.display_name.as_deref().unwrap_or(&self.peer);
         let config = ClientConfig::new(&self.server, room.clone(), peer.clone())?
+            .with_more_urls(&self.more_servers)?
             .with_capabilities(self.capabilities())
             .with_user_data(serde_json::json!({ "name": name }));
         Ok(match self.access.clone() {

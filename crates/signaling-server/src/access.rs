@@ -15,12 +15,15 @@ use roundtable_signaling_protocol::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::store::{DataError, Store};
 
 const KEYS: &str = "keys.json";
 const OPERATOR: &str = "operator-key.json";
+
+/// Changes of rooms that wait to be told to other servers; who misses one tells of all rooms.
+const NEWS_QUEUE: usize = 256;
 
 /// Keys whose grants count: the one that signs, and the one before it.
 const LIVE_KEYS: usize = 2;
@@ -50,11 +53,29 @@ impl Fingerprint {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct RoomRecord {
     invite: Fingerprint,
     creator: Fingerprint,
     ends_ms: u64,
+    /// Whether its creator has ended it. The record stays until `ends_ms`, lest a server that was
+    /// away bring the room back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
+}
+
+impl RoomRecord {
+    fn is_live(&self, now: WallTime) -> bool {
+        !self.ended && now.as_millis() < self.ends_ms
+    }
+}
+
+/// A room as the servers of a cluster tell each other of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SharedRoom {
+    room: String,
+    #[serde(flatten)]
+    record: RoomRecord,
 }
 
 /// The file of keys. The newest comes first and signs.
@@ -120,6 +141,8 @@ pub(crate) struct Access {
     store: Mutex<Store>,
     /// Sent to when a key or a room that grants rely on is gone.
     revoked: watch::Sender<()>,
+    /// Rooms that were made, renewed or ended here, for the other servers of a cluster.
+    news: broadcast::Sender<SharedRoom>,
 }
 
 impl Access {
@@ -164,6 +187,7 @@ impl Access {
             rooms: RwLock::new(rooms),
             store: Mutex::new(store),
             revoked: watch::Sender::new(()),
+            news: broadcast::Sender::new(NEWS_QUEUE),
         })
     }
 
@@ -197,17 +221,14 @@ impl Access {
 
     fn is_live(&self, now: WallTime, room: &RoomId) -> bool {
         let rooms = read(&self.rooms);
-        let record = rooms.get(room);
-        record.is_some_and(|record| now.as_millis() < record.ends_ms)
+        rooms.get(room).is_some_and(|record| record.is_live(now))
     }
 
     /// Makes a room. Blocks on the disk.
     pub(crate) fn create_room(&self, now: WallTime) -> Result<NewRoom, AccessError> {
         let store = self.change();
         self.sweep(&store, now)?;
-        if read(&self.rooms).len() >= self.limits.max_rooms {
-            return Err(AccessError::TooManyRooms);
-        }
+        self.check_room_for_one(now)?;
         let new = NewRoom {
             room: secret::<12>()?,
             invite: secret::<16>()?,
@@ -218,11 +239,33 @@ impl Access {
             invite: Fingerprint::of(&new.invite),
             creator: Fingerprint::of(&new.creator_token),
             ends_ms: new.expires_ms,
+            ended: false,
         };
         let room = RoomId::new(&new.room).map_err(|_| AccessError::Forbidden)?;
-        store.write(&room_file(&new.room), &record)?;
-        write(&self.rooms).insert(room, record);
+        self.keep(&store, room, record)?;
         Ok(new)
+    }
+
+    fn check_room_for_one(&self, now: WallTime) -> Result<(), AccessError> {
+        let rooms = read(&self.rooms);
+        let live = rooms.values().filter(|record| record.is_live(now)).count();
+        match live >= self.limits.max_rooms {
+            true => Err(AccessError::TooManyRooms),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes a room's record, and tells of it.
+    fn keep(&self, store: &Store, room: RoomId, record: RoomRecord) -> Result<(), DataError> {
+        store.write(&room_file(room.as_str()), &record)?;
+        let shared = SharedRoom {
+            room: room.to_string(),
+            record: record.clone(),
+        };
+        write(&self.rooms).insert(room, record);
+        // A server that is alone has nobody to tell.
+        let _ = self.news.send(shared);
+        Ok(())
     }
 
     /// Exchanges a room's secret for a grant: the invite makes an editor, the creator's token an
@@ -274,9 +317,8 @@ impl Access {
         let store = self.change();
         let mut record = self.owned(now, room, creator_token)?;
         record.ends_ms = self.room_end(now);
-        store.write(&room_file(room.as_str()), &record)?;
         let ends_ms = record.ends_ms;
-        write(&self.rooms).insert(room.clone(), record);
+        self.keep(&store, room.clone(), record)?;
         Ok(ends_ms)
     }
 
@@ -288,10 +330,57 @@ impl Access {
         creator_token: &str,
     ) -> Result<(), AccessError> {
         let store = self.change();
-        self.owned(now, room, creator_token)?;
-        store.remove(&room_file(room.as_str()))?;
-        write(&self.rooms).remove(room);
+        let mut record = self.owned(now, room, creator_token)?;
+        record.ended = true;
+        self.keep(&store, room.clone(), record)?;
         self.revoked.send_replace(());
+        Ok(())
+    }
+
+    /// Told of every room that is made, renewed or ended here.
+    pub(crate) fn news(&self) -> broadcast::Receiver<SharedRoom> {
+        self.news.subscribe()
+    }
+
+    /// Every room, for other servers.
+    pub(crate) fn shared_rooms(&self) -> Vec<SharedRoom> {
+        let rooms = read(&self.rooms);
+        let share = |(room, record): (&RoomId, &RoomRecord)| SharedRoom {
+            room: room.to_string(),
+            record: record.clone(),
+        };
+        rooms.iter().map(share).collect()
+    }
+
+    /// Takes note of a room that another server tells of. What has ended stays so, and of two ends
+    /// the later counts: so the order in which servers hear does not matter. Blocks on the disk.
+    pub(crate) fn learn(&self, now: WallTime, shared: SharedRoom) -> Result<(), AccessError> {
+        let store = self.change();
+        let theirs = shared.record;
+        let room = RoomId::new(&shared.room).map_err(|_| AccessError::Forbidden)?;
+        let ours = read(&self.rooms).get(&room).cloned();
+        let merged = match &ours {
+            _ if theirs.ends_ms <= now.as_millis() => return Ok(()),
+            Some(ours) => RoomRecord {
+                ends_ms: ours.ends_ms.max(theirs.ends_ms),
+                ended: ours.ended || theirs.ended,
+                ..ours.clone()
+            },
+            None => {
+                self.sweep(&store, now)?;
+                self.check_room_for_one(now)?;
+                theirs
+            }
+        };
+        if ours.as_ref() == Some(&merged) {
+            return Ok(());
+        }
+        store.write(&room_file(room.as_str()), &merged)?;
+        let is_over = merged.ended;
+        write(&self.rooms).insert(room, merged);
+        if is_over {
+            self.revoked.send_replace(());
+        }
         Ok(())
     }
 
@@ -336,9 +425,7 @@ impl Access {
 
     fn record(&self, now: WallTime, room: &RoomId) -> Result<RoomRecord, AccessError> {
         let rooms = read(&self.rooms);
-        let live = rooms
-            .get(room)
-            .filter(|record| now.as_millis() < record.ends_ms);
+        let live = rooms.get(room).filter(|record| record.is_live(now));
         live.cloned().ok_or(AccessError::Forbidden)
     }
 
@@ -408,6 +495,40 @@ mod tests {
 
     fn alice() -> PeerId {
         PeerId::new("alice").unwrap()
+    }
+
+    #[test]
+    fn servers_that_tell_each_other_agree_on_rooms_whatever_they_hear_first() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, two] = dirs.each_ref().map(|dir| open(dir.path()));
+        let mut news = one.news();
+        let new = one.create_room(at(0)).unwrap();
+        let (id, creator) = (room(&new), &*new.creator_token);
+        let made = news.try_recv().unwrap();
+        assert!(two.grant(at(1), &id, &new.invite, alice()).is_err());
+        two.learn(at(1), made.clone()).unwrap();
+        two.grant(at(1), &id, &new.invite, alice()).unwrap();
+        // Ended at one server while renewed at the other: it has ended.
+        two.renew_room(at(100), &id, creator).unwrap();
+        one.end_room(at(100), &id, creator).unwrap();
+        let renewed = two.shared_rooms().remove(0);
+        one.learn(at(101), renewed).unwrap();
+        assert!(one.renew_room(at(101), &id, creator).is_err());
+        let mut revoked = two.revocations();
+        let ended = news.try_recv().unwrap();
+        two.learn(at(101), ended).unwrap();
+        assert!(revoked.has_changed().unwrap());
+        revoked.mark_unchanged();
+        two.learn(at(102), made).unwrap();
+        assert!(two.grant(at(102), &id, &new.invite, alice()).is_err());
+        // It takes no one's place, and is forgotten in the end.
+        drop(two);
+        let two = open(dirs[1].path());
+        for _ in 0..2 {
+            two.create_room(at(103)).unwrap();
+        }
+        two.create_room(at(4000)).unwrap();
+        assert_eq!(two.shared_rooms().len(), 1);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use roundtable_signaling_protocol::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::access::SharedRoom;
+
 /// Events waiting to be handed on. When it is full, the bus waits.
 pub(crate) const EVENT_QUEUE: usize = 1024;
 
@@ -85,6 +87,16 @@ pub(crate) enum Answer {
     Elsewhere,
 }
 
+/// What a server tells all others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Notice {
+    /// Rooms that were made, renewed or ended.
+    Rooms(Vec<SharedRoom>),
+    /// It has been away: which rooms are there?
+    WhichRooms,
+}
+
 /// What the bus tells a server.
 #[derive(Debug)]
 pub(crate) enum BusEvent {
@@ -96,6 +108,8 @@ pub(crate) enum BusEvent {
         letter: Letter,
         answer: oneshot::Sender<Answer>,
     },
+    /// Another server tells all.
+    Noticed(Notice),
     /// Any record may have changed, or be gone.
     Reset,
     /// A server may be gone.
@@ -138,6 +152,9 @@ pub(crate) trait Bus: Debug + Send + Sync {
         room: &'a RoomId,
         letter: Letter,
     ) -> Pending<'a, Result<Answer, RouteError>>;
+
+    /// Tells all other servers. Who is away does not hear it.
+    fn tell_all(&self, notice: Notice) -> Pending<'_, ()>;
 
     /// Every room that has a record.
     fn rooms(&self) -> Pending<'_, Result<Vec<RoomId>, Unreachable>>;

@@ -4,13 +4,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use roundtable_core::RoomId;
 use tokio::{
-    sync::mpsc,
+    sync::{broadcast, mpsc},
     task::JoinSet,
     time::{MissedTickBehavior, interval_at, sleep},
 };
 
 use crate::{
-    bus::{Answer, Bus, BusEvent},
+    access::{Access, SharedRoom},
+    bus::{Answer, Bus, BusEvent, Notice},
     clock,
     room_task::Input,
     rooms::Rooms,
@@ -21,6 +22,9 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// Rooms that are looked after at once.
 const SWEEP_BATCH: usize = 64;
+
+/// Rooms in one notice.
+const NOTICE_ROOMS: usize = 200;
 
 /// Pause between two batches.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
@@ -96,7 +100,9 @@ pub(crate) async fn run(
     mut events: mpsc::Receiver<BusEvent>,
     rooms: Arc<Rooms>,
     bus: Arc<dyn Bus>,
+    access: Option<Arc<Access>>,
 ) {
+    let mut news = access.as_ref().map(|access| access.news());
     let mut sweeps = interval_at(clock::deadline(SWEEP), SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweeping = JoinSet::new();
@@ -106,15 +112,72 @@ pub(crate) async fn run(
             event = events.recv() => match event {
                 Some(event) => {
                     let is_gone = matches!(event, BusEvent::Gone);
-                    on_event(event, &rooms).await;
+                    let event = match &access {
+                        Some(access) => on_rooms(event, access, &bus).await,
+                        None => Some(event),
+                    };
+                    if let Some(event) = event {
+                        on_event(event, &rooms).await;
+                    }
                     if is_gone {
                         sweep(&mut sweeping, &rooms, &bus);
                     }
                 }
                 None => return,
             },
+            changed = next(&mut news) => match changed {
+                Some(room) => bus.tell_all(Notice::Rooms(vec![room])).await,
+                // Some were missed.
+                None => if let Some(access) = &access {
+                    tell_rooms(access, &bus).await;
+                },
+            },
             _ = sweeps.tick() => sweep(&mut sweeping, &rooms, &bus),
         }
+    }
+}
+
+/// The next room that has changed here; `None` if some were missed.
+async fn next(news: &mut Option<broadcast::Receiver<SharedRoom>>) -> Option<SharedRoom> {
+    match news {
+        Some(news) => news.recv().await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Does what an event means for who may be where; gives back what means something to the rooms.
+async fn on_rooms(event: BusEvent, access: &Arc<Access>, bus: &Arc<dyn Bus>) -> Option<BusEvent> {
+    match event {
+        BusEvent::Noticed(Notice::Rooms(rooms)) => {
+            let access = Arc::clone(access);
+            let learning = tokio::task::spawn_blocking(move || {
+                for room in rooms {
+                    if let Err(error) = access.learn(clock::wall(), room) {
+                        tracing::error!(%error, "a room of another server is not known here");
+                    }
+                }
+            });
+            // It fails only when the server stops.
+            let _ = learning.await;
+            None
+        }
+        BusEvent::Noticed(Notice::WhichRooms) => {
+            tell_rooms(access, bus).await;
+            None
+        }
+        BusEvent::Reset => {
+            bus.tell_all(Notice::WhichRooms).await;
+            tell_rooms(access, bus).await;
+            Some(BusEvent::Reset)
+        }
+        other => Some(other),
+    }
+}
+
+/// Tells all others of every room.
+async fn tell_rooms(access: &Access, bus: &Arc<dyn Bus>) {
+    for rooms in access.shared_rooms().chunks(NOTICE_ROOMS) {
+        bus.tell_all(Notice::Rooms(rooms.to_vec())).await;
     }
 }
 
@@ -140,6 +203,8 @@ async fn on_event(event: BusEvent, rooms: &Rooms) {
                 let _ = answer.send(Answer::Elsewhere);
             }
         },
+        // An open server has nothing of the kind.
+        BusEvent::Noticed(_) => {}
         BusEvent::Reset => {
             for room in rooms.all() {
                 // A room that has ended needs nothing.

@@ -293,11 +293,11 @@ fn start_bus<F: Future<Output = ()> + Send + 'static>(
 ) {
     let (events, news) = tokio::sync::mpsc::channel(bus::EVENT_QUEUE);
     let (rooms, bus) = (Arc::clone(&shared.rooms), Arc::clone(&shared.bus));
-    let end = shared.life.end.clone();
+    let (end, access) = (shared.life.end.clone(), shared.access.clone());
     let running = run(events);
     shared.tasks.spawn(async move {
         tokio::select! {
-            ((), ()) = async { tokio::join!(running, cluster::run(news, rooms, bus)) } => {}
+            ((), ()) = async { tokio::join!(running, cluster::run(news, rooms, bus, access)) } => {}
             () = end.cancelled() => {}
         }
     });

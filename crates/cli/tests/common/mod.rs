@@ -42,7 +42,11 @@ impl Serve {
     }
 
     pub fn with_env(rest: &str, environment: &[(&str, &Path)]) -> Self {
-        let mut process = roundtable(&format!("serve --listen 127.0.0.1:0 {rest}"))
+        Self::at(0, rest, environment)
+    }
+
+    pub fn at(port: u16, rest: &str, environment: &[(&str, &Path)]) -> Self {
+        let mut process = roundtable(&format!("serve --listen 127.0.0.1:{port} {rest}"))
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()

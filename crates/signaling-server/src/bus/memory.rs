@@ -10,7 +10,9 @@ use std::{
 use roundtable_core::RoomId;
 use roundtable_signaling_protocol::{NodeId, Roster};
 
-use super::{Answer, Bus, Letter, Pending, Record, Revision, RouteError, Stored, Unreachable};
+use super::{
+    Answer, Bus, Letter, Notice, Pending, Record, Revision, RouteError, Stored, Unreachable,
+};
 
 #[derive(Debug)]
 pub(crate) struct MemoryBus {
@@ -99,6 +101,10 @@ impl Bus for MemoryBus {
         _: Letter,
     ) -> Pending<'a, Result<Answer, RouteError>> {
         Box::pin(ready(Err(RouteError::Dead)))
+    }
+
+    fn tell_all(&self, _: Notice) -> Pending<'_, ()> {
+        Box::pin(ready(()))
     }
 
     fn rooms(&self) -> Pending<'_, Result<Vec<RoomId>, Unreachable>> {

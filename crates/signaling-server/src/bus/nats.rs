@@ -29,7 +29,8 @@ use tokio::{
 };
 
 use super::{
-    Answer, Bus, BusEvent, Letter, Pending, Record, Revision, RouteError, Stored, Unreachable,
+    Answer, Bus, BusEvent, Letter, Notice, Pending, Record, Revision, RouteError, Stored,
+    Unreachable,
 };
 use crate::{clock, cluster::NatsConfig, metrics::Metrics};
 
@@ -100,6 +101,10 @@ impl Names {
 
     fn letters(&self, node: &NodeId, room: &str) -> String {
         format!("{}.node.{node}.{room}", self.cluster)
+    }
+
+    fn notices(&self) -> String {
+        format!("{}.notice", self.cluster)
     }
 
     fn leases(&self) -> String {
@@ -258,6 +263,7 @@ impl Prepared {
             Ok::<_, async_nats::SubscribeError>(Subscriptions {
                 letters: client.subscribe(names.letters(&bus.node, "*")).await?,
                 changes: client.subscribe(names.changed("*")).await?,
+                notices: client.subscribe(names.notices()).await?,
                 leases: client.subscribe(names.leases()).await?,
             })
         };
@@ -282,6 +288,7 @@ impl Prepared {
 struct Subscriptions {
     letters: Subscriber,
     changes: Subscriber,
+    notices: Subscriber,
     leases: Subscriber,
 }
 
@@ -315,6 +322,7 @@ impl Manager {
                 },
                 Some(message) = from.letters.next() => self.on_letter(message).await,
                 Some(message) = from.changes.next() => self.on_change(&message).await,
+                Some(message) = from.notices.next() => self.on_notice(&message).await,
                 Some(message) = from.leases.next() => self.bus.on_lease(&message),
                 now = ticks.tick() => {
                     let was_due = look_at.is_some_and(|at| at <= now);
@@ -390,6 +398,15 @@ impl Manager {
             answer,
         })
         .await;
+    }
+
+    async fn on_notice(&self, message: &Message) {
+        match serde_json::from_slice(&message.payload) {
+            Ok(notice) => self.tell(BusEvent::Noticed(notice)).await,
+            Err(error) => {
+                tracing::warn!(%error, "a server of the cluster wrote what cannot be read");
+            }
+        }
     }
 
     async fn on_change(&self, message: &Message) {
@@ -671,6 +688,15 @@ impl Bus for NatsBus {
         letter: Letter,
     ) -> Pending<'a, Result<Answer, RouteError>> {
         Box::pin(self.send(node, room, letter))
+    }
+
+    fn tell_all(&self, notice: Notice) -> Pending<'_, ()> {
+        Box::pin(async move {
+            if let Ok(client) = self.client() {
+                // Who misses it asks when it is back.
+                let _ = client.publish(self.names.notices(), encode(&notice)).await;
+            }
+        })
     }
 
     fn rooms(&self) -> Pending<'_, Result<Vec<RoomId>, Unreachable>> {
