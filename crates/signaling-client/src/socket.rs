@@ -157,7 +157,7 @@ pub(crate) async fn join_any(
     let servers = config.urls().len();
     let mut refused = None;
     for server in (0..servers).map(|n| (first + n) % servers) {
-        match join(config, server, None).await {
+        match join(config, server, None, config.attempt_timeout()).await {
             Ok((socket, joined)) => return Ok((socket, joined, server)),
             Err(error) if !error.is_of_the_server() => return Err(error),
             Err(error) => {
@@ -175,6 +175,7 @@ pub(crate) async fn join(
     config: &ClientConfig,
     server: usize,
     resume: Option<ResumeToken>,
+    patience: Duration,
 ) -> Result<(Socket, Joined), JoinError> {
     let url = &config.urls()[server];
     let joining = async {
@@ -203,7 +204,7 @@ pub(crate) async fn join(
             _ => Err(stranger()),
         }
     };
-    let joined = timeout(config.attempt_timeout(), joining).await;
+    let joined = timeout(patience, joining).await;
     joined.map_err(|_| JoinError::Timeout)?
 }
 

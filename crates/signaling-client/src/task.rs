@@ -251,7 +251,9 @@ impl Task {
         let server = (self.server + (further + self.move_failures) as usize) % servers;
         let (config, resume) = (self.config.clone(), self.resume.clone());
         Box::pin(async move {
-            let (socket, joined) = socket::join(&config, server, Some(resume)).await?;
+            // There is no hurry, and an answer that came too late would leave us without a token.
+            let patience = config.join_timeout;
+            let (socket, joined) = socket::join(&config, server, Some(resume), patience).await?;
             Ok((socket, joined, server))
         })
     }
@@ -475,7 +477,10 @@ impl Task {
     async fn come_back(&mut self, Lost(code): Lost) -> Result<Socket, End> {
         self.fail_pending();
         match code.and_then(CloseReason::from_code) {
-            Some(CloseReason::Replaced) => return Err(EndReason::Replaced.into()),
+            // After an attempt of ours whose end is not known it may have been that.
+            Some(CloseReason::Replaced) if self.move_failures == 0 => {
+                return Err(EndReason::Replaced.into());
+            }
             // With another grant it may go on.
             Some(CloseReason::Unauthorized) if self.config.token_source().is_none() => {
                 return Err(EndReason::Unauthorized.into());
@@ -508,7 +513,10 @@ impl Task {
             self.meanwhile(pause).await?;
             let (config, resume) = (self.config.clone(), self.resume.clone());
             let server = (self.server + attempt as usize) % servers;
-            let joining = async move { socket::join(&config, server, Some(resume)).await };
+            let joining = async move {
+                let patience = config.attempt_timeout();
+                socket::join(&config, server, Some(resume), patience).await
+            };
             let error = match self.meanwhile(joining).await? {
                 Ok((socket, joined)) => return self.arrive((socket, joined, server)),
                 Err(error) => error,

@@ -135,7 +135,7 @@ pub fn get(address: &str, path: &str) -> String {
 }
 
 /// What a metric of a server stands at.
-pub fn metric(address: &str, name: &str) -> f64 {
+pub fn metric(address: &str, name: &str) -> usize {
     let name = format!("roundtable_signaling_{name} ");
     let metrics = get(address, "/metrics");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
