@@ -5,6 +5,8 @@ pub mod room;
 
 use std::time::Instant;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Prints a raw figure as the JSON line that `cargo xtask bench` reads.
 pub fn print_figure(id: &str, value: f64, unit: &str) {
     println!(r#"{{"id":"{id}","value":{value},"unit":"{unit}"}}"#);
@@ -23,6 +25,25 @@ pub fn seconds<T, R>(
         let start = Instant::now();
         std::hint::black_box(work(&mut state));
         start.elapsed().as_secs_f64()
+    };
+    (1..rounds).fold(round(), |fastest, _| round().min(fastest))
+}
+
+/// The same in seconds of this thread's CPU time, where others run on the same cores.
+pub fn cpu_seconds<T, R>(
+    rounds: usize,
+    mut setup: impl FnMut() -> T,
+    mut work: impl FnMut(&mut T) -> R,
+) -> f64 {
+    let cpu_time = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+    };
+    let mut round = || {
+        let mut state = setup();
+        let start = cpu_time();
+        std::hint::black_box(work(&mut state));
+        cpu_time() - start
     };
     (1..rounds).fold(round(), |fastest, _| round().min(fastest))
 }

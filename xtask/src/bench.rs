@@ -7,6 +7,7 @@
 
 mod figures;
 mod log;
+mod media;
 mod programs;
 mod signaling;
 
@@ -20,12 +21,12 @@ use crate::{
 use figures::Area;
 
 /// Every area; one file each.
-const AREAS: [&Area; 2] = [&log::AREA, &signaling::AREA];
+const AREAS: [&Area; 3] = [&log::AREA, &media::AREA, &signaling::AREA];
 
 /// What `bench` may be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// An area (log, signaling), whose figures are printed as JSON lines beside their targets, or a criterion bench by its
+    /// An area (log, media, signaling), whose figures are printed as JSON lines beside their targets, or a criterion bench by its
     /// file name under `benches/benches`, without `.rs`; all criterion benches if left out.
     name: Option<String>,
     /// How often an area's programs run; the figures are medians.

@@ -29,6 +29,8 @@ const BASE_WINDOW: u32 = 200;
 const STALE: Duration = Duration::from_secs(30);
 /// No network holds a packet up by this much: the sender has started anew.
 const BREAK_US: u64 = 5_000_000;
+/// Costs below this are forgotten.
+const NEGLIGIBLE_US: f32 = 1.0;
 /// How much of the time that it goes on the listener catches up.
 const CATCH_UP: i64 = 10; // percent
 /// Speech is made up in pieces of 10 ms: half a one too much in the mean.
@@ -124,6 +126,8 @@ struct Accident {
 struct CostHistogram {
     origin_us: i64,
     buckets: [f32; BUCKETS],
+    /// Nothing costs anything from this bucket on: most are empty most of the time.
+    used: usize,
     /// Media time that this was seen in.
     time_us: f32,
 }
@@ -133,6 +137,7 @@ impl CostHistogram {
         Self {
             origin_us: 0,
             buckets: [0.0; BUCKETS],
+            used: 0,
             time_us: 0.0,
         }
     }
@@ -150,11 +155,16 @@ impl CostHistogram {
         if shift > 0 {
             self.buckets.copy_within(by.., 0);
             self.buckets[BUCKETS - by..].fill(0.0);
+            self.used = self.used.saturating_sub(by);
         } else {
             let beyond: f32 = self.buckets[BUCKETS - by..].iter().sum();
             self.buckets.copy_within(..BUCKETS - by, by);
             self.buckets[..by].fill(0.0);
             self.buckets[BUCKETS - 1] += beyond;
+            self.used = match beyond > 0.0 {
+                true => BUCKETS,
+                false => (self.used + by).min(BUCKETS),
+            };
         }
     }
 
@@ -162,7 +172,14 @@ impl CostHistogram {
     fn pass(&mut self, step_us: i64, memory: Duration) {
         let memory_us = memory.as_micros() as f32;
         let keep = 1.0 - (step_us as f32 / memory_us).clamp(0.0, 1.0);
-        self.buckets.iter_mut().for_each(|cost| *cost *= keep);
+        let used = &mut self.buckets[..self.used];
+        used.iter_mut().for_each(|cost| *cost *= keep);
+        while let Some(last) = self.used.checked_sub(1)
+            && self.buckets[last] < NEGLIGIBLE_US
+        {
+            self.buckets[last] = 0.0;
+            self.used = last;
+        }
         self.time_us = self.time_us * keep + step_us as f32;
     }
 
@@ -171,11 +188,14 @@ impl CostHistogram {
         let end = BUCKETS as i64 * BUCKET_US;
         let from = from_us.saturating_sub(self.origin_us).clamp(0, end);
         let to = to_us.saturating_sub(self.origin_us).clamp(0, end);
-        for (index, cost) in self.buckets.iter_mut().enumerate() {
+        let first = usize::try_from(from / BUCKET_US).unwrap_or(0);
+        let last = usize::try_from((to + BUCKET_US - 1) / BUCKET_US).unwrap_or(0);
+        for (index, cost) in self.buckets.iter_mut().enumerate().take(last).skip(first) {
             let low = index as i64 * BUCKET_US;
             let overlap = to.min(low + BUCKET_US) - from.max(low);
             *cost += overlap.max(0) as f32;
         }
+        self.used = self.used.max(last);
     }
 
     /// A listener who waits for less than `until_us` has to make up `cost_us`.
@@ -185,12 +205,14 @@ impl CostHistogram {
             .div_euclid(BUCKET_US);
         let bucket = usize::try_from(place).unwrap_or(0).min(BUCKETS - 1);
         self.buckets[bucket] += cost_us as f32;
+        self.used = self.used.max(bucket + 1);
     }
 
     /// The least transit at which no more than `share` of the time is made up.
     fn until_us(&self, share: f32) -> i64 {
         let mut left = share * self.time_us;
-        for (index, cost) in self.buckets.iter().enumerate().rev() {
+        let used = self.buckets[..self.used].iter();
+        for (index, cost) in used.enumerate().rev() {
             if *cost > left {
                 // As if the bucket's cost were spread evenly over it.
                 #[allow(clippy::cast_possible_truncation)] // less than a bucket

@@ -75,6 +75,10 @@ pub struct JitterStats {
     pub displaced: u64,
     /// Packets far out of sequence.
     pub strays: u64,
+    /// The most packets that ever waited at once.
+    pub peak: usize,
+    /// The share of packets that are lost, of all that should have come, 0 to 1.
+    pub loss: f32,
     /// Interarrival jitter (RFC 3550 §6.4.1) in milliseconds.
     pub jitter_ms: f32,
 }
@@ -241,6 +245,7 @@ impl<T> JitterBuffer<T> {
             payload,
         };
         self.packets.insert(place, packet);
+        self.stats.peak = self.stats.peak.max(self.packets.len());
         if self.make_room() && outcome == Pushed::Queued {
             outcome = Pushed::Displaced;
         }
@@ -416,9 +421,12 @@ impl<T> JitterBuffer<T> {
     /// The counters.
     pub fn stats(&self) -> JitterStats {
         let stream = self.stream.as_ref();
+        let lost = self.lost_before + stream.map_or(0, Stream::lost);
+        let came = self.stats.packets - self.stats.duplicates - self.stats.strays;
         #[allow(clippy::cast_possible_truncation)] // a figure to look at
         JitterStats {
-            lost: self.lost_before + stream.map_or(0, Stream::lost),
+            lost,
+            loss: lost as f32 / (lost + came).max(1) as f32,
             jitter_ms: stream.map_or(0.0, |stream| stream.jitter_us / 1000.0) as f32,
             ..self.stats
         }
@@ -453,11 +461,12 @@ pub fn __fuzz_jitter_ops(data: &[u8]) {
             spurt: op[0] & 0x80 != 0,
         };
         match op[0] % 8 {
-            0..=4 => {
+            0..=3 => {
                 if buffer.push(now, meta, ()) == Pushed::Restarted {
                     last_sequence = i64::MIN;
                 }
             }
+            4 => buffer.repeats(now, meta, u16::from(op[1]), meta.timestamp >> 8),
             5 | 6 => {
                 if let Some(packet) = buffer.pop_due(now).or_else(|| buffer.pop()) {
                     assert!(packet.sequence > last_sequence);

@@ -144,6 +144,19 @@ fn a_packet_that_is_repeated_twice_counts_once_and_not_across_a_pause() {
 }
 
 #[test]
+fn the_counters_tell_how_full_it_was_and_what_share_is_lost() {
+    let mut buffer = voice();
+    for index in (0..10).filter(|index| *index != 4 && *index != 5) {
+        buffer.push(Timestamp::from_millis(20 * index), meta(index), index);
+    }
+    buffer.push(Timestamp::from_millis(200), meta(9), 9);
+    while buffer.pop().is_some() {}
+    let stats = buffer.stats();
+    assert_eq!((stats.peak, stats.lost, stats.duplicates), (8, 2, 1));
+    assert!((stats.loss - 0.2).abs() < 1e-6, "{}", stats.loss);
+}
+
+#[test]
 fn the_delay_of_a_pattern_of_spikes_decays_when_they_end() {
     let mut buffer = voice();
     for index in 0..2_000_u64 {
