@@ -274,6 +274,8 @@ const AUTHORS: u8 = 4;
 #[derive(Debug, Clone)]
 enum Act {
     Put(u8),
+    /// Takes back the command so far back in the own log, or lets it count again.
+    Reverse(u64, bool),
     /// Whom, the role, and which of its frames so far is named, if any.
     SetRole(u8, Role, Option<prop::sample::Index>),
 }
@@ -291,6 +293,7 @@ fn act() -> impl Strategy<Value = Act> {
     let role = prop::sample::select(&[Role::Viewer, Role::Editor, Role::Admin, Role::Admin][..]);
     prop_oneof![
         3 => any::<u8>().prop_map(Act::Put),
+        1 => (1..5_u64, any::<bool>()).prop_map(|(back, undoes)| Act::Reverse(back, undoes)),
         2 => (0..AUTHORS, role, prop::option::of(any::<prop::sample::Index>()))
             .prop_map(|(target, role, named)| Act::SetRole(target, role, named)),
     ]
@@ -342,6 +345,7 @@ struct Plain {
 #[derive(Debug, Clone)]
 enum PlainAct {
     Put(u8),
+    Reverse(u64, bool),
     SetRole(AuthorId, Role, Covered),
 }
 
@@ -363,8 +367,12 @@ fn sign(genesis: &Genesis, script: &[Scripted]) -> Vec<Plain> {
         forger.lamport += rise;
         let acts: Vec<_> = acts
             .iter()
-            .map(|act| match act {
+            .zip(forger.nonce..)
+            .map(|(act, nonce)| match act {
                 Act::Put(value) => PlainAct::Put(*value),
+                Act::Reverse(back, undoes) => {
+                    PlainAct::Reverse(nonce.saturating_sub(*back), *undoes)
+                }
                 Act::SetRole(target, role, named) => {
                     let of_target: Vec<_> =
                         frames.iter().filter(|f| f.author == id(*target)).collect();
@@ -405,6 +413,8 @@ fn wire(act: &PlainAct) -> ActionRef<'_> {
             key: b"p",
             value: std::slice::from_ref(value),
         },
+        PlainAct::Reverse(target, true) => ActionRef::Undo { target: *target },
+        PlainAct::Reverse(target, false) => ActionRef::Redo { target: *target },
         PlainAct::SetRole(target, role, covered) => ActionRef::SetRole {
             target: *target.as_bytes(),
             role: role.number(),
@@ -533,9 +543,23 @@ impl<'a> Meaning<'a> {
 
     fn points(&self) -> Vec<u8> {
         let mut points = Vec::new();
-        for (place, act) in self.commands() {
+        let commands = self.commands();
+        let counts = |place| self.standing(place).0 >= Role::Editor;
+        let undone = |(_, author, nonce): Place| {
+            let last = commands.iter().rev().find_map(|(place, act)| match act {
+                PlainAct::Reverse(target, undoes)
+                    if place.1 == author && *target == nonce && counts(*place) =>
+                {
+                    Some(*undoes)
+                }
+                _ => None,
+            });
+            last == Some(true)
+        };
+        for (place, act) in &commands {
             if let PlainAct::Put(value) = act
-                && self.standing(place).0 >= Role::Editor
+                && counts(*place)
+                && !undone(*place)
                 && points.len() < 40
             {
                 points.push(*value);

@@ -133,14 +133,20 @@ mod tests {
             id: [0; 32],
             nonce: range.last,
         };
+        let kinds: [fn(Vec<Head>) -> Control; 5] = [
+            Control::Heads,
+            Control::Forks,
+            Control::WantForks,
+            Control::Probe,
+            Control::Probed,
+        ];
         prop_oneof![
             vec(any::<u8>(), 0..100),
             vec(range.clone(), 0..5).prop_map(|ranges| Control::Want(ranges).encode().to_vec()),
             vec(range.clone(), 0..5).prop_map(|ranges| Control::Served(ranges).encode().to_vec()),
-            vec(range, 0..5).prop_map(move |ranges| {
-                Control::Heads(ranges.iter().map(head).collect())
-                    .encode()
-                    .to_vec()
+            (vec(range, 0..5), 0..kinds.len()).prop_map(move |(ranges, kind)| {
+                let heads = ranges.iter().map(head).collect();
+                kinds[kind](heads).encode().to_vec()
             }),
             any::<(u64, u64)>().prop_map(|(sequence, wall_ms)| Control::Pong { sequence, wall_ms }
                 .encode()
