@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod action;
+mod admission;
 mod backlog;
 mod chain;
 mod clock;
@@ -29,6 +30,7 @@ mod verify;
 mod waiting;
 
 pub use action::{Action, Covered, Key, Role};
+pub use admission::Received;
 pub use elided::{FrameReader, FrameWriter, ReadError};
 pub use error::{AppendError, FrameError, OpenError, RuleBreach};
 pub use fork::ForkProof;
@@ -38,7 +40,7 @@ pub use fuzz::__fuzz_frame;
 pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};
 pub use history::Entry;
 pub use id::{FrameId, GenesisHash, SchemaHash, StateHash};
-pub use log::{Applied, CommandLog, Received, Update};
+pub use log::{Applied, CommandLog, Update};
 pub use order::Order;
 pub use schema::{KeyType, MergeRule, Schema, SchemaBuilder, SchemaError, Strategy};
 pub use sync::{Head, NonceRange};

@@ -391,6 +391,10 @@ fn sign(genesis: &Genesis, script: &[Scripted]) -> Vec<Plain> {
         let wires: Vec<_> = acts.iter().map(wire).collect();
         let (previous, first, lamport) = (forger.previous, forger.nonce, forger.lamport);
         let forged = forger.sign(&wires);
+        // To sign the same again is no fork.
+        if frames.iter().any(|frame| frame.id == forged.id) {
+            continue;
+        }
         frames.push(Plain {
             author: id(*author),
             id: forged.id,

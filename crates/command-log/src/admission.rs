@@ -1,0 +1,189 @@
+//! Which frames get into the log, and what becomes of the others.
+
+use std::{sync::Arc, time::Duration};
+
+use roundtable_core::{AuthorId, WallTime};
+
+use crate::{
+    CommandLog, FrameError, NonceRange, SharedFrame, SignedFrame, UnverifiedFrame,
+    backlog::Foreseen,
+    chain::{Chain, Judged, Place},
+    metrics::bump,
+};
+
+/// How far ahead of the local clock a frame's wall time may be before it waits.
+const MAX_AHEAD: Duration = Duration::from_secs(600);
+/// How many authors a log keeps that no Admin has given a role.
+const MAX_AUTHORS: usize = 1024;
+/// How many bytes of frames wait, of all authors together.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// What became of a frame that was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Received {
+    /// It is in the log, and with it whatever had waited for it.
+    Accepted {
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// It was in the log, or waits, already.
+    Duplicate,
+    /// Frames before it are missing: it waits, if there is room, until they come.
+    Waiting {
+        /// What to ask for.
+        missing: NonceRange,
+    },
+    /// Its wall time is more than 10 minutes ahead of the local clock: it waits until it is not.
+    Early,
+    /// Its author has signed another frame for the same place: this one is kept as the proof. Unless
+    /// an Admin has named one of the branches, nothing of the author counts any more from there on.
+    Forked {
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// It lies on a branch that does not count now, and is kept because a role command that counts
+    /// names a later frame of its author.
+    Aside {
+        /// The frame.
+        frame: SharedFrame,
+    },
+    /// It comes after a fork of its author's log. It does not count and is not kept.
+    Ended,
+    /// It has a place where this log has something else, and does not follow anything that this log
+    /// has: somewhere below, this author's log forks. It is not kept.
+    Detached {
+        /// The author.
+        author: AuthorId,
+    },
+}
+
+impl CommandLog {
+    /// Cheap checks first, the signature before anything is kept.
+    pub(crate) fn admit(
+        &mut self,
+        wall: WallTime,
+        unverified: UnverifiedFrame,
+        foreseen: Foreseen,
+    ) -> Result<Received, FrameError> {
+        let frame = &unverified.frame;
+        let known = self.index.get(&frame.author()).copied();
+        let fresh = match known {
+            Some(_) => None,
+            None if !self.has_room_for(frame.author()) => return Err(FrameError::TooManyAuthors),
+            None => Some(Chain::new(frame.author(), &self.genesis)?),
+        };
+        let chain = match (&fresh, known) {
+            (Some(chain), _) => chain,
+            (None, known) => &self.chains[known.unwrap_or_default()],
+        };
+        let place = chain.place(frame);
+        let tip = match place {
+            Place::Known => return Ok(Received::Duplicate),
+            Place::Ended => return Ok(Received::Ended),
+            Place::Next | Place::Beyond if chain.waiting.holds(frame) => {
+                return Ok(Received::Duplicate);
+            }
+            Place::Next => Some(chain.tip),
+            Place::Rival(node) => Some(chain.tip_at(node)),
+            Place::Aside(side) => Some(chain.tip_aside(side)),
+            Place::Beyond | Place::Detached => None,
+        };
+        let judged = match (place, foreseen.judged) {
+            (Place::Next, Some(judged)) => Some(judged),
+            _ => tip.map(|tip| tip.judge(frame, &self.genesis)).transpose()?,
+        };
+        match foreseen.verdict {
+            Some(verdict) => verdict?,
+            None => unverified.verify(&chain.key)?,
+        }
+        if place == Place::Detached {
+            let author = frame.author();
+            return Ok(Received::Detached { author });
+        }
+        let index = match (fresh, known) {
+            (Some(chain), _) => self.insert(chain),
+            (None, known) => known.unwrap_or_default(),
+        };
+        let frame = Arc::new(unverified.frame);
+        Ok(self.take(index, place, frame, judged, wall))
+    }
+
+    /// Does with a verified frame what its place calls for.
+    fn take(
+        &mut self,
+        index: usize,
+        place: Place,
+        frame: SharedFrame,
+        judged: Option<Judged>,
+        wall: WallTime,
+    ) -> Received {
+        let early = self.is_early(&frame, wall);
+        match (place, judged) {
+            (Place::Next, Some(judged)) if !early => {
+                self.commit(index, Arc::clone(&frame), judged);
+                self.release(index, wall);
+                Received::Accepted { frame }
+            }
+            // Nobody waits for these; peers that see its time come show it again.
+            (Place::Rival(_) | Place::Aside(_), _) if early => Received::Early,
+            (Place::Rival(node), Some(judged)) => {
+                self.found_fork(index, node, Arc::clone(&frame), &judged.tip);
+                Received::Forked { frame }
+            }
+            (Place::Aside(side), Some(judged)) => {
+                self.chains[index].put_aside(side, Arc::clone(&frame), &judged.tip);
+                Received::Aside { frame }
+            }
+            _ => self.hold(index, frame),
+        }
+    }
+
+    /// Strangers may fill the log with authors, but never keep out one that was given a role.
+    pub(crate) fn has_room_for(&self, author: AuthorId) -> bool {
+        self.chains.len() < MAX_AUTHORS || self.roles.names(author)
+    }
+
+    /// Whether a frame's time has not come. An own frame never waits: it would be signed again.
+    fn is_early(&self, frame: &SignedFrame, wall: WallTime) -> bool {
+        let ahead_ms = u64::try_from(MAX_AHEAD.as_millis()).unwrap_or(u64::MAX);
+        let latest_ms = wall.as_millis().saturating_add(ahead_ms);
+        frame.header().wall_ms > latest_ms && self.own_author() != Some(frame.author())
+    }
+
+    /// Has a verified frame wait, if there is room.
+    fn hold(&mut self, index: usize, frame: SharedFrame) -> Received {
+        let waiting: usize = self.chains.iter().map(|chain| chain.waiting.bytes()).sum();
+        let chain = &mut self.chains[index];
+        let before = frame.header().first_nonce - 1;
+        let fits = waiting + frame.bytes().len() <= MAX_WAITING_BYTES;
+        if !fits || !chain.waiting.hold(frame) {
+            bump(&mut self.counters.not_held);
+        }
+        match chain.gap(before) {
+            Some(missing) => Received::Waiting { missing },
+            None => Received::Early,
+        }
+    }
+
+    /// Takes in the held frames whose turn it is.
+    pub(crate) fn release(&mut self, index: usize, wall: WallTime) {
+        while let Some(frame) = self.chains[index].held_next().cloned() {
+            if self.is_early(&frame, wall) {
+                return;
+            }
+            let chain = &mut self.chains[index];
+            if chain.place(&frame) != Place::Next {
+                chain.drop_held_next();
+                continue;
+            }
+            match chain.tip.judge(&frame, &self.genesis) {
+                Ok(judged) => self.commit(index, frame, judged),
+                Err(error) => {
+                    chain.drop_held_next();
+                    self.counters.refused(&error);
+                }
+            }
+        }
+    }
+}
