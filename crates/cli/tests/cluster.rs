@@ -18,13 +18,17 @@ use std::{
 
 use common::Serve;
 use futures_util::{FutureExt, StreamExt};
-use nats::{Nats, config, free_port, hears, metric, node, node_at, nodes, peer, soon, terminate};
+use nats::{
+    Nats, closed_node, config, free_port, hears, metric, node, node_at, nodes, peer, soon,
+    terminate,
+};
 use roundtable::Room;
 use roundtable_core::PeerId;
 use roundtable_signaling_client::{
     AnswerBody, ClientConfig, ErrorCode, Event, EventStream, IceCandidate, JoinError, LeaveReason,
     OfferBody, RequestError, RequestId, SignalingClient,
 };
+use serde_json::Value;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -533,5 +537,54 @@ async fn links_between_peers_outlive_their_server() {
     soon("links with the newcomer", linked(&rooms)).await;
     for room in rooms {
         room.leave().await;
+    }
+}
+
+/// Makes a room, as the operator's own service does; gives the operator's interface's answer.
+fn make_room(server: &Serve, key: &str) -> Value {
+    let request = format!(
+        "POST /v1/rooms HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Length: 0\r\n\r\n"
+    );
+    let response = nats::exchange(&server.address, &request);
+    serde_json::from_str(response.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[tokio::test]
+async fn a_room_of_a_closed_server_is_known_to_all_with_the_same_keys() {
+    let Some(nats) = Nats::start().await else {
+        return;
+    };
+    let [first, second] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let data = |dir: &tempfile::TempDir| format!("--data {}", dir.path().display());
+    let one = closed_node(&nats, &data(&first)).await;
+    for file in ["keys.json", "operator-key.json"] {
+        // With the file's mode.
+        std::fs::copy(first.path().join(file), second.path().join(file)).unwrap();
+    }
+    let key = std::fs::read_to_string(first.path().join("operator-key.json")).unwrap();
+    let key: String = serde_json::from_str(&key).unwrap();
+    let before = make_room(&one, &key);
+    let two = closed_node(&nats, &data(&second)).await;
+    let after = make_room(&one, &key);
+    // The one it asks for, the other it is told of.
+    for room in [before, after] {
+        let text = |member: &str| room[member].as_str().unwrap();
+        let enter = async |server: &Serve, name: &str| {
+            let config = config(&[server], text("room"), name).with_invite(text("invite"));
+            soon("a grant", async {
+                loop {
+                    match SignalingClient::join(config.clone()).await {
+                        Ok(joined) => return joined,
+                        Err(JoinError::NoToken { .. }) => sleep(Duration::from_millis(50)).await,
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            })
+            .await
+        };
+        let (_alice, _, _alice_hears) = enter(&one, "alice").await;
+        let (_bob, joined, _) = enter(&two, "bob").await;
+        assert_eq!(joined.peers[0].peer_id, peer("alice"));
     }
 }

@@ -97,10 +97,19 @@ pub async fn node(nats: &Nats, rest: &str) -> Serve {
     node_at(nats, 0, rest).await
 }
 
+/// The same, for who holds a grant.
+pub async fn closed_node(nats: &Nats, rest: &str) -> Serve {
+    start(nats, 0, rest).await
+}
+
 pub async fn node_at(nats: &Nats, port: u16, rest: &str) -> Serve {
+    start(nats, port, &format!("--open {rest}")).await
+}
+
+async fn start(nats: &Nats, port: u16, rest: &str) -> Serve {
     let limits = "--max-connections-per-address 10000 --log warn";
     let nats = nats.url();
-    let serve = Serve::at(port, &format!("--open --nats {nats} {limits} {rest}"), &[]);
+    let serve = Serve::at(port, &format!("--nats {nats} {limits} {rest}"), &[]);
     soon("a server that is ready", async {
         while !get(&serve.address, "/readyz").starts_with("HTTP/1.1 200") {
             sleep(Duration::from_millis(50)).await;
@@ -126,8 +135,12 @@ pub async fn nodes(nats: &Nats, rest: &str) -> [Serve; 3] {
 }
 
 pub fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    exchange(address, &request)
+}
+
+pub fn exchange(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
