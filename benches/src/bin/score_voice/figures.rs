@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// From capture to packet, and Opus's own look-ahead: in every delay, whoever listens.
-const CODEC_MS: f64 = 20.0 + 6.5;
+pub(crate) const CODEC_MS: f64 = 20.0 + 6.5;
 /// Delays of buffers that do not adapt, in milliseconds: two to compare with, and more for the picture.
 pub(crate) const FIXED_MS: [u64; 2] = [60, 100];
 
@@ -92,16 +92,21 @@ impl Played {
         Ok(this)
     }
 
+    /// Lets our listeners hear it. What was heard is kept of the first seed only, for PESQ: it is large.
     pub(crate) fn listen(&mut self) -> Result<(), Error> {
         let listeners = [None].into_iter().chain(FIXED_MS.map(Some));
         for fixed_ms in listeners {
-            let heard = self
-                .traces
-                .iter()
-                .map(|trace| listen::listen(trace, listen::config(fixed_ms)));
-            let heard: Vec<Heard> = heard.collect::<Result<_, _>>()?;
+            let mut all = Vec::new();
+            for (index, trace) in self.traces.iter().enumerate() {
+                let mut heard = listen::listen(trace, listen::config(fixed_ms))?;
+                heard.delays = delays(&self.said, trace, &heard.samples);
+                if index > 0 {
+                    (heard.samples, heard.course) = Default::default();
+                }
+                all.push(heard);
+            }
             let listener = fixed_ms.map_or(Listener::Adaptive, Listener::Fixed);
-            self.heard.insert(listener, heard);
+            self.heard.insert(listener, all);
         }
         Ok(())
     }
@@ -138,7 +143,7 @@ impl Played {
     }
 
     fn one(&self, listener: Listener, trace: &Trace, heard: &Heard) -> Figures {
-        let delays = delays(&self.said, trace, heard);
+        let delays = &heard.delays;
         let mut sorted: Vec<f64> = delays
             .iter()
             .filter(|(at, _)| *at >= WARM_UP_S)
@@ -155,7 +160,7 @@ impl Played {
             concealed: percent(heard.concealed, 2 * trace.sent),
             stretched: percent(heard.stretched, trace.sent),
             late: percent(heard.late, trace.sent),
-            recovery_s: self.recovers_from_s.map(|from| recovery(&delays, from)),
+            recovery_s: self.recovers_from_s.map(|from| recovery(delays, from)),
             kbps: trace.kbps(),
             pesq: None,
         }
@@ -163,9 +168,9 @@ impl Played {
 }
 
 /// The delays that the ear found, over the fastest packet's transit.
-pub(crate) fn delays(said: &[f32], trace: &Trace, heard: &Heard) -> Vec<(f64, f64)> {
+pub(crate) fn delays(said: &[f32], trace: &Trace, heard: &[f32]) -> Vec<(f64, f64)> {
     let least_ms = CODEC_MS + trace.fastest.as_secs_f64() * 1000.0;
-    let delays = ear::delays(said, &heard.samples, trace.ppm);
+    let delays = ear::delays(said, heard, trace.ppm);
     delays
         .into_iter()
         .map(|(at, ms)| (at, ms - least_ms))

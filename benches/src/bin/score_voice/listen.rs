@@ -19,6 +19,8 @@ const PHASE: Duration = Duration::from_millis(3);
 pub(crate) struct Heard {
     /// From time 0 on.
     pub(crate) samples: Vec<f32>,
+    /// When something was said, in seconds, and how much later than by the fastest packet it was heard, in milliseconds.
+    pub(crate) delays: Vec<(f64, f64)>,
     /// Blocks of 10 ms that were made up.
     pub(crate) concealed: u64,
     /// Frames that were shortened or lengthened.

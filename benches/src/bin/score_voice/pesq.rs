@@ -67,7 +67,8 @@ impl Rater {
 
     /// The mean over the pieces in which somebody speaks.
     fn rate(&mut self, folder: &Path, played: &Played, heard: &Heard) -> io::Result<Option<f64>> {
-        let delays = figures::delays(&played.said, &played.traces[0], heard);
+        let delays = &heard.delays;
+        let least_ms = figures::CODEC_MS + played.traces[0].fastest.as_secs_f64() * 1000.0;
         let mut ratings = Vec::new();
         for begin_s in PIECES_S {
             // The mean delay is taken out; what varies is for PESQ to judge.
@@ -78,7 +79,6 @@ impl Rater {
                 .map(|(_, ms)| *ms)
                 .collect();
             let mean_ms = of_piece.iter().sum::<f64>() / of_piece.len().max(1) as f64;
-            let least_ms = 26.5 + played.traces[0].fastest.as_secs_f64() * 1000.0;
             let (from, len) = (begin_s * 48_000, PIECE_S * 48_000);
             let shifted = from + ((mean_ms + least_ms).max(0.0) * 48.0) as usize;
             let (Some(said), Some(heard)) = (

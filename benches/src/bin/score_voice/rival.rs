@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    figures::{Listener, Played},
+    figures::{self, Listener, Played},
     listen::Heard,
     trace,
 };
@@ -41,8 +41,10 @@ pub(crate) fn play(program: &Path, folder: &Path, played: &mut [Played]) -> io::
         };
         let bytes = fs::read(folder.join(name).with_extension("f32"))?;
         let (floats, _) = bytes.as_chunks();
+        let samples: Vec<f32> = floats.iter().copied().map(f32::from_le_bytes).collect();
         let heard = Heard {
-            samples: floats.iter().copied().map(f32::from_le_bytes).collect(),
+            delays: figures::delays(&one.said, &one.traces[0], &samples),
+            samples,
             concealed,
             // A stretch of ours changes about 5 ms.
             stretched: stretched / 240,
