@@ -217,6 +217,32 @@ async fn a_hint_cuts_a_long_delay_short() {
 }
 
 #[tokio::test]
+async fn a_changed_network_costs_a_client_nothing() {
+    let server = TestServer::open();
+    let (alice, _, mut alice_hears) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    let (bob, _, mut bob_hears) = SignalingClient::join(server.config("room", "bob"))
+        .await
+        .unwrap();
+    assert!(matches!(
+        next(&mut alice_hears).await,
+        Event::PeerAnnounced(_)
+    ));
+    let alice_id = PeerId::new("alice").unwrap();
+    for _ in 0..3 {
+        bob.network_changed();
+        bob.offer(&alice_id, body()).await.unwrap();
+        assert!(matches!(next(&mut alice_hears).await, Event::Offer { .. }));
+        // Not even for a moment is it away.
+        assert!(matches!(next(&mut bob_hears).await, Event::Resumed(_)));
+        assert_eq!(*bob.state().borrow(), ClientState::Connected);
+    }
+    alice.leave().await;
+    assert!(matches!(next(&mut bob_hears).await, Event::PeerLeft { .. }));
+}
+
+#[tokio::test]
 async fn leaving_frees_the_name_at_once_and_ends_every_clone() {
     let server = TestServer::open();
     let config = server.config("room", "alice");
