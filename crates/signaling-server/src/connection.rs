@@ -258,15 +258,22 @@ impl Connection {
     /// Answers the announce and serves the peer until there is a reason to stop.
     async fn stay(&mut self, place: &mut Place, reply: String) -> Result<Infallible, Exit> {
         self.write(Some(place), Message::text(reply)).await?;
-        let drain = self.shared.life.drain.clone();
-        let stop = self.shared.life.stop.clone();
+        // Made once: each message would otherwise take and leave the locks of both.
+        let (drain, stop) = (
+            self.shared.life.drain.clone(),
+            self.shared.life.stop.clone(),
+        );
+        let (drain, stop) = (drain.cancelled(), stop.cancelled());
+        tokio::pin!(drain, stop);
         let silence_timeout = self.shared.config.silence_timeout;
+        let mut silent_since = clock::now();
+        // Looks only now and then, and sleeps on if something came meanwhile.
         let silence = sleep_until(clock::deadline(silence_timeout));
         tokio::pin!(silence);
         loop {
             tokio::select! {
                 message = self.socket.recv() => {
-                    silence.as_mut().reset(clock::deadline(silence_timeout));
+                    silent_since = clock::now();
                     if let Some(text) = self.admit(Some(place), message).await? {
                         self.on_text(place, &text).await?;
                     }
@@ -281,14 +288,20 @@ impl Connection {
                 _ = self.pings.tick() => {
                     self.write(Some(place), Message::Ping(Vec::new().into())).await?;
                 }
-                () = &mut silence => return Err(Exit::Lost),
-                () = drain.cancelled(), if !self.told_to_go => {
+                () = &mut silence => {
+                    let due = silent_since + silence_timeout;
+                    if due <= clock::now() {
+                        return Err(Exit::Lost);
+                    }
+                    silence.as_mut().reset(clock::instant(due));
+                }
+                () = &mut drain, if !self.told_to_go => {
                     if let Some(grace) = self.shared.drain_grace() {
                         self.tell_to_go(place, grace).await?;
                     }
                     self.told_to_go = true;
                 }
-                () = stop.cancelled() => return Err(Exit::Close(CloseReason::Draining)),
+                () = &mut stop => return Err(Exit::Close(CloseReason::Draining)),
             }
         }
     }
@@ -395,6 +408,8 @@ impl Connection {
         };
         let write_timeout = self.shared.config.write_timeout;
         tokio::select! {
+            // Most often the message goes out at once, and nothing else need be looked at.
+            biased;
             written = timeout(write_timeout, self.socket.send(message)) => match written {
                 Ok(Ok(())) => {
                     self.shared.metrics.sent_messages.add(1);

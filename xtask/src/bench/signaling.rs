@@ -22,18 +22,25 @@ pub(super) const AREA: Area = Area {
             what: "memory of an announced connection that is idle",
         },
         Figure {
+            id: "idle_bytes_per_conn_tls",
+            unit: "B",
+            from: Raw,
+            target: AtMost(32_000.0),
+            what: "the same with TLS",
+        },
+        Figure {
             id: "peerjs_idle_bytes_per_conn",
             unit: "B",
             from: Raw,
             target: None,
-            what: "the same of PeerJS",
+            what: "memory of an idle connection, PeerJS",
         },
         Figure {
             id: "relay_idle_bytes_per_conn",
             unit: "B",
             from: Raw,
             target: None,
-            what: "the same of the bare relay",
+            what: "memory of an idle connection, bare relay",
         },
         Figure {
             id: "cpu_us_per_message",
@@ -83,6 +90,20 @@ pub(super) const AREA: Area = Area {
             from: Raw,
             target: None,
             what: "the same, PeerJS",
+        },
+        Figure {
+            id: "cross_node_p50_ms",
+            unit: "ms",
+            from: Raw,
+            target: None,
+            what: "from a peer of one server to one of another, at 1,000 messages a second, median",
+        },
+        Figure {
+            id: "cross_node_p99_ms",
+            unit: "ms",
+            from: Raw,
+            target: None,
+            what: "the same, 99th percentile",
         },
         Figure {
             id: "storm_10k_s",

@@ -10,18 +10,20 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::ServerName;
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinSet,
     time::{Instant, interval_at, sleep},
 };
+use tokio_rustls::TlsConnector;
 
 use crate::{
     clock,
     dialect::{self, Dialect, ROOM},
     server::Server,
-    websocket::WebSocket,
+    websocket::{Stream, WebSocket},
 };
 
 /// Connections that are being opened at a time, where the opening is not what is measured.
@@ -32,7 +34,15 @@ const PER_ADDRESS: usize = 500;
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// A client that is in.
-pub(crate) type Client = WebSocket<TcpStream>;
+pub(crate) type Client = WebSocket<Box<dyn Stream>>;
+
+/// Clients that talk, how many messages a second they send together, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) clients: usize,
+    pub(crate) rate: usize,
+    pub(crate) time: Duration,
+}
 
 /// What one message costs, and how long it takes.
 #[derive(Debug)]
@@ -52,8 +62,20 @@ pub(crate) async fn dial(server: SocketAddr, client: usize) -> io::Result<TcpStr
     Ok(stream)
 }
 
-async fn enter(server: SocketAddr, dialect: Dialect, client: usize) -> io::Result<Client> {
+async fn enter(
+    server: SocketAddr,
+    tls: Option<TlsConnector>,
+    dialect: Dialect,
+    client: usize,
+) -> io::Result<Client> {
     let stream = dial(server, client).await?;
+    let stream: Box<dyn Stream> = match tls {
+        Some(tls) => {
+            let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+            Box::new(tls.connect(name, stream).await?)
+        }
+        None => Box::new(stream),
+    };
     let mut socket = WebSocket::open(stream, &dialect.target(client)).await?;
     if let Some(greeting) = dialect.greeting(client) {
         socket.send(&greeting).await?;
@@ -63,44 +85,57 @@ async fn enter(server: SocketAddr, dialect: Dialect, client: usize) -> io::Resul
     Ok(socket)
 }
 
-/// Opens `count` clients, in order.
-async fn gather(server: &Server, count: usize) -> io::Result<Vec<Client>> {
+/// Opens `count` clients, each to the next of the servers in turn.
+async fn gather(
+    servers: &[Server],
+    tls: Option<&TlsConnector>,
+    count: usize,
+) -> io::Result<Vec<Client>> {
     let opening = Arc::new(Semaphore::new(OPENING));
     let mut joining = JoinSet::new();
-    for client in 0..count {
-        let (address, dialect, opening) = (server.address, server.dialect, Arc::clone(&opening));
+    for (client, server) in (0..count).zip(servers.iter().cycle()) {
+        let (address, dialect, tls) = (server.address, server.dialect, tls.cloned());
+        let opening = Arc::clone(&opening);
         joining.spawn(async move {
             let _turn = opening.acquire_owned().await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>((client, enter(address, dialect, client).await?))
+            Ok::<_, io::Error>((client, enter(address, tls, dialect, client).await?))
         });
     }
-    let mut clients: Vec<_> = joining
-        .join_all()
-        .await
-        .into_iter()
-        .collect::<io::Result<_>>()?;
+    let joined = joining.join_all().await.into_iter();
+    let mut clients = joined.collect::<io::Result<Vec<_>>>()?;
     clients.sort_by_key(|(client, _)| *client);
     Ok(clients.into_iter().map(|(_, socket)| socket).collect())
 }
 
 /// Bytes of memory that each of `count` idle clients costs the server.
 #[allow(clippy::cast_precision_loss)] // no machine has that many
-pub(crate) async fn idle_bytes(server: &Server, count: usize) -> io::Result<f64> {
+pub(crate) async fn idle_bytes(
+    server: &Server,
+    tls: Option<&TlsConnector>,
+    count: usize,
+) -> io::Result<f64> {
     sleep(SETTLE).await;
     let before = server.memory()?;
-    let clients = gather(server, count).await?;
+    let clients = gather(std::slice::from_ref(server), tls, count).await?;
     sleep(SETTLE).await;
     Ok((server.memory()? - before) / clients.len() as f64)
 }
 
-/// Has `count` clients send `rate` offers a second, all together, for so long.
-pub(crate) async fn relay(
-    server: &Server,
-    count: usize,
-    rate: usize,
-    time: Duration,
-) -> io::Result<Relayed> {
-    let clients = gather(server, count).await?;
+/// What the load costs the servers, and how long it takes. With several servers, each message goes from one to another.
+pub(crate) async fn relay(servers: &[Server], load: Load) -> io::Result<Relayed> {
+    let Load {
+        clients: count,
+        rate,
+        time,
+    } = load;
+    let clients = gather(servers, None, count).await?;
+    let dialect = servers[0].dialect;
+    let cpu_seconds = || {
+        servers
+            .iter()
+            .map(Server::cpu_seconds)
+            .sum::<io::Result<f64>>()
+    };
     sleep(SETTLE).await;
     let received = Arc::new(AtomicU64::new(0));
     let start = clock::instant();
@@ -111,7 +146,7 @@ pub(crate) async fn relay(
         let talk = Talk {
             socket,
             client,
-            dialect: server.dialect,
+            dialect,
             first: start + period.mul_f64(to_f64(client) / to_f64(count)),
             period,
             until: start + SETTLE + time,
@@ -121,12 +156,9 @@ pub(crate) async fn relay(
         talking.spawn(talk.run());
     }
     sleep(SETTLE).await;
-    let (cpu, messages) = (server.cpu_seconds()?, received.load(Relaxed));
+    let (cpu, messages) = (cpu_seconds()?, received.load(Relaxed));
     sleep(time).await;
-    let (cpu, messages) = (
-        server.cpu_seconds()? - cpu,
-        received.load(Relaxed) - messages,
-    );
+    let (cpu, messages) = (cpu_seconds()? - cpu, received.load(Relaxed) - messages);
     let mut delays: Vec<u32> = Vec::new();
     // Everyone stays until all are done: who left early would be news to the others.
     let done = talking

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod cluster;
 mod crowd;
 mod dialect;
 mod node;
@@ -10,17 +11,34 @@ mod server;
 mod storm;
 mod websocket;
 
-use std::{error::Error, path::Path, process::Command, time::Duration};
+use std::{error::Error, path::Path, process::Command, sync::Arc, time::Duration};
 
 use roundtable_benches::print_figure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{crowd::to_f64, dialect::Dialect, server::Server};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    crowd::{Load, to_f64},
+    dialect::Dialect,
+    server::Server,
+};
 
 /// Idle clients.
 const IDLE: usize = 5000;
-/// Clients that talk, how many messages a second, and how long.
-const TALKING: (usize, usize, Duration) = (1000, 10_000, Duration::from_secs(5));
+/// What each server relays.
+const TALK: Load = Load {
+    clients: 1000,
+    rate: 10_000,
+    time: Duration::from_secs(5),
+};
+/// What two servers of a cluster relay to one another.
+const CROSS_TALK: Load = Load {
+    clients: 100,
+    rate: 1000,
+    time: Duration::from_secs(5),
+};
 /// Peers that join at once, ten to a room.
 const STORM: usize = 10_000;
 
@@ -43,6 +61,7 @@ async fn measure(quick: bool) -> Result<()> {
         return Ok(());
     }
     storm().await?;
+    two_servers().await?;
     if let Some(folder) = node::install()? {
         node(&folder, "peerjs", Dialect::PeerJs).await?;
         node(&folder, "relay", Dialect::Relay).await?;
@@ -51,24 +70,52 @@ async fn measure(quick: bool) -> Result<()> {
 }
 
 async fn ours() -> Result<()> {
-    let open = ["--open", "--max-connections-per-address", "1024"];
-    let server = Server::ours(Dialect::Roundtable, &open)?;
-    print_figure(
-        "idle_bytes_per_conn",
-        crowd::idle_bytes(&server, IDLE).await?,
-        "B",
-    );
+    let server = Server::ours(Dialect::Roundtable, &["--open"])?;
+    let idle = crowd::idle_bytes(&server, None, IDLE).await?;
+    print_figure("idle_bytes_per_conn", idle, "B");
     drop(server);
-    let (clients, rate, time) = TALKING;
-    let server = Server::ours(Dialect::Roundtable, &open)?;
-    let relayed = crowd::relay(&server, clients, rate, time).await?;
+    print_figure("idle_bytes_per_conn_tls", idle_with_tls().await?, "B");
+    let servers = [Server::ours(Dialect::Roundtable, &["--open"])?];
+    let relayed = crowd::relay(&servers, TALK).await?;
     print_figure("cpu_us_per_message", relayed.cpu_us, "µs");
     print_figure("relay_p50_ms", relayed.p50_ms, "ms");
     print_figure("relay_p99_ms", relayed.p99_ms, "ms");
-    drop(server);
-    let server = Server::ours(Dialect::RoundtableAnswered, &open)?;
-    let relayed = crowd::relay(&server, clients, rate, time).await?;
+    drop(servers);
+    let servers = [Server::ours(Dialect::RoundtableAnswered, &["--open"])?];
+    let relayed = crowd::relay(&servers, TALK).await?;
     print_figure("cpu_us_per_answered_message", relayed.cpu_us, "µs");
+    Ok(())
+}
+
+async fn idle_with_tls() -> Result<f64> {
+    let made = rcgen::generate_simple_self_signed(["localhost".into()])?;
+    let folder = tempfile::tempdir()?;
+    let files = ["cert.pem", "key.pem"].map(|file| folder.path().join(file));
+    std::fs::write(&files[0], made.cert.pem())?;
+    std::fs::write(&files[1], made.signing_key.serialize_pem())?;
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.into())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tls = TlsConnector::from(Arc::new(config));
+    let [cert, key] = files.each_ref().map(|file| file.to_string_lossy());
+    let server = Server::ours(
+        Dialect::Roundtable,
+        &["--open", "--tls-cert", &cert, "--tls-key", &key],
+    )?;
+    Ok(crowd::idle_bytes(&server, Some(&tls), IDLE).await?)
+}
+
+async fn two_servers() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    if let Some(cluster) = cluster::start(store.path()).await? {
+        let relayed = crowd::relay(&cluster.servers, CROSS_TALK).await?;
+        print_figure("cross_node_p50_ms", relayed.p50_ms, "ms");
+        print_figure("cross_node_p99_ms", relayed.p99_ms, "ms");
+    }
     Ok(())
 }
 
@@ -90,12 +137,11 @@ async fn storm() -> Result<()> {
 async fn node(folder: &Path, name: &str, dialect: Dialect) -> Result<()> {
     let script = format!("{name}.cjs");
     let server = Server::node(dialect, folder, &script)?;
-    let idle = crowd::idle_bytes(&server, IDLE).await?;
+    let idle = crowd::idle_bytes(&server, None, IDLE).await?;
     print_figure(&format!("{name}_idle_bytes_per_conn"), idle, "B");
     drop(server);
-    let (clients, rate, time) = TALKING;
-    let server = Server::node(dialect, folder, &script)?;
-    let relayed = crowd::relay(&server, clients, rate, time).await?;
+    let servers = [Server::node(dialect, folder, &script)?];
+    let relayed = crowd::relay(&servers, TALK).await?;
     print_figure(&format!("{name}_cpu_us_per_message"), relayed.cpu_us, "µs");
     print_figure(&format!("{name}_relay_p99_ms"), relayed.p99_ms, "ms");
     Ok(())

@@ -14,11 +14,11 @@ use crate::{
     crowd::{self, Client},
     dialect::{Dialect, ROOM, announce},
     server::Server,
-    websocket::WebSocket,
+    websocket::{Stream, WebSocket},
 };
 
 /// How a storm went.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Storm {
     /// From the first connection to the last peer that was in.
     pub(crate) seconds: f64,
@@ -63,7 +63,7 @@ pub(crate) async fn run(server: &Server, data: &Path, count: usize) -> io::Resul
 }
 
 async fn join(server: SocketAddr, client: usize, announce: &str) -> io::Result<Client> {
-    let stream = crowd::dial(server, client).await?;
+    let stream: Box<dyn Stream> = Box::new(crowd::dial(server, client).await?);
     let mut socket = WebSocket::open(stream, &Dialect::Roundtable.target(client)).await?;
     socket.send(announce).await?;
     match socket.next(|text| Dialect::Roundtable.admits(text)).await? {

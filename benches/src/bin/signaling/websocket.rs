@@ -15,7 +15,6 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// An open WebSocket.
-#[derive(Debug)]
 pub(crate) struct WebSocket<S> {
     stream: S,
     unread: Vec<u8>,
