@@ -300,7 +300,7 @@ async fn run(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "store"))]
 mod tests {
     use roundtable_command_log::{Action, GenesisParams, Key, Strategy};
     use roundtable_core::WallTime;
