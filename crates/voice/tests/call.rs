@@ -399,10 +399,10 @@ fn hostile_packets_neither_panic_nor_make_noise_nor_stop_the_stream() {
             sequence: random.next() as u16,
             timestamp: random.next() as u32,
             marker: random.next().is_multiple_of(2),
-            codec: if random.next().is_multiple_of(10) {
-                MediaCodec::Vp8
-            } else {
-                MediaCodec::Opus
+            codec: match random.next() % 10 {
+                0 => MediaCodec::Vp8,
+                1..4 => MediaCodec::OpusRed,
+                _ => MediaCodec::Opus,
             },
             payload: payload.into(),
         };

@@ -57,7 +57,7 @@ pub fn is_rtcp(packet: &[u8]) -> bool {
 ///
 /// # Panics
 /// When a packet that was read does not survive being written and read again.
-#[cfg(feature = "__fuzz")]
+#[cfg(any(test, feature = "__fuzz"))]
 #[doc(hidden)]
 pub fn __fuzz_rtp(data: &[u8]) {
     let types = PayloadTypes::default();
@@ -75,7 +75,7 @@ pub fn __fuzz_rtp(data: &[u8]) {
 }
 
 /// Whatever is read of a redundant payload is written as the same bytes.
-#[cfg(feature = "__fuzz")]
+#[cfg(any(test, feature = "__fuzz"))]
 fn fuzz_red(payload: &bytes::Bytes) {
     let Ok(blocks) = decode_red(payload) else {
         return;
@@ -94,7 +94,7 @@ fn fuzz_red(payload: &bytes::Bytes) {
 ///
 /// # Panics
 /// When what was read does not survive being written and read again.
-#[cfg(feature = "__fuzz")]
+#[cfg(any(test, feature = "__fuzz"))]
 #[doc(hidden)]
 pub fn __fuzz_rtcp(data: &[u8]) {
     let Ok(reports) = decode_reports(data) else {
@@ -116,5 +116,80 @@ pub fn __fuzz_rtcp(data: &[u8]) {
             });
         }
         assert_eq!(decode_reports(&again), Ok(expected));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+    use roundtable_core::{MediaClock, MediaCodec, MediaPacket, NtpTime};
+
+    use super::*;
+
+    /// One of every kind of packet.
+    fn packets() -> Vec<BytesMut> {
+        let mut all = vec![BytesMut::new(); 3];
+        let info = SenderInfo {
+            clock: MediaClock {
+                ntp: NtpTime(1 << 40),
+                timestamp: 960,
+            },
+            packets: 3,
+            octets: 4,
+        };
+        encode_sender_report(7, &info, "name", &mut all[0]);
+        let reception = ReceptionReport::default();
+        encode_receiver_report(7, &[reception, reception], "name", &mut all[0]);
+        encode_receiver_report(7, &[reception], "name", &mut all[1]);
+        let older = RedBlock {
+            payload_type: 111,
+            offset: 960,
+            payload: (&b"older"[..]).into(),
+        };
+        let mut payload = BytesMut::new();
+        assert!(encode_red(
+            &[older.clone(), older],
+            111,
+            b"newer",
+            &mut payload
+        ));
+        let packet = MediaPacket {
+            sequence: 1,
+            timestamp: 2,
+            marker: true,
+            codec: MediaCodec::OpusRed,
+            payload: payload.freeze(),
+        };
+        assert!(encode_packet(
+            &packet,
+            3,
+            &PayloadTypes::default(),
+            &mut all[2]
+        ));
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn damaged_packets_are_errors_or_survive_being_written_again(
+            which in 0..3_usize,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+            cuts in any::<bool>(),
+        ) {
+            let mut bytes = packets().swap_remove(which).to_vec();
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if cuts {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            __fuzz_rtp(&bytes);
+            __fuzz_rtcp(&bytes);
+        }
     }
 }

@@ -322,6 +322,9 @@ impl Desk {
         self.dropped = listeners.dropped;
         let all = &listeners.reports;
         let without = all.iter().any(|report| !report.takes_redundancy);
+        // Who is no longer reported listens no more.
+        self.known
+            .retain(|peer, _| all.iter().any(|report| report.peer == *peer));
         for report in listeners.reports {
             let known = self.known.entry(report.peer.clone()).or_default();
             if let Some(loss) = report.loss {

@@ -56,9 +56,12 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Looks at every peer's first link.
+    /// Looks at the first link of every peer that was admitted: others have no say in how we send.
     pub(crate) fn look(session: &Session, links: &Links) -> Self {
         let report = |view: roundtable_session::PeerView| {
+            if view.standing == Standing::Handshaking {
+                return None;
+            }
             let link = view.links.first()?;
             let transport = &links.get(link.link)?.transport;
             let stats = transport.stats();
