@@ -50,8 +50,8 @@ pub enum Update {
 pub(crate) enum Settling {
     /// The commands of a frame.
     Frame(SharedFrame),
-    /// Anything else.
-    Update(Update),
+    /// Anything else; boxed, for it is rare and frames are many.
+    Update(Box<Update>),
 }
 
 /// A command that has reached the state.
@@ -301,7 +301,7 @@ impl CommandLog {
         if self.applied.is_empty() {
             let frame = match self.settled.pop_front()? {
                 Settling::Frame(frame) => frame,
-                Settling::Update(update) => return Some(update),
+                Settling::Update(update) => return Some(*update),
             };
             let header = frame.header();
             for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {

@@ -115,7 +115,7 @@ impl CommandLog {
         chain.add_rival(node, frame, tip);
         if let Some(proof) = chain.fork_at(node) {
             self.arrived
-                .push_back(Settling::Update(Update::Forked(proof)));
+                .push_back(Settling::Update(Box::new(Update::Forked(proof))));
         }
         self.counters.forked();
         self.review();
@@ -147,7 +147,8 @@ impl CommandLog {
                 self.rebuild_own_history(after);
             }
             let retracted = Update::Retracted { author, after };
-            self.arrived.push_back(Settling::Update(retracted));
+            self.arrived
+                .push_back(Settling::Update(Box::new(retracted)));
         }
         let new: Vec<_> = self.chains[index]
             .frames_after(after)
