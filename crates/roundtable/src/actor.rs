@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, CommandLog, Entry, Head, Key};
+use roundtable_command_log::{Action, CommandLog, Entry, Head, Key, Role};
 use roundtable_core::{
     AuthorId, Channel, Clock, CloseCode, Frame, Observe, PeerId, Timestamp, TransportKind,
 };
@@ -36,6 +36,9 @@ pub(crate) enum Request {
     /// One step back, or forth again.
     Undo(oneshot::Sender<Result<bool, SubmitError>>),
     Redo(oneshot::Sender<Result<bool, SubmitError>>),
+    SetRole(AuthorId, Role, oneshot::Sender<Result<bool, SubmitError>>),
+    /// Lets the branch of a forked author count that this peer had followed.
+    Restore(AuthorId, Role, oneshot::Sender<Result<bool, SubmitError>>),
     Send(Recipient, Frame, oneshot::Sender<Result<(), MessageError>>),
     Get(Key, oneshot::Sender<Option<Bytes>>),
     Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
@@ -488,10 +491,17 @@ impl Actor {
                 let _ = reply.send(self.submit(actions));
             }
             Request::Undo(reply) => {
-                let _ = reply.send(self.reverse(|log| log.undo_command(log.next_undo()?)));
+                let _ = reply.send(self.submit_from_log(|log| log.undo_command(log.next_undo()?)));
             }
             Request::Redo(reply) => {
-                let _ = reply.send(self.reverse(|log| log.redo_command(log.next_redo()?)));
+                let _ = reply.send(self.submit_from_log(|log| log.redo_command(log.next_redo()?)));
+            }
+            Request::SetRole(author, role, reply) => {
+                let _ =
+                    reply.send(self.submit_from_log(|log| Some(log.role_command(author, role))));
+            }
+            Request::Restore(author, role, reply) => {
+                let _ = reply.send(self.submit_from_log(|log| log.restore_command(author, role)));
             }
             Request::Send(to, frame, reply) => {
                 let result = self.input(Input::Send { to, frame }).map_err(|e| match e {
@@ -546,8 +556,8 @@ impl Actor {
         Ok(self.input(Input::Submit { actions })?)
     }
 
-    /// Submits what takes the next step through the own commands, those that still wait included.
-    fn reverse(
+    /// Submits a command that the log makes up, once it knows the own commands that still wait.
+    fn submit_from_log(
         &mut self,
         command: impl FnOnce(&CommandLog) -> Option<Action>,
     ) -> Result<bool, SubmitError> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use roundtable_command_log::{Action, Entry, GenesisHash, Head, Key, StateHash};
+use roundtable_command_log::{Action, Entry, GenesisHash, Head, Key, Role, StateHash};
 use roundtable_core::{AuthorId, Channel, Frame, LinkStats, Payload, PeerId, TransportKind};
 use roundtable_session::Recipient;
 use tokio::{
@@ -107,6 +107,31 @@ impl Room {
     /// [`SubmitError`] says whether and when to try again.
     pub async fn redo(&self) -> Result<bool, SubmitError> {
         self.ask(Request::Redo)
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+    }
+
+    /// Gives an author a role for all that it writes beyond what this peer has of it. Counts if this
+    /// peer is an Admin, and of lower rank than who gave the author its present role.
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn set_role(&self, author: AuthorId, role: Role) -> Result<(), SubmitError> {
+        self.ask(|reply| Request::SetRole(author, role, reply))
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+            .map(drop)
+    }
+
+    /// Lets an author go on, in this role, whose log has ended because two copies of its identity
+    /// signed for one place ([`Event::Forked`]): of the two branches the one counts from now on that
+    /// this peer had followed. `false` if the author's log has not ended so. As with
+    /// [`set_role`](Self::set_role), the rank of this peer decides whether it counts.
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn restore(&self, author: AuthorId, role: Role) -> Result<bool, SubmitError> {
+        self.ask(|reply| Request::Restore(author, role, reply))
             .await
             .unwrap_or(Err(SubmitError::Left))
     }

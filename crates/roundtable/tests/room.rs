@@ -7,8 +7,8 @@ mod support;
 use std::collections::BTreeSet;
 
 use roundtable::{
-    Action, Event, Identity, JoinError, Key, MergeRule, MessageError, Payload, Schema, Strategy,
-    SubmitError, TransportKind, TransportPreference, voice::Voice,
+    Action, Event, Identity, JoinError, Key, MergeRule, MessageError, Payload, Role, Schema,
+    Strategy, SubmitError, TransportKind, TransportPreference, voice::Voice,
 };
 use support::{Member, TestServer, converged};
 
@@ -235,6 +235,38 @@ async fn each_author_takes_back_its_own_commands() {
     let (history, _) = bob.room.entries_since(heads).await;
     let actions: Vec<_> = history.into_iter().map(|entry| entry.action).collect();
     assert_eq!(actions, write("three"));
+    for member in [alice, bob] {
+        member.room.leave().await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_takes_a_role_and_gives_it_back() {
+    let server = TestServer::start().await;
+    let mut alice = Member::join(server.room("alice")).await;
+    alice.may_edit().await;
+    let mut bob = Member::join(server.room("bob")).await;
+    bob.may_edit().await;
+    let author = bob.room.author();
+    alice.room.set_role(author, Role::Viewer).await.unwrap();
+    bob.wait_for("losing its role", |e| {
+        matches!(e, Event::MayEdit(false)).then_some(())
+    })
+    .await;
+    let note = || [Action::put(Key::new(0, "note"), "here")];
+    let refused = bob.room.submit(note()).await;
+    assert!(
+        matches!(refused, Err(SubmitError::Refused(_))),
+        "{refused:?}"
+    );
+    assert!(bob.room.set_role(author, Role::Admin).await.is_err());
+
+    alice.room.set_role(author, Role::Editor).await.unwrap();
+    bob.may_edit().await;
+    bob.room.submit(note()).await.unwrap();
+    // It has signed nothing twice, so there is nothing to restore.
+    assert_eq!(alice.room.restore(author, Role::Editor).await, Ok(false));
     for member in [alice, bob] {
         member.room.leave().await;
     }
