@@ -362,6 +362,22 @@ struct Ledger {
     refused: AtomicUsize,
 }
 
+impl Ledger {
+    /// Waits until every offer that was sent has arrived.
+    async fn all_arrived(&self) {
+        loop {
+            let lost = {
+                let (sent, received) = (self.sent.lock().unwrap(), self.received.lock().unwrap());
+                sent.difference(&received).count()
+            };
+            if lost == 0 {
+                return;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -470,20 +486,7 @@ async fn a_server_that_drains_loses_no_offer() {
         }
     })
     .await;
-    let lost = soon("the last offers", async {
-        loop {
-            let lost = {
-                let (sent, received) =
-                    (ledger.sent.lock().unwrap(), ledger.received.lock().unwrap());
-                sent.difference(&received).count()
-            };
-            if lost == 0 {
-                return;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-    });
-    lost.await;
+    soon("the last offers", ledger.all_arrived()).await;
     let (sent, refused) = (
         ledger.sent.lock().unwrap().len(),
         ledger.refused.load(Ordering::Relaxed),
