@@ -110,7 +110,7 @@ fn play(packets: &[Packet], begin: Instant) -> Result<(Vec<u8>, NetEqStats, NetE
     let last = packets.last().map_or(Duration::ZERO, |packet| packet.arrival);
     let mut packets = packets.iter().peekable();
     let mut heard = vec![0; 4 * 144]; // the phase
-    let (mut now, mut before) = (PHASE, None);
+    let (mut now, mut before, mut after) = (PHASE, None, None);
     while now < last + Duration::from_secs(1) {
         while let Some(packet) = packets.next_if(|packet| packet.arrival <= now) {
             wait_until(begin + packet.arrival);
@@ -121,11 +121,15 @@ fn play(packets: &[Packet], begin: Instant) -> Result<(Vec<u8>, NetEqStats, NetE
         if now >= WARM_UP && before.is_none() {
             before = Some(neteq.get_statistics());
         }
+        // What it makes up when nobody sends any more is no concealment.
+        if now >= last && after.is_none() {
+            after = Some(neteq.get_statistics());
+        }
         let frame = neteq.get_audio()?;
         heard.extend(frame.samples.iter().flat_map(|sample| sample.to_le_bytes()));
         now += BLOCK;
     }
-    let after = neteq.get_statistics();
+    let after = after.unwrap_or_else(|| neteq.get_statistics());
     Ok((heard, before.unwrap_or_else(|| after.clone()), after))
 }
 
