@@ -33,6 +33,9 @@ const PER_ADDRESS: usize = 500;
 /// Before anything is measured.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Before a client that is refused asks again, as when its server has yet to find the others.
+const RETRY: Duration = Duration::from_millis(250);
+
 /// A client that is in.
 pub(crate) type Client = WebSocket<Box<dyn Stream>>;
 
@@ -77,10 +80,22 @@ async fn enter(
         None => Box::new(stream),
     };
     let mut socket = WebSocket::open(stream, &dialect.target(client)).await?;
-    if let Some(greeting) = dialect.greeting(client) {
-        socket.send(&greeting).await?;
+    let greeting = dialect.greeting(client);
+    if let Some(greeting) = &greeting {
+        socket.send(greeting).await?;
     }
-    while dialect.tells() && !socket.next(|text| dialect.admits(text)).await? {}
+    while dialect.tells() {
+        let (is_in, is_refused) = socket
+            .next(|text| (dialect.admits(text), text.contains("\"error\"")))
+            .await?;
+        if is_in {
+            break;
+        }
+        if let Some(greeting) = greeting.as_ref().filter(|_| is_refused) {
+            sleep(RETRY).await;
+            socket.send(greeting).await?;
+        }
+    }
     socket.shrink();
     Ok(socket)
 }
