@@ -57,7 +57,7 @@ pub(crate) const SIGNALING: Step = Step::own("signaling's costs", |workspace| {
         runs: 1,
         no_write: true,
         gate: true,
-        slack: 2.0,
+        slack: 3.0,
         quick: true,
         criterion: Vec::new(),
     };

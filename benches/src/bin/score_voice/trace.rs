@@ -243,7 +243,7 @@ fn own_frame(packet: &MediaPacket) -> Bytes {
     own.map_or_else(|| packet.payload.clone(), |block| block.payload)
 }
 
-/// Writes the packets as `NAME.csv`, with the columns of [`read`], and what they carry, one after the
+/// Writes the packets as `NAME.csv`, with the columns of a trace, and what they carry, one after the
 /// other, as `NAME.opus`.
 pub(crate) fn write(trace: &Trace, folder: &Path, name: &str) -> io::Result<PathBuf> {
     let mut table = String::from("arrival_us,seq,rtp_timestamp,payload_len\n");
