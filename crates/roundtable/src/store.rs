@@ -302,6 +302,8 @@ async fn run(
 
 #[cfg(all(test, feature = "store"))]
 mod tests {
+    #![allow(clippy::unwrap_used)] // in helpers of tests, too
+
     use roundtable_command_log::{Action, GenesisParams, Key, Strategy};
     use roundtable_core::WallTime;
     use roundtable_session::{GenesisSource, Now, SessionConfig};
