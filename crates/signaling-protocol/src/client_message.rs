@@ -32,7 +32,7 @@ pub struct Announce {
     /// From an earlier result, to take the same place again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<ResumeToken>,
-    /// Shown to the others; at most 1 KiB.
+    /// Shown to the others; at most 1 KiB, and 16 arrays or objects deep.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub user_data: Value,
 }
@@ -249,6 +249,23 @@ fn params<'a, T: Deserialize<'a>>(params: Option<&'a RawValue>) -> Result<T, Rpc
     serde_json::from_str(params).map_err(|e| invalid(ErrorCode::InvalidParams, e.to_string()))
 }
 
+/// What serde_json takes for JSON within a string, where it is an object's first member: such a string
+/// could hold arrays that nobody has counted.
+const RAW_VALUE_KEY: &str = "$serde_json::private::RawValue";
+
+/// Whether `value` has at most `depth` arrays and objects within each other, and will be read as it is
+/// written.
+fn is_shallow(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) if depth == 0 => false,
+        Value::Array(items) => items.iter().all(|item| is_shallow(item, depth - 1)),
+        Value::Object(members) => members
+            .iter()
+            .all(|(key, item)| key != RAW_VALUE_KEY && is_shallow(item, depth - 1)),
+        _ => true,
+    }
+}
+
 fn parse_announce(raw: Option<&RawValue>) -> Result<Request, RpcError> {
     let announce: Announce = params(raw)?;
     if announce.protocol != limits::PROTOCOL_VERSION {
@@ -257,6 +274,11 @@ fn parse_announce(raw: Option<&RawValue>) -> Result<Request, RpcError> {
     }
     if announce.capabilities.is_empty() {
         let message = "capabilities must name at least one that is known";
+        return Err(invalid(ErrorCode::InvalidParams, message));
+    }
+    // Others could not read what is deeper, nor what is with it.
+    if !is_shallow(&announce.user_data, limits::MAX_USER_DATA_DEPTH) {
+        let message = "user_data is at most 16 arrays or objects deep, of plain members";
         return Err(invalid(ErrorCode::InvalidParams, message));
     }
     if announce.user_data.to_string().len() > limits::MAX_USER_DATA_LEN {
@@ -419,5 +441,66 @@ impl ClientMessage {
             body,
         };
         json_rpc::call(self.id.as_ref(), self.request.method(), &params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Joined, ServerMessage};
+
+    fn announce(user_data: &str) -> Result<PeerInfo, ErrorCode> {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"peer.announce","params":{{"protocol":1,"room":"r","peer_id":"p","capabilities":["data"],"user_data":{user_data}}}}}"#
+        );
+        match ClientMessage::parse(&text)
+            .map_err(|refusal| refusal.error.code)?
+            .request
+        {
+            Request::Announce(announce) => Ok(announce.info()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn nested(depth: usize) -> String {
+        format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+    }
+
+    #[test]
+    fn user_data_is_only_so_deep_that_others_can_read_it() {
+        let deepest = announce(&nested(16)).unwrap();
+        let joined = json!({
+            "peer_id": "q", "room": "r", "resumed": false, "peers": [deepest], "max_peers": 2,
+            "resume": "00".repeat(16), "resume_ttl_ms": 1, "ice_servers": [], "server_time_ms": 1,
+        });
+        let told = json!({ "jsonrpc": "2.0", "id": 1, "result": joined }).to_string();
+        let Ok(ServerMessage::Result { result, .. }) = ServerMessage::parse(&told) else {
+            panic!("{told}");
+        };
+        let joined: Joined = ServerMessage::joined(&result).unwrap();
+        assert_eq!(joined.peers, [deepest]);
+
+        for depth in [17, 100, 125] {
+            assert_eq!(announce(&nested(depth)), Err(ErrorCode::InvalidParams));
+        }
+        let object = format!("{}1{}", r#"{"a":"#.repeat(17), "}".repeat(17));
+        assert_eq!(announce(&object), Err(ErrorCode::InvalidParams));
+    }
+
+    #[test]
+    fn a_string_in_user_data_is_never_read_as_json_by_others() {
+        let hidden = nested(120);
+        for smuggler in [
+            format!(r#"{{"{RAW_VALUE_KEY}":"{hidden}"}}"#),
+            // Sorted, the member comes first: only who reads it next would look into it.
+            format!(r#"{{"a":1,"{RAW_VALUE_KEY}":"{hidden}"}}"#),
+            format!(r#"{{"{RAW_VALUE_KEY}":"{{\"a\":1,\"{RAW_VALUE_KEY}\":\"{hidden}\"}}"}}"#),
+        ] {
+            assert_eq!(
+                announce(&smuggler),
+                Err(ErrorCode::InvalidParams),
+                "{smuggler}"
+            );
+        }
     }
 }

@@ -24,6 +24,10 @@ pub const MAX_CANDIDATE_LEN: usize = 1024;
 /// Largest `user_data` in bytes of compact JSON.
 pub const MAX_USER_DATA_LEN: usize = 1024;
 
+/// Most arrays and objects within each other in `user_data`; a plain value has none. What carries it
+/// adds a few, and serde_json reads 127 at most.
+pub const MAX_USER_DATA_DEPTH: usize = 16;
+
 /// Most addresses in an offer or answer of kind `quic`.
 pub const MAX_ADDRESSES: usize = 16;
 

@@ -546,13 +546,11 @@ impl NatsBus {
             Reply::Success(Got { message }) => {
                 let text = BASE64_STANDARD.decode(message.data);
                 let text = text.map_err(|_| Unreachable)?;
-                let roster = match serde_json::from_slice::<Roster>(&text) {
-                    Ok(roster) => roster,
-                    Err(error) => {
-                        tracing::error!(%room, %error, "a record cannot be read: it starts anew");
-                        Roster::default()
-                    }
-                };
+                // Taken for empty, it would be written over: who is in the room would be forgotten.
+                let roster: Roster = serde_json::from_slice(&text).map_err(|error| {
+                    tracing::error!(%room, %error, "a record cannot be read");
+                    Unreachable
+                })?;
                 Ok(Record {
                     revision: message.seq,
                     roster: Arc::new(roster),
