@@ -332,6 +332,19 @@ fn who_resumes_elsewhere_keeps_seat_messages_and_negotiations_and_nobody_notices
 }
 
 #[test]
+fn who_comes_back_to_a_server_brings_what_was_negotiated_meanwhile() {
+    let (mut cluster, _, bob) = pair();
+    cluster.relay(0, 1, offer("bob", "first")).unwrap();
+    let there = cluster.join(2, 3, "bob", Some(bob.resume)).unwrap();
+    cluster.relay(2, 3, answer("alice", "first")).unwrap();
+    cluster.relay(0, 1, offer("bob", "second")).unwrap();
+    let back = cluster.join(1, 4, "bob", Some(there.resume)).unwrap();
+    assert!(back.resumed);
+    // The server where Bob was before still knew the first offer alone, as unanswered.
+    cluster.relay(1, 4, answer("alice", "second")).unwrap();
+}
+
+#[test]
 fn an_old_socket_is_closed_when_its_peer_resumes_elsewhere() {
     let (mut cluster, _, bob) = pair();
     cluster.join(2, 3, "bob", Some(bob.resume)).unwrap();

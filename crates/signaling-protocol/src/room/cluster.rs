@@ -489,11 +489,13 @@ impl Room {
         for offer in handed.offers {
             let left = Duration::from_millis(offer.left_ms).min(self.limits.offer_ttl);
             let key = (offer.from, offer.to, offer.kind);
-            self.offers.entry(key).or_insert(Offer {
+            // What is here is from before the peer went there: the one who hands over knows better.
+            let offer = Offer {
                 request_id: offer.request_id,
                 expires: now + left,
                 answered: offer.answered,
-            });
+            };
+            self.offers.insert(key, offer);
         }
         for text in handed.held {
             // What another version of the server wrote may not be readable here.
