@@ -149,7 +149,7 @@ impl ClientConfig {
         self
     }
 
-    /// Anything the others are to see, at most 1 KiB of JSON. Default: nothing.
+    /// Anything the others are to see, at most 1 KiB of JSON and 16 arrays or objects deep. Default: nothing.
     #[must_use]
     pub fn with_user_data(mut self, user_data: Value) -> Self {
         self.user_data = user_data;
@@ -222,27 +222,36 @@ impl ClientConfig {
         }
     }
 
-    pub(crate) fn token_source(&self) -> Option<TokenSource> {
+    /// How long one server may take to exchange an invite: the announce is to have its part of the attempt, too.
+    fn exchange_timeout(&self) -> Duration {
+        self.attempt_timeout() / 2
+    }
+
+    /// Where grants come from, if they can be had again. Invites are exchanged at `server` first, by its number: a grant is
+    /// of no use for a server that cannot be reached.
+    pub(crate) fn token_source(&self, server: usize) -> Option<TokenSource> {
         match &self.token {
             Token::Source(source) => Some(source.clone()),
             Token::Invite(invite) => {
-                let (urls, room, peer_id) =
-                    (self.urls.clone(), self.room.clone(), self.peer_id.clone());
-                let invite = invite.clone();
+                let mut urls = self.urls.clone();
+                urls.rotate_left(server);
+                let (room, peer_id) = (self.room.clone(), self.peer_id.clone());
+                let (invite, patience) = (invite.clone(), self.exchange_timeout());
                 Some(TokenSource::new(move || {
-                    grant::exchange(urls.clone(), room.clone(), peer_id.clone(), invite.clone())
+                    let (urls, invite) = (urls.clone(), invite.clone());
+                    grant::exchange(urls, room.clone(), peer_id.clone(), invite, patience)
                 }))
             }
             Token::None | Token::Fixed(_) => None,
         }
     }
 
-    /// The grant for an announce.
-    pub(crate) async fn token(&self) -> Result<Option<String>, JoinError> {
+    /// The grant for an announce at `server`.
+    pub(crate) async fn token(&self, server: usize) -> Result<Option<String>, JoinError> {
         if let Token::Fixed(token) = &self.token {
             return Ok(Some(token.clone()));
         }
-        match self.token_source() {
+        match self.token_source(server) {
             None => Ok(None),
             Some(source) => {
                 let fetched = source.fetch().await.map(Some);

@@ -15,9 +15,6 @@ use tokio::{
 };
 use url::Url;
 
-/// How long one server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// The longest answer that is read, in bytes; a grant has at most 2 KiB.
 const MAX_ANSWER_LEN: usize = 8 * 1024;
 
@@ -40,23 +37,33 @@ enum ExchangeError {
     Refused(u16),
 }
 
-/// A grant of the first server that gives one.
+impl ExchangeError {
+    /// Whether a server has looked at the invite and refused it.
+    fn is_an_answer(&self) -> bool {
+        matches!(self, Self::Forbidden | Self::Open)
+    }
+}
+
+/// A grant of the first server that gives one, each of which may take `patience`.
 pub(crate) async fn exchange(
     urls: Vec<Url>,
     room: RoomId,
     peer_id: PeerId,
     invite: String,
+    patience: Duration,
 ) -> Result<String, crate::TokenError> {
     let mut failed = ExchangeError::Garbled;
     for url in &urls {
-        let asked = timeout(PATIENCE, ask(url, &room, &peer_id, &invite)).await;
+        let asked = timeout(patience, ask(url, &room, &peer_id, &invite)).await;
         match asked.unwrap_or(Err(ExchangeError::Slow)) {
             Ok(grant) => return Ok(grant),
-            // Another server of the cluster would say the same.
-            Err(error @ (ExchangeError::Forbidden | ExchangeError::Open)) => {
-                return Err(error.into());
+            Err(error) => {
+                tracing::debug!(%error, %url, "no grant for the invite");
+                // What a server says of the invite tells more than that another is silent.
+                if !failed.is_an_answer() {
+                    failed = error;
+                }
             }
-            Err(error) => failed = error,
         }
     }
     Err(failed.into())

@@ -179,7 +179,7 @@ pub(crate) async fn join(
 ) -> Result<(Socket, Joined), JoinError> {
     let url = &config.urls()[server];
     let joining = async {
-        let token = config.token().await?;
+        let token = config.token(server).await?;
         let mut socket = Socket::connect(url).await?;
         let announce = Request::Announce(Box::new(config.announce(token, resume)));
         let announce = ClientMessage::request(MessageId::Number(ANNOUNCE_ID), announce);

@@ -127,7 +127,7 @@ impl Task {
             hints,
         } = channels;
         Self {
-            renewal: Renewal::new(config.token_source(), joined),
+            renewal: Renewal::new(config.token_source(server), joined),
             refreshing: None,
             resume: joined.resume.clone(),
             config,
@@ -482,7 +482,7 @@ impl Task {
                 return Err(EndReason::Replaced.into());
             }
             // With another grant it may go on.
-            Some(CloseReason::Unauthorized) if self.config.token_source().is_none() => {
+            Some(CloseReason::Unauthorized) if self.config.token_source(self.server).is_none() => {
                 return Err(EndReason::Unauthorized.into());
             }
             _ => {}

@@ -14,11 +14,13 @@ use std::{
 };
 
 use common::{Raw, TestServer, any_port, code, next, soon};
-use roundtable_core::{PeerId, WallTime};
-use roundtable_signaling_client::{EndReason, Event, JoinError, SignalingClient, TokenSource};
+use roundtable_core::{PeerId, RoomId, WallTime};
+use roundtable_signaling_client::{
+    ClientConfig, EndReason, Event, JoinError, SignalingClient, TokenSource,
+};
 use roundtable_signaling_server::{MessageRate, ServerConfig, TurnConfig, TurnSecret};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// A closed server, its data, and one room.
 struct Closed {
@@ -486,6 +488,26 @@ async fn a_client_with_a_source_of_grants_outlives_each_of_them() {
     }
     assert!(fetched.load(Ordering::Relaxed) >= 3);
     client.leave().await;
+}
+
+#[tokio::test]
+async fn a_client_with_an_invite_joins_by_any_server_that_answers() {
+    let closed = Closed::start().await;
+    // Takes connections, as far as the client can tell, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = (format!("ws://{}", silent.local_addr().unwrap()), silent);
+    let answers = format!("ws://{}", closed.server.address);
+    // In both orders: which of them the client begins with is random.
+    for (name, urls) in [("a", [&silent.0, &answers]), ("b", [&answers, &silent.0])] {
+        let (room, name) = (
+            RoomId::new(&closed.room).unwrap(),
+            PeerId::new(name).unwrap(),
+        );
+        let config = ClientConfig::new(urls[0], room, name).unwrap();
+        let config = config.with_more_urls([urls[1]]).unwrap();
+        let joined = SignalingClient::join(config.with_invite(closed.invite.clone())).await;
+        joined.unwrap().0.leave().await;
+    }
 }
 
 #[tokio::test]
