@@ -119,6 +119,8 @@ impl Routes {
                 parcel: signal.parcel.clone(),
             };
             route.asking = true;
+            // No time that is past: whoever waits for it would not wait at all.
+            route.retry_at = None;
             let (bus, room, pair) = (Arc::clone(&self.bus), self.room.clone(), pair.clone());
             self.asking.push(Box::pin(async move {
                 let answer = bus.ask(&node, &room, letter).await;
