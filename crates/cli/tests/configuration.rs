@@ -36,6 +36,10 @@ fn a_bad_flag_gets_one_line_that_names_it() {
         ("serve --open --max-peers 51", "max_peers"),
         ("serve --open --max-connections 0", "max_connections"),
         (
+            "serve --open --max-connections 2305843009213693952",
+            "max_connections",
+        ),
+        (
             "serve --open --max-connections-per-address 0",
             "max_connections_per_address",
         ),

@@ -40,8 +40,11 @@ pub enum ConfigError {
     /// A room takes at least one peer, at most [`MAX_PEERS`](limits::MAX_PEERS).
     #[error("max_peers must be 1 to {}", limits::MAX_PEERS)]
     MaxPeers,
-    /// At least one connection must be allowed, in all and from each address.
-    #[error("max_connections and max_connections_per_address must be at least 1")]
+    /// At least one connection must be allowed, in all and from each address; in all, at most `u32::MAX`.
+    #[error(
+        "max_connections must be 1 to {}, and max_connections_per_address at least 1",
+        u32::MAX
+    )]
     MaxConnections,
     /// A timeout of zero would close every connection at once.
     #[error("timeouts must be longer than zero, and so must room_life_secs")]
@@ -268,7 +271,7 @@ impl ServerConfig {
         self
     }
 
-    /// Most TCP connections at once; further ones are closed at once. Default 16,384; each needs a
+    /// Most TCP connections at once, 1 to `u32::MAX`; further ones are closed at once. Default 16,384; each needs a
     /// file descriptor and, announced, about 10 KB.
     #[must_use]
     pub fn with_max_connections(mut self, max_connections: usize) -> Self {
@@ -387,7 +390,8 @@ impl ServerConfig {
                 ConfigError::MaxPeers,
             ),
             (
-                self.max_connections > 0 && self.max_per_address > 0,
+                u32::try_from(self.max_connections).is_ok_and(|max| max > 0)
+                    && self.max_per_address > 0,
                 ConfigError::MaxConnections,
             ),
             (
