@@ -301,10 +301,21 @@ fn literals(settings: &Settings) -> HashMap<String, String> {
         .collect()
 }
 
-/// The settings in effect as a configuration file, with what each is for.
+/// Puts `***` for the name and password (RFC 3986 §3.2.1) in a URL: what is printed gets into logs and tickets.
+fn mask_userinfo(url: &mut String) {
+    if let Some((before, host)) = url.rsplit_once('@') {
+        let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+        let separator = if scheme.is_empty() { "" } else { "://" };
+        *url = format!("{scheme}{separator}***@{host}");
+    }
+}
+
+/// The settings in effect, without passwords, as a configuration file, with what each is for.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = literals(self);
+        let mut shown = self.clone();
+        shown.nats.iter_mut().for_each(mask_userinfo);
+        let set = literals(&shown);
         let command = Self::augment_args(Command::new("serve"));
         for (index, arg) in command.get_arguments().enumerate() {
             let (name, help) = (arg.get_id().as_str(), arg.get_help());
@@ -429,6 +440,21 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).into(), (*value).into()));
         flags.load(Some(&path), environment)
+    }
+
+    #[test]
+    fn what_is_printed_has_no_password_of_nats() {
+        let settings = Settings {
+            nats: vec![
+                "nats://me:p@ss@10.0.0.1:4222".into(),
+                "token@b".into(),
+                "nats://c:4222".into(),
+            ],
+            ..Settings::default()
+        };
+        let printed = settings.to_string();
+        let shown = r#"nats = ["nats://***@10.0.0.1:4222","***@b","nats://c:4222"]"#;
+        assert!(printed.lines().any(|line| line == shown), "{printed}");
     }
 
     #[test]
