@@ -33,11 +33,13 @@ impl CommandLog {
     /// The commands beyond `heads`, which are this log's as they were at some time or another log's,
     /// in the order of all commands; with no heads, all. What arrived late stands before what was
     /// there already: whoever goes on from time to time sees each command once, in the order in
-    /// which each author wrote, and only this log's whole history in the order that counts.
+    /// which each author wrote, and only this log's whole history in the order that counts. Of an
+    /// author of whom another branch counts by now, all that counts comes again.
     ///
     /// Decodes each frame when its turn comes; sorts the frames, not their commands.
     pub fn entries_since(&self, heads: &[Head]) -> impl Iterator<Item = Entry> {
-        let seen: HashMap<_, _> = heads.iter().map(|head| (head.author, head.nonce)).collect();
+        let seen = heads.iter().map(|head| (head.author, self.seen_by(head)));
+        let seen: HashMap<_, _> = seen.collect();
         let seen = move |author| seen.get(&author).copied().unwrap_or(0);
         let mut frames: Vec<&SharedFrame> = Vec::new();
         for Head { author, .. } in self.heads() {
@@ -49,6 +51,17 @@ impl CommandLog {
             self.entries_of(frame)
                 .filter(move |entry| entry.nonce > after)
         })
+    }
+
+    /// Up to which nonce whoever was at `head` has seen what counts here: nothing for certain, if
+    /// that head is of another branch.
+    fn seen_by(&self, head: &Head) -> u64 {
+        let parted = match self.frame_with(head.author, head.nonce) {
+            Some(frame) => frame.id() != head.id,
+            // Without a fork, this log is merely behind.
+            None => self.chain(head.author).is_some_and(Chain::is_contested),
+        };
+        if parted { 0 } else { head.nonce }
     }
 
     fn entries_of(&self, frame: &SharedFrame) -> impl Iterator<Item = Entry> + use<'_> {

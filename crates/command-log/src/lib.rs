@@ -20,6 +20,7 @@ mod log;
 mod metrics;
 mod order;
 mod rate;
+mod restore;
 mod roles;
 mod schema;
 mod state;

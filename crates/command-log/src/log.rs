@@ -268,20 +268,6 @@ impl CommandLog {
         }
     }
 
-    /// Takes frames from a store, own and foreign, in any order; a store is trusted no more than a
-    /// peer. What it applies is polled like anything else. Returns how many frames the log has taken.
-    pub fn restore(&mut self, wall: WallTime, frames: impl IntoIterator<Item = Bytes>) -> usize {
-        let before = self.kept().count();
-        // What is refused is counted, and is as if it had not been stored.
-        let mut readable: Vec<_> = frames
-            .into_iter()
-            .filter_map(|bytes| self.read(&mut FrameReader::default(), bytes).ok())
-            .collect();
-        readable.sort_by_key(|frame| (frame.author(), frame.header().first_nonce));
-        let _ = self.receive_all(wall, readable);
-        self.kept().count() - before
-    }
-
     /// Brings the state up to date with everything received and appended: takes in frames whose
     /// time has come, evaluates roles and forks, folds the keys that changed. Call it once a tick.
     pub fn settle(&mut self, wall: WallTime) {

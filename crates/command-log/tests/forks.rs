@@ -236,6 +236,41 @@ fn no_branch_can_speak_for_itself() {
     assert_eq!(log.forks()[0].after(), 0);
 }
 
+/// Whoever's key is the lower: the forked author's, or that of the Admin who says which branch counts.
+#[test]
+fn a_restored_author_is_there_after_a_restart() {
+    let genesis = genesis();
+    let lower = (1..=u8::MAX).find(|seed| id(*seed) < id(ALICE)).unwrap();
+    let higher = (1..=u8::MAX).find(|seed| id(*seed) > id(ALICE)).unwrap();
+    for author in [lower, higher] {
+        let mut alice = log(&genesis, ALICE);
+        alice
+            .append(at(0), &[set_role(author, Role::Editor)])
+            .unwrap();
+        let mut left = Forger::new(&genesis, author);
+        left.lamport = 10;
+        let first = left.stroke("a");
+        let mut right = left.clone();
+        let rival = right.stroke("not b");
+        let branch: Vec<_> = ["b", "c", "d"].map(|value| left.stroke(value)).into();
+        for frame in [&first].into_iter().chain(&branch).chain([&rival]) {
+            alice.receive(at(0), frame.bytes.clone()).unwrap();
+        }
+        let restore = alice.restore_command(id(author), Role::Editor).unwrap();
+        alice.append(at(0), &[restore]).unwrap();
+        alice.settle(at(0));
+        assert_eq!(shown(&alice), "d");
+
+        let kept: Vec<_> = alice.kept().map(|frame| frame.bytes().clone()).collect();
+        let mut again = log(&genesis, ALICE);
+        assert_eq!(again.restore(at(0), kept.clone()), kept.len());
+        again.settle(at(0));
+        assert_eq!(shown(&again), "d", "author {author}");
+        assert_eq!(heads(&again), heads(&alice));
+        assert_eq!(again.state_hash(), alice.state_hash());
+    }
+}
+
 /// A backup of Bob's log, restored and written to, forks it: neither copy goes on.
 #[test]
 fn an_author_that_finds_its_own_log_forked_signs_nothing() {
@@ -695,10 +730,47 @@ proptest! {
         let applied: BTreeMap<_, _> = heads(&some).into_iter().map(|(a, (nonce, _))| (a, nonce)).collect();
         prop_assert_eq!(follower.0, applied);
         let kept: Vec<_> = some.kept().map(|frame| frame.bytes().clone()).collect();
-        let count = kept.len();
         let mut again = reader(&genesis);
         again.restore(at(0), kept);
         again.settle(at(0));
-        prop_assert!(again.kept().count() <= count);
+        prop_assert_eq!(heads(&again), heads(&some));
+        prop_assert_eq!(again.state_hash(), some.state_hash());
     }
+}
+
+/// Whoever goes on reading where it had stopped is not left with the commands of a branch that no
+/// longer counts.
+#[test]
+fn after_another_branch_is_named_the_history_begins_anew() {
+    let mut story = Twice::new();
+    let frames: Vec<_> = [&story.a].into_iter().chain(&story.left).collect();
+    for frame in frames {
+        story.alice.receive(at(0), frame.bytes.clone()).unwrap();
+    }
+    let stopped_at = story.alice.heads();
+    let since = |log: &CommandLog| -> Vec<_> {
+        let entries = log.entries_since(&stopped_at);
+        let of_bob = entries.filter(|entry| entry.author == id(BOB));
+        of_bob.map(|entry| (entry.nonce, entry.frame)).collect()
+    };
+    assert_eq!(since(&story.alice), []);
+
+    let rival = story.right[0].bytes.clone();
+    story.alice.receive(at(0), rival).unwrap();
+    assert_eq!(since(&story.alice), [(1, story.a.id)], "shorter now");
+
+    let other = names(BOB, Role::Editor, 4, story.right[2].id);
+    story.alice.append(at(0), &[other]).unwrap();
+    story.alice.settle(at(0)); // from now on that branch is taken
+    let right = std::mem::take(&mut story.right);
+    story.give_alice(&right);
+    let ids = [story.a.id, right[0].id, right[1].id, right[2].id];
+    let all: Vec<_> = (1..).zip(ids).collect();
+    assert_eq!(since(&story.alice), all);
+
+    // A log that is merely behind has nothing new for whoever has read on elsewhere.
+    let mut behind = reader(&story.genesis);
+    behind.receive(at(0), story.a.bytes.clone()).unwrap();
+    behind.settle(at(0));
+    assert_eq!(since(&behind), []);
 }

@@ -1,6 +1,8 @@
 //! A kept log, held against its genesis: every signature and every rule, without a peer.
 
-use roundtable_command_log::{CommandLog, FrameError, OpenError, Received, SignedFrame};
+use std::collections::HashSet;
+
+use roundtable_command_log::{CommandLog, FrameError, OpenError, SignedFrame};
 use roundtable_core::{AuthorId, WallTime};
 
 use crate::Contents;
@@ -49,13 +51,15 @@ impl Contents {
         let genesis = self.genesis.clone().ok_or(VerifyError::NoGenesis)?;
         let schema = self.schema.clone().ok_or(VerifyError::NoGenesis)?;
         let mut log = CommandLog::new(genesis, schema, None)?;
-        let mut refused = Vec::new();
-        let mut duplicates = 0;
+        // What counts of a forked author may hang on an author who comes later.
+        log.restore(now, self.frames.values().flatten().cloned());
+        let (mut refused, mut belonging) = (Vec::new(), HashSet::new());
         for (author, frames) in &self.frames {
             for (frame, position) in frames.iter().zip(1..) {
                 match log.receive(now, frame.clone()) {
-                    Ok(Received::Duplicate) => duplicates += 1,
-                    Ok(_) => {}
+                    Ok(_) => {
+                        belonging.insert(frame);
+                    }
                     Err(error) => refused.push(Refused {
                         author: *author,
                         position,
@@ -66,7 +70,7 @@ impl Contents {
         }
         log.settle(now);
         let kept = log.kept().count();
-        let waiting = self.frame_count() - refused.len() - duplicates - kept;
+        let waiting = belonging.len().saturating_sub(kept);
         Ok(Verification {
             log,
             refused,

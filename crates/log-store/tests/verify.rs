@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use roundtable_command_log::{FrameError, Role};
+use roundtable_command_log::{CommandLog, FrameError, Role, SharedFrame};
 use roundtable_log_store::{Contents, MemoryStore, Store, VerifyError};
 
 /// Two authors' frames: the creator's grant, and three notes of each.
@@ -76,4 +76,41 @@ fn a_lost_frame_leaves_the_rest_waiting_not_refused() {
 fn a_room_without_a_genesis_cannot_be_verified() {
     let verified = Contents::default().verify(NOW);
     assert!(matches!(verified, Err(VerifyError::NoGenesis)));
+}
+
+/// An Admin has restored an author that signed twice; frames are kept by author, and the Admin's may come last.
+#[test]
+fn what_an_admin_restored_counts_whoever_comes_first() {
+    let author = |seed| roundtable_core::AuthorId::from_bytes(key(seed).verifying_key().to_bytes());
+    for (admin, forked) in [(1, 2), (2, 1)] {
+        let genesis = genesis(&key(admin), 1);
+        let (mut alice, mut bob) = (log(&genesis, &key(admin)), log(&genesis, &key(forked)));
+        let give = |log: &mut CommandLog, frame: &SharedFrame| {
+            log.receive(NOW, frame.bytes().clone()).unwrap();
+        };
+        let grant = alice.role_command(author(forked), Role::Editor);
+        let grant = alice.append(NOW, &[grant]).unwrap();
+        let mut copy = log(&genesis, &key(forked));
+        for log in [&mut bob, &mut copy] {
+            give(log, &grant);
+        }
+        let branch = ["a", "b", "c"].map(|text| note(&mut bob, text));
+        for frame in branch.iter().chain([&note(&mut copy, "not a")]) {
+            give(&mut alice, frame);
+        }
+        let restore = alice.restore_command(author(forked), Role::Editor).unwrap();
+        alice.append(NOW, &[restore]).unwrap();
+        alice.settle(NOW);
+
+        let store = MemoryStore::default();
+        store.commit(&room(), &[begin(&genesis)]).unwrap();
+        for kept in alice.kept() {
+            store.commit(&room(), &[frame(&alice, kept)]).unwrap();
+        }
+        let verified = store.load(&room()).unwrap().verify(NOW).unwrap();
+        assert!(verified.is_sound());
+        assert_eq!((verified.waiting, verified.set_aside()), (0, 1));
+        assert_eq!(verified.frames_of(author(forked)).count(), 3);
+        assert_eq!(verified.log.state_hash(), alice.state_hash());
+    }
 }

@@ -145,7 +145,6 @@ impl Session {
         self.anti_entropy.clear();
         self.backlog = Backlog::default();
         self.descents.clear();
-        self.proofs_asked.clear();
         self.grants.clear();
         self.own_head = OwnHead::default();
         self.own_told = 0;

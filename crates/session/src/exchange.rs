@@ -20,8 +20,11 @@ use crate::{
 const SERVE_BYTES: usize = 256 * 1024;
 /// Least time between two answers to one peer.
 const SERVE_INTERVAL: Duration = Duration::from_millis(5);
-/// How long an asked peer has to show the proof of a fork before another one is asked.
+/// How long an asked peer has to show the proof of a fork before it is asked again.
 const PROOF_PATIENCE: Duration = Duration::from_secs(1);
+/// How many proofs one peer is asked for at a time. What it announces beyond that is passed over
+/// until it announces it again.
+const MAX_PROOFS_ASKED: usize = MAX_LIST;
 
 impl Session {
     /// Tells the peer of a link what we hold, its own commands first.
@@ -163,22 +166,23 @@ impl Session {
     /// Tells the peer of a link of which authors we can prove that their logs fork.
     fn send_forks(&mut self, id: LinkId) {
         let forks = self.log().map(CommandLog::forks).unwrap_or_default();
-        let forks: Vec<_> = forks.iter().take(MAX_LIST).map(place).collect();
-        if !forks.is_empty() {
-            self.outbox.control(id, &Control::Forks(forks));
+        for part in forks.chunks(MAX_LIST) {
+            let places = part.iter().map(place).collect();
+            self.outbox.control(id, &Control::Forks(places));
         }
     }
 
-    /// Asks for the proofs that we lack of forks in what we hold.
+    /// Asks for the proofs that we lack of forks in what we hold: each peer by itself, so that one
+    /// that announces what it cannot prove keeps no other one's proofs away.
     pub(crate) fn on_forks(&mut self, now: Now, id: LinkId, forks: Vec<Head>) {
-        let Some(room) = &self.room else {
+        let (Some(member), Some(room)) = (self.links.member_mut(id), &self.room) else {
             return;
         };
-        let asked = &mut self.proofs_asked;
+        let asked = &mut member.proofs_asked;
         asked.retain(|_, until| *until > now.mono);
         let lacking = |head: &Head| {
             let parent = FrameId::from_bytes(head.id);
-            let new = asked.len() < MAX_LIST
+            let new = asked.len() < MAX_PROOFS_ASKED
                 && !asked.contains_key(&head.author)
                 && room.log.lacks_fork(head.author, head.nonce, parent);
             if new {
@@ -271,9 +275,15 @@ impl Session {
         let mut served = std::mem::take(&mut member.wanted);
         let forks = std::mem::take(&mut member.wanted_forks);
         let mut left = SERVE_BYTES;
-        let proofs = forks.iter().filter_map(|head| room.log.fork(head.author));
-        for proof in proofs {
-            for frame in proof.frames().into_iter().filter(|_| left > 0) {
+        for head in forks {
+            let Some(proof) = room.log.fork(head.author) else {
+                continue;
+            };
+            if left == 0 {
+                member.wanted_forks.push(head);
+                continue;
+            }
+            for frame in proof.frames() {
                 self.outbox.transmit(id, member.command(frame));
             }
             let bytes = proof.frames().map(|frame| frame.bytes().len());

@@ -78,6 +78,8 @@ pub(crate) struct Member {
     pub(crate) asked_in_full: bool,
     /// Proofs of forks that it asked for and has not been sent.
     pub(crate) wanted_forks: Vec<Head>,
+    /// Authors of whose forks it was asked for a proof, and until when it is not asked again.
+    pub(crate) proofs_asked: BTreeMap<AuthorId, Timestamp>,
 }
 
 impl Member {
@@ -107,6 +109,7 @@ impl Member {
             misread: 0,
             asked_in_full: false,
             wanted_forks: Vec::new(),
+            proofs_asked: BTreeMap::new(),
         }
     }
 

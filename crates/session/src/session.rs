@@ -1,6 +1,6 @@
 //! The session itself: inputs in, outputs out, timers in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rand_chacha::{
     ChaCha20Rng,
@@ -46,8 +46,6 @@ pub struct Session {
     pub(crate) anti_entropy: AntiEntropy,
     pub(crate) backlog: Backlog,
     pub(crate) descents: Descents,
-    /// Authors of whose forks a proof was asked for, and until when nobody else is asked.
-    pub(crate) proofs_asked: BTreeMap<AuthorId, Timestamp>,
     pub(crate) last_plan: Timestamp,
     pub(crate) plan_due: Option<Timestamp>,
     pub(crate) submissions: Submissions,
@@ -81,7 +79,6 @@ impl Session {
             anti_entropy: AntiEntropy::default(),
             backlog: Backlog::default(),
             descents: Descents::default(),
-            proofs_asked: BTreeMap::new(),
             last_plan: Timestamp::ZERO,
             plan_due: None,
             submissions: Submissions::default(),

@@ -1,7 +1,9 @@
 //! Two copies of one identity sign, far apart: everyone finds out, and comes to the same end.
 
-use roundtable_command_log::{CommandLog, Role};
-use roundtable_core::TransportKind::Quic;
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use roundtable_command_log::{CommandLog, Genesis, GenesisParams, Role};
+use roundtable_core::{AuthorId, Channel, Timestamp, TransportKind::Quic};
 use roundtable_session::{Event, GenesisSource, Input};
 use roundtable_wire::session::{Control, Head};
 
@@ -138,4 +140,100 @@ fn a_member_that_lies_about_heads_keeps_nobody_from_writing() {
     world.submit("bob", vec![trail("here")]);
     world.secs(3);
     assert_eq!(world.node("alice").trail(), "here");
+}
+
+/// A room in which everyone may write, and of each of `count` authors a frame and two that follow it.
+fn room_of_forked(count: u16, len: usize) -> (World, Vec<AuthorId>, Vec<Bytes>) {
+    let mut world = World::new(34);
+    let params = GenesisParams {
+        default_role: Role::Editor,
+        ..params(1)
+    };
+    world.add(config("alice", GenesisSource::Create(params)), "alice");
+    let genesis = world.node("alice").session.genesis().unwrap().clone();
+    let forked = (0..count).map(|number| {
+        let seed = blake3::hash(&number.to_le_bytes());
+        forked_log(&genesis, &SigningKey::from_bytes(seed.as_bytes()), len)
+    });
+    let (authors, frames): (_, Vec<_>) = forked.unzip();
+    for name in ["bob", "eve"] {
+        world.add(config(name, GenesisSource::Known(genesis.clone())), name);
+    }
+    (world, authors, frames.concat())
+}
+
+fn forked_log(genesis: &Genesis, key: &SigningKey, len: usize) -> (AuthorId, Vec<Bytes>) {
+    let wall = at(Timestamp::ZERO).wall;
+    let open = || CommandLog::new(genesis.clone(), schema(), Some(key.clone())).unwrap();
+    let (mut left, mut right) = (open(), open());
+    let first = left.append(wall, &[note("first", "")]).unwrap();
+    right.receive(wall, first.bytes().clone()).unwrap();
+    let sides = [(&mut left, "l"), (&mut right, "r")];
+    let sides = sides.map(|(log, text)| log.append(wall, &[note("side", &text.repeat(len))]));
+    let frames = [Ok(first)].into_iter().chain(sides);
+    let frames = frames.map(|frame| frame.unwrap().bytes().clone());
+    (left.own_author().unwrap(), frames.collect())
+}
+
+fn forks_at(world: &World, name: &str) -> usize {
+    let log = world.node(name).session.log().unwrap();
+    log.forks().len()
+}
+
+#[test]
+fn more_forks_than_one_message_lists_are_all_told() {
+    let (mut world, authors, frames) = room_of_forked(600, 1);
+    world.restore("alice", frames);
+    world.link("alice", "bob", Quic);
+    world.secs(20);
+    assert_eq!(forks_at(&world, "bob"), authors.len());
+}
+
+/// Eve announces, again and again, as many forks as one peer may be asked to prove.
+#[test]
+fn a_member_that_announces_what_it_cannot_prove_keeps_no_proof_away() {
+    let (mut world, authors, frames) = room_of_forked(3, 1);
+    world.restore("alice", frames);
+    let link = world.link("eve", "bob", Quic);
+    world.secs(1);
+    let made_up: Vec<_> = (0..512_u32)
+        .map(|number| Head {
+            author: AuthorId::from_bytes(*blake3::hash(&number.to_be_bytes()).as_bytes()),
+            id: [0; 32],
+            nonce: 0,
+        })
+        .collect();
+    let lie = |world: &mut World| world.inject("eve", link, &Control::Forks(made_up.clone()));
+    lie(&mut world);
+    world.link("alice", "bob", Quic);
+    for _ in 0..150 {
+        lie(&mut world);
+        world.millis(100);
+    }
+    assert_eq!(forks_at(&world, "bob"), authors.len());
+}
+
+#[test]
+fn proofs_that_do_not_fit_one_answer_come_with_the_next() {
+    let (mut world, authors, frames) = room_of_forked(40, 8 * 1024);
+    for name in ["alice", "bob"] {
+        world.restore(name, frames.clone());
+    }
+    let link = world.link("alice", "bob", Quic);
+    world.secs(3);
+    let sent = |world: &World| {
+        let sent = world.node("alice").sent.get(&Channel::Command);
+        sent.map_or(0, |(frames, _)| *frames)
+    };
+    let before = sent(&world);
+    let log = world.node("alice").session.log().unwrap();
+    let wanted = log.forks().into_iter().map(|fork| Head {
+        author: fork.author(),
+        id: *fork.parent().as_bytes(),
+        nonce: fork.after(),
+    });
+    let wanted = Control::WantForks(wanted.collect());
+    world.inject("bob", link, &wanted);
+    world.secs(1);
+    assert_eq!(sent(&world) - before, 2 * authors.len());
 }
