@@ -511,6 +511,19 @@ async fn a_client_with_an_invite_joins_by_any_server_that_answers() {
 }
 
 #[tokio::test]
+async fn an_invite_that_no_server_takes_is_told_even_if_others_are_down() {
+    let closed = Closed::start().await;
+    let down = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = format!("ws://{}", down.local_addr().unwrap());
+    drop(down);
+    let config = closed.server.config(&closed.room, "alice");
+    let config = config.with_more_urls([nobody]).unwrap();
+    let refused = SignalingClient::join(config.with_invite("wrong")).await;
+    let error = refused.err().unwrap();
+    assert!(error.to_string().contains("the invite is not"), "{error}");
+}
+
+#[tokio::test]
 async fn a_client_without_a_good_grant_is_told_so() {
     let closed = Closed::start().await;
     let config = closed.server.config(&closed.room, "alice");
