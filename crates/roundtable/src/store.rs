@@ -139,11 +139,11 @@ impl Durable {
             if (nonce, id) == (head.nonce, head.id) || log.own_author() == Some(head.author) {
                 continue;
             }
-            // If the log has another frame there now, it is another branch: keep that, too.
+            // If the log has another frame there now, or none, it may be another branch: keep that, too.
             let there = log
                 .frames_after(head.author, nonce.saturating_sub(1), 0)
                 .next();
-            let goes_on = there.is_none_or(|frame| frame.id() == id);
+            let goes_on = nonce == 0 || there.is_some_and(|frame| frame.id() == id);
             let after = if goes_on { nonce } else { 0 };
             for frame in log.frames_after(head.author, after, usize::MAX) {
                 let len = frame.bytes().len();
@@ -304,7 +304,7 @@ async fn run(
 mod tests {
     #![allow(clippy::unwrap_used)] // in helpers of tests, too
 
-    use roundtable_command_log::{Action, GenesisParams, Key, Strategy};
+    use roundtable_command_log::{Action, Covered, GenesisParams, Key, Role, Strategy};
     use roundtable_core::WallTime;
     use roundtable_session::{GenesisSource, Now, SessionConfig};
 
@@ -407,7 +407,7 @@ mod tests {
             durable.synced(result).for_each(drop);
         }
         let mut log = log(&genesis(&alice), &alice);
-        let grant = log.role_command(bob.author(), roundtable_command_log::Role::Editor);
+        let grant = log.role_command(bob.author(), Role::Editor);
         let grant = log.append(NOW.wall, &[grant]).unwrap();
         let mut bobs = self::log(&genesis(&alice), &bob);
         bobs.receive(NOW.wall, grant.bytes().clone()).unwrap();
@@ -426,5 +426,58 @@ mod tests {
         let (_, stored) = alice.room(&"r".parse().unwrap()).unwrap();
         let stored = stored.frames[&bob.author()].iter();
         assert!(stored.eq(frames.iter().map(|frame| frame.bytes())));
+    }
+
+    /// Bob's log is written by two copies of him, and alice names a branch that is shorter than the
+    /// one that was kept.
+    #[test]
+    fn a_shorter_branch_than_the_one_before_is_kept_too() {
+        let (alice, bob) = (
+            Identity::ephemeral().unwrap(),
+            Identity::ephemeral().unwrap(),
+        );
+        let (genesis, mut durable) = (genesis(&alice), durable(&alice));
+        let mut log = log(&genesis, &alice);
+        let write = |log: &mut CommandLog, action| log.append(NOW.wall, &[action]).unwrap();
+        let give = |log: &mut CommandLog, frames: &[SharedFrame]| {
+            for frame in frames {
+                log.receive(NOW.wall, frame.bytes().clone()).unwrap();
+            }
+            log.settle(NOW.wall);
+        };
+        let grant = log.role_command(bob.author(), Role::Editor);
+        let grant = write(&mut log, grant);
+        durable.own_frame(&grant);
+        let [long, short] = [("long", 3), ("short", 2)].map(|(text, count)| {
+            let mut copy = self::log(&genesis, &bob);
+            give(&mut copy, std::slice::from_ref(&grant));
+            let note = || Action::put(Key::new(0, "note"), text);
+            let frames: Vec<_> = (0..count).map(|_| write(&mut copy, note())).collect();
+            frames
+        });
+        give(&mut log, &long);
+        assert!(durable.keep(NOW.mono, Some(&log)));
+
+        let covered = Covered {
+            nonce: 2,
+            id: short[1].id(),
+        };
+        let names = Action::SetRole {
+            target: bob.author(),
+            role: Role::Editor,
+            covered,
+        };
+        durable.own_frame(&write(&mut log, names));
+        give(&mut log, &short[..1]);
+        give(&mut log, &short[1..]);
+        assert_eq!(log.head(bob.author()).unwrap().id, short[1].id());
+        assert!(durable.keep(NOW.mono, Some(&log)));
+
+        let stored = alice.store().load(&"r".parse().unwrap()).unwrap();
+        let mut again = self::log(&genesis, &alice);
+        again.restore(NOW.wall, stored.into_frames());
+        again.settle(NOW.wall);
+        assert_eq!(again.heads(), log.heads());
+        assert_eq!(again.state_hash(), log.state_hash());
     }
 }
