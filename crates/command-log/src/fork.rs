@@ -244,6 +244,11 @@ impl Chain {
                 Some(Spot::Path(node)) => pinned = node,
                 Some(Spot::Off { node, steps, depth }) => {
                     let old = self.switch(node, steps);
+                    // What we have signed stays known, lest it be signed again.
+                    if own && !old.is_empty() {
+                        let steps = old.clone();
+                        self.forks.branch = Some(Branch { node, steps });
+                    }
                     let counted = shift.kept.saturating_sub(node);
                     shift.kept = shift.kept.min(node);
                     shift

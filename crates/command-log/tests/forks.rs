@@ -302,6 +302,37 @@ fn an_author_that_finds_its_own_log_forked_signs_nothing() {
     backup.append(at(0), &[stroke("again")]).unwrap();
 }
 
+/// An Admin names the branch of the other copy: what this one has signed does not count, and is kept.
+#[test]
+fn an_author_keeps_what_it_signed_on_the_branch_that_was_not_named() {
+    let genesis = genesis_with(|params| params.default_role = Role::Editor);
+    let mut bob = log(&genesis, BOB);
+    let first = bob.append(at(0), &[stroke("first")]).unwrap();
+    let mut backup = log(&genesis, BOB);
+    give(&mut backup, &first);
+    let mine = bob.append(at(0), &[stroke("mine")]).unwrap();
+    let yours = ["yours", "more", "yet more"].map(|text| {
+        let frame = backup.append(at(0), &[stroke(text)]);
+        frame.unwrap()
+    });
+    give(&mut backup, &mine);
+    let ruling = log(&genesis, ALICE)
+        .append(at(0), &[names(BOB, Role::Editor, 2, mine.id())])
+        .unwrap();
+    give(&mut backup, &ruling);
+    backup.settle(at(0));
+    assert_eq!(shown(&backup), "mine");
+    let stored: BTreeSet<_> = backup.kept().map(|frame| frame.id()).collect();
+    let signed = [&first, &mine, &ruling].into_iter().chain(&yours);
+    assert_eq!(stored, signed.map(|frame| frame.id()).collect());
+
+    let stored: Vec<_> = backup.kept().map(|frame| frame.bytes().clone()).collect();
+    let mut again = log(&genesis, BOB);
+    assert_eq!(again.restore(at(0), stored), 6);
+    again.settle(at(0));
+    assert_eq!(shown(&again), "mine");
+}
+
 // Trees of frames, and a plain reading of the rules.
 
 const AUTHORS: u8 = 4;
