@@ -14,7 +14,7 @@ mod signaling;
 use std::process::ExitCode;
 
 use crate::{
-    step::{self, Outcome, Step},
+    step::{self, Outcome},
     workspace::Workspace,
 };
 
@@ -48,21 +48,6 @@ pub(crate) struct Args {
     #[arg(last = true)]
     criterion: Vec<String>,
 }
-
-/// In `ci`: what a connection and a message cost the signaling server. Processor time is what it is on a busy machine,
-/// too, but for caches and clocks.
-pub(crate) const SIGNALING: Step = Step::own("signaling's costs", |workspace| {
-    let args = Args {
-        name: None,
-        runs: 1,
-        no_write: true,
-        gate: true,
-        slack: 3.0,
-        quick: true,
-        criterion: Vec::new(),
-    };
-    measure(workspace, &signaling::AREA, &args)
-});
 
 /// Runs an area's programs, or the criterion benches, in release.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
