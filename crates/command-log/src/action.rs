@@ -1,12 +1,10 @@
 //! What a command does.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use roundtable_core::AuthorId;
-use roundtable_wire::commands::ActionRef;
+use roundtable_wire::commands::{ActionRef, Ballot as WireBallot};
 
-use crate::{FrameId, rate::cost};
+use crate::{CheckpointName, FrameId, rate::cost};
 
 /// What an author may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -74,6 +72,31 @@ impl Covered {
     };
 }
 
+/// Which checkpoint an author speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ballot {
+    /// The checkpoint.
+    pub checkpoint: CheckpointName,
+    /// The stable one that it follows, [`CheckpointName::NONE`] if it is the first.
+    pub previous: CheckpointName,
+}
+
+impl Ballot {
+    const fn as_wire(self) -> WireBallot {
+        WireBallot {
+            checkpoint: *self.checkpoint.as_bytes(),
+            previous: *self.previous.as_bytes(),
+        }
+    }
+
+    const fn from_wire(ballot: WireBallot) -> Self {
+        Self {
+            checkpoint: CheckpointName::from_bytes(ballot.checkpoint),
+            previous: CheckpointName::from_bytes(ballot.previous),
+        }
+    }
+}
+
 /// What a command does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,6 +128,26 @@ pub enum Action {
         /// The put's nonce.
         target: u64,
     },
+    /// Proposes a checkpoint. Counts if its own author is an Admin.
+    Propose {
+        /// In its fixed layout.
+        checkpoint: Bytes,
+    },
+    /// Says that a proposed checkpoint is true of its author's log, and promises to write nothing at
+    /// or below the cut.
+    Acknowledge(Ballot),
+    /// Takes back a proposal of the same author.
+    Withdraw(Ballot),
+    /// Makes a proposed checkpoint final as far as its author is concerned, once all writers have
+    /// acknowledged it.
+    Commit(Ballot),
+    /// Asks that the checkpoint after the last stable one need not wait for an author.
+    Retire {
+        /// The author.
+        author: AuthorId,
+        /// The last stable checkpoint, [`CheckpointName::NONE`] if there is none.
+        previous: CheckpointName,
+    },
     /// An action of a later version: it takes a nonce and does nothing. Cannot be appended.
     Unknown {
         /// Its number in the wire schema.
@@ -127,24 +170,29 @@ impl Action {
             Self::Put { .. } | Self::Undo { .. } | Self::Redo { .. } | Self::Unknown { .. } => {
                 Role::Editor
             }
-            Self::SetRole { .. } => Role::Admin,
+            Self::SetRole { .. } | Self::Propose { .. } => Role::Admin,
+            // Whose role was taken may still have to consent to a cut.
+            Self::Acknowledge(_) | Self::Withdraw(_) | Self::Commit(_) | Self::Retire { .. } => {
+                Role::Viewer
+            }
         }
+    }
+
+    /// Whether it says something of checkpoints.
+    pub const fn is_about_checkpoints(&self) -> bool {
+        matches!(
+            self,
+            Self::Propose { .. }
+                | Self::Acknowledge(_)
+                | Self::Withdraw(_)
+                | Self::Commit(_)
+                | Self::Retire { .. }
+        )
     }
 
     /// What the command costs of its author's budget, in tokens.
     pub fn cost(&self) -> u64 {
         cost(self.as_wire().payload_len())
-    }
-
-    /// The same action with its key and value at these places of a body.
-    pub(crate) fn within(&self, body: &Bytes, [key_at, value_at]: [Range<usize>; 2]) -> Self {
-        match self {
-            Self::Put { key, .. } => Self::Put {
-                key: Key::new(key.key_type, body.slice(key_at)),
-                value: body.slice(value_at),
-            },
-            other => other.clone(),
-        }
     }
 
     pub(crate) fn as_wire(&self) -> ActionRef<'_> {
@@ -166,23 +214,29 @@ impl Action {
             },
             Self::Undo { target } => ActionRef::Undo { target: *target },
             Self::Redo { target } => ActionRef::Redo { target: *target },
+            Self::Propose { checkpoint } => ActionRef::Propose { checkpoint },
+            Self::Acknowledge(ballot) => ActionRef::Acknowledge(ballot.as_wire()),
+            Self::Withdraw(ballot) => ActionRef::Withdraw(ballot.as_wire()),
+            Self::Commit(ballot) => ActionRef::Commit(ballot.as_wire()),
+            Self::Retire { author, previous } => ActionRef::Retire {
+                author: *author.as_bytes(),
+                previous: *previous.as_bytes(),
+            },
             Self::Unknown { kind } => ActionRef::Unknown { kind: *kind },
         }
     }
 
-    /// The action that `action`, borrowed from `body`, stands for; it shares the body's memory.
-    pub(crate) fn from_wire(action: ActionRef<'_>, body: &Bytes) -> Self {
+    /// The action that `action` stands for; keys and values are copied.
+    pub(crate) fn from_wire(action: ActionRef<'_>) -> Self {
         /// What stands for a role of a later version.
         const SET_ROLE: u8 = 2;
+        let copy = Bytes::copy_from_slice;
         match action {
             ActionRef::Put {
                 key_type,
                 key,
                 value,
-            } => Self::Put {
-                key: Key::new(key_type, share(body, key)),
-                value: share(body, value),
-            },
+            } => Self::put(Key::new(key_type, copy(key)), copy(value)),
             ActionRef::SetRole {
                 target,
                 role,
@@ -201,16 +255,18 @@ impl Action {
             },
             ActionRef::Undo { target } => Self::Undo { target },
             ActionRef::Redo { target } => Self::Redo { target },
+            ActionRef::Propose { checkpoint } => Self::Propose {
+                checkpoint: copy(checkpoint),
+            },
+            ActionRef::Acknowledge(ballot) => Self::Acknowledge(Ballot::from_wire(ballot)),
+            ActionRef::Withdraw(ballot) => Self::Withdraw(Ballot::from_wire(ballot)),
+            ActionRef::Commit(ballot) => Self::Commit(Ballot::from_wire(ballot)),
+            ActionRef::Retire { author, previous } => Self::Retire {
+                author: AuthorId::from_bytes(author),
+                previous: CheckpointName::from_bytes(previous),
+            },
             ActionRef::Unknown { kind } => Self::Unknown { kind },
             _ => Self::Unknown { kind: u8::MAX },
         }
-    }
-}
-
-fn share(body: &Bytes, part: &[u8]) -> Bytes {
-    if part.is_empty() {
-        Bytes::new()
-    } else {
-        body.slice_ref(part)
     }
 }

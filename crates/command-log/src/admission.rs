@@ -50,6 +50,9 @@ pub enum Received {
     },
     /// It comes after a fork of its author's log. It does not count and is not kept.
     Ended,
+    /// It lies below a stable checkpoint, or on a branch that leaves its author's log there. It is not
+    /// kept: what a checkpoint does not name never counts.
+    Pruned,
     /// It has a place where this log has something else, and does not follow anything that this log
     /// has: somewhere below, this author's log forks. It is not kept.
     Detached {
@@ -80,9 +83,17 @@ impl CommandLog {
         let place = chain.place(frame);
         let tip = match place {
             Place::Known => return Ok(Received::Duplicate),
+            Place::Pruned => return Ok(Received::Pruned),
             Place::Ended => return Ok(Received::Ended),
             Place::Next | Place::Beyond if chain.waiting.holds(frame) => {
                 return Ok(Received::Duplicate);
+            }
+            // Nothing is kept of it, and nothing follows that a peer could not claim without a frame: it
+            // costs no verification.
+            Place::Beyond if !self.may_wait(chain, frame) => {
+                let missing = chain.gap(frame.header().first_nonce - 1);
+                bump(&mut self.counters.not_held);
+                return Ok(missing.map_or(Received::Early, |missing| Received::Waiting { missing }));
             }
             Place::Next => Some(chain.tip),
             Place::Rival(node) => Some(chain.tip_at(node)),
@@ -95,7 +106,10 @@ impl CommandLog {
         };
         match foreseen.verdict {
             Some(verdict) => verdict?,
-            None => unverified.verify(&chain.key)?,
+            None => {
+                self.counters.verified(1);
+                unverified.verify(&self.genesis.hash(), &chain.key)?;
+            }
         }
         if place == Place::Detached {
             let author = frame.author();
@@ -105,7 +119,10 @@ impl CommandLog {
             (Some(chain), _) => self.insert(chain),
             (None, known) => known.unwrap_or_default(),
         };
-        let frame = Arc::new(unverified.frame);
+        let (frame, source) = (Arc::new(unverified.frame), unverified.source);
+        if let (Place::Aside(_), Some(judged)) = (place, &judged) {
+            return Ok(self.put_aside(index, frame, judged, source, wall));
+        }
         Ok(self.take(index, place, frame, judged, wall))
     }
 
@@ -125,18 +142,32 @@ impl CommandLog {
                 self.release(index, wall);
                 Received::Accepted { frame }
             }
-            // Nobody waits for these; peers that see its time come show it again.
-            (Place::Rival(_) | Place::Aside(_), _) if early => Received::Early,
+            // Nobody waits for it; peers that see its time come show it again.
+            (Place::Rival(_), _) if early => Received::Early,
             (Place::Rival(node), Some(judged)) => {
                 self.found_fork(index, node, Arc::clone(&frame), &judged.tip);
                 Received::Forked { frame }
             }
-            (Place::Aside(side), Some(judged)) => {
-                self.chains[index].put_aside(side, Arc::clone(&frame), &judged.tip);
-                Received::Aside { frame }
-            }
             _ => self.hold(index, frame),
         }
+    }
+
+    /// Keeps a verified frame that does not count, unless its time has not come.
+    fn put_aside(
+        &mut self,
+        index: usize,
+        frame: SharedFrame,
+        judged: &Judged,
+        source: Option<AuthorId>,
+        wall: WallTime,
+    ) -> Received {
+        if self.is_early(&frame, wall) {
+            return Received::Early;
+        }
+        // What is said of checkpoints counts on any branch.
+        self.hear(&frame);
+        self.chains[index].put_aside(Arc::clone(&frame), &judged.tip, source);
+        Received::Aside { frame }
     }
 
     /// Strangers may fill the log with authors, but never keep out one that was given a role.
@@ -151,12 +182,18 @@ impl CommandLog {
         frame.header().wall_ms > latest_ms && self.own_author() != Some(frame.author())
     }
 
+    /// Whether there is room for a frame to wait.
+    fn may_wait(&self, chain: &Chain, frame: &SignedFrame) -> bool {
+        let waiting: usize = self.chains.iter().map(|chain| chain.waiting.bytes()).sum();
+        let fits = waiting + frame.bytes().len() <= MAX_WAITING_BYTES;
+        fits && chain.waiting.has_room_for(frame.header().first_nonce)
+    }
+
     /// Has a verified frame wait, if there is room.
     fn hold(&mut self, index: usize, frame: SharedFrame) -> Received {
-        let waiting: usize = self.chains.iter().map(|chain| chain.waiting.bytes()).sum();
+        let fits = self.may_wait(&self.chains[index], &frame);
         let chain = &mut self.chains[index];
         let before = frame.header().first_nonce - 1;
-        let fits = waiting + frame.bytes().len() <= MAX_WAITING_BYTES;
         if !fits || !chain.waiting.hold(frame) {
             bump(&mut self.counters.not_held);
         }

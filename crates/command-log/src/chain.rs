@@ -3,9 +3,11 @@
 use roundtable_core::AuthorId;
 
 use crate::{
-    Action, FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey,
-    RuleBreach, SharedFrame, SignedFrame, clock,
+    FrameError, FrameId, Genesis, Header, KeyError, Limits, NonceRange, PublicKey, RuleBreach,
+    SharedFrame, SignedFrame, clock,
     fork::{Forks, Side},
+    outline::{Outline, outline},
+    path::{BodyPlace, Path, Record},
     rate::{Budget, Shortfall},
     waiting::Waiting,
 };
@@ -92,11 +94,14 @@ pub(crate) enum Place {
     Aside(Side),
     /// It comes after a fork: it does not count.
     Ended,
+    /// It lies below a stable checkpoint, or on a branch that leaves its author's log there: whatever
+    /// it says is settled.
+    Pruned,
     /// What it follows is not in this log: the logs of two peers differ below it.
     Detached,
 }
 
-/// A frame of the path, and what is left of its author's budget after it.
+/// A frame beside the path, and what is left of its author's budget after it.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) frame: SharedFrame,
@@ -115,8 +120,7 @@ pub(crate) struct Chain {
     /// The end of the trunk.
     pub(crate) tip: Tip,
     pub(crate) waiting: Waiting,
-    pub(crate) root: Tip,
-    pub(crate) path: Vec<Step>,
+    pub(crate) path: Path,
     /// How many frames of the path count.
     pub(crate) trunk: usize,
     pub(crate) forks: Forks,
@@ -125,13 +129,12 @@ pub(crate) struct Chain {
 impl Chain {
     /// An empty log.
     pub(crate) fn new(author: AuthorId, genesis: &Genesis) -> Result<Self, KeyError> {
-        let root = Tip::start(genesis);
+        let path = Path::new(author, genesis);
         Ok(Self {
             key: PublicKey::new(author)?,
-            tip: root,
+            tip: path.root(),
             waiting: Waiting::default(),
-            root,
-            path: Vec::new(),
+            path,
             trunk: 0,
             forks: Forks::default(),
         })
@@ -146,8 +149,16 @@ impl Chain {
     pub(crate) fn place(&self, frame: &SignedFrame) -> Place {
         let header = frame.header();
         let before = header.first_nonce - 1;
+        let root = self.path.root();
+        let parted = before == root.nonce && header.previous != root.id;
+        if before < root.nonce || (root.nonce > 0 && parted) {
+            return Place::Pruned;
+        }
         if before == self.tip.nonce && header.previous == self.tip.id && !self.is_forked() {
             return Place::Next;
+        }
+        if self.is_aside(frame.id()) {
+            return Place::Known;
         }
         if let Some(node) = self.node_at(before, header.previous) {
             return self.place_after(node, frame);
@@ -162,7 +173,7 @@ impl Chain {
 
     /// Where a frame belongs that follows a node of the path, not being the next one to count.
     fn place_after(&self, node: usize, frame: &SignedFrame) -> Place {
-        let successor = self.path.get(node).map(|step| step.frame.id());
+        let successor = (node < self.path.len()).then(|| self.path.record(node).id);
         let rival = self.forks.rivals.get(&node).map(|rival| rival.frame.id());
         if successor == Some(frame.id()) || rival == Some(frame.id()) {
             return Place::Known;
@@ -175,33 +186,35 @@ impl Chain {
 
     /// The node between the frame that ends with `nonce` and has this id, and the one after it.
     pub(crate) fn node_at(&self, nonce: u64, id: FrameId) -> Option<usize> {
-        let node = self.path.partition_point(|step| step.nonce() <= nonce);
+        let node = self.path.through(nonce);
         let tip = self.tip_at(node);
         (tip.nonce == nonce && tip.id == id).then_some(node)
     }
 
-    /// The node after the frame that holds `nonce`, if the path reaches that far.
-    pub(crate) fn node_after(&self, nonce: u64) -> Option<usize> {
-        let index = self.path.partition_point(|step| step.nonce() < nonce);
-        (index < self.path.len()).then_some(index + 1)
-    }
-
     /// What the rules for the next frame after a node depend on.
     pub(crate) fn tip_at(&self, node: usize) -> Tip {
-        match node.checked_sub(1).and_then(|index| self.path.get(index)) {
-            Some(step) => step.tip(),
-            None => self.root,
-        }
+        self.path.tip_at(node)
     }
 
-    /// Takes a frame whose place is next and that has been judged and verified.
-    pub(crate) fn push(&mut self, frame: SharedFrame, tip: Tip) {
-        let budget = tip.budget;
-        self.path.push(Step { frame, budget });
+    /// Takes a frame whose place is next and that has been judged and verified. Says where its body
+    /// is.
+    pub(crate) fn push(&mut self, frame: &SignedFrame, tip: Tip) -> BodyPlace {
+        let body = self.path.push(frame, tip.budget);
         self.trunk = self.path.len();
         self.tip = tip;
         // Whatever waited for the same place has lost it.
         self.waiting.drop_through(tip.nonce);
+        body
+    }
+
+    /// Lets go of the frames below a node of the trunk: it is the root from now on, so that nodes are
+    /// counted from there, and forks below it are forgotten. The state must not point into these
+    /// frames any more.
+    pub(crate) fn drop_below(&mut self, node: usize) {
+        let node = node.min(self.trunk);
+        self.path.drop_front(node);
+        self.trunk -= node;
+        self.forks.drop_below(node);
     }
 
     /// The held frame that has the place after the last one.
@@ -226,26 +239,23 @@ impl Chain {
         (!self.is_forked() && range.through > range.after).then_some(range)
     }
 
-    /// All frames that count, in order.
-    pub(crate) fn frames(&self) -> impl DoubleEndedIterator<Item = &SharedFrame> {
-        self.steps_after(0).iter().map(|step| &step.frame)
+    /// The frames that count from the one that holds the nonce after `nonce`, in order.
+    pub(crate) fn records_after(&self, nonce: u64) -> impl Iterator<Item = Record<'_>> {
+        let from = self.path.through(nonce);
+        (from..self.trunk).map(|index| self.path.record(index))
     }
 
-    /// The frames that count from the one that holds the nonce after `nonce`.
-    pub(crate) fn frames_after(&self, nonce: u64) -> impl Iterator<Item = &SharedFrame> {
-        self.steps_after(nonce).iter().map(|step| &step.frame)
-    }
-
-    fn steps_after(&self, nonce: u64) -> &[Step] {
-        let trunk = &self.path[..self.trunk];
-        &trunk[trunk.partition_point(|step| step.nonce() <= nonce)..]
+    /// The frame that counts and holds this nonce.
+    pub(crate) fn record_with(&self, nonce: u64) -> Option<Record<'_>> {
+        let index = self.path.holding(nonce)?;
+        (index < self.trunk).then(|| self.path.record(index))
     }
 }
 
 impl Step {
-    /// The last nonce of its frame.
-    pub(crate) fn nonce(&self) -> u64 {
-        self.frame.header().last_nonce()
+    /// How many bytes its frame has.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.bytes().len()
     }
 
     /// The end of a log with this frame in it.
@@ -266,7 +276,7 @@ pub(crate) struct Judged {
     /// The end of the log with the frame in it.
     pub(crate) tip: Tip,
     /// What the frame does.
-    pub(crate) actions: Vec<Action>,
+    pub(crate) commands: Vec<Outline>,
 }
 
 impl Tip {
@@ -277,20 +287,15 @@ impl Tip {
         frame: &SignedFrame,
         genesis: &Genesis,
     ) -> Result<Judged, FrameError> {
-        let (actions, header) = (frame.decode_actions()?, frame.header());
-        if actions.len() as u64 != u64::from(header.count) {
+        let (commands, header) = (outline(frame.body_bytes())?, frame.header());
+        if commands.len() as u64 != u64::from(header.count) {
             return Err(FrameError::Count {
                 header: header.count,
-                body: actions.len(),
+                body: commands.len(),
             });
         }
-        let cost = total_cost(&actions);
+        let cost = commands.iter().map(Outline::cost).sum();
         let tip = self.extended(header, frame.id(), cost, genesis)?;
-        Ok(Judged { tip, actions })
+        Ok(Judged { tip, commands })
     }
-}
-
-/// What commands cost their author together.
-pub(crate) fn total_cost(actions: &[Action]) -> u64 {
-    actions.iter().map(Action::cost).sum()
 }

@@ -11,6 +11,7 @@ use roundtable_wire::limits::MAX_BODY_LEN;
 use crate::{
     FULL_HEADER_LEN, FrameError, FrameId, GenesisHash, Header, SignedFrame, UnverifiedFrame,
     frame::{FULL_FORM, SIGNATURE_LEN},
+    layout::{put_varint, take_varint},
 };
 
 /// The first byte of a frame that follows one in a slot.
@@ -187,31 +188,4 @@ impl FrameReader {
         full.put_slice(rest);
         Ok(full.freeze())
     }
-}
-
-/// LEB128: seven bits a byte, the lowest first, the highest bit set on all but the last.
-fn put_varint(bytes: &mut BytesMut, mut number: u64) {
-    while number >= 0x80 {
-        bytes.put_u8(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    bytes.put_u8(number.to_le_bytes()[0]);
-}
-
-/// `None` if the bytes end too early or say more than 64 bits.
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        if bits << shift >> shift != bits {
-            return None;
-        }
-        number |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }

@@ -150,6 +150,9 @@ pub enum AppendError {
         /// The role that the author holds.
         held: Role,
     },
+    /// A role is given to a key that cannot be used.
+    #[error("nobody can sign with the key that is given a role: {0}")]
+    UnusableKey(#[from] KeyError),
     /// The schema has no such key type.
     #[error("the schema has no key type {0}")]
     UnknownKeyType(u16),
@@ -175,9 +178,39 @@ pub enum AppendError {
     /// The log has used all nonces.
     #[error("this author has used all its nonces: take a new key")]
     NoncesExhausted,
+    /// What is said about checkpoints is not what [`due`](crate::CommandLog::due) or
+    /// [`checkpoint_command`](crate::CommandLog::checkpoint_command) came up with.
+    #[error("of checkpoints, only what is due is said")]
+    NotDue,
     /// A limit of the frame format.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+}
+
+/// Why no checkpoint was proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// The log was opened without a signing key.
+    #[error("this log is read-only: it has no signing key")]
+    ReadOnly,
+    /// Only Admins propose.
+    #[error("only an Admin proposes checkpoints")]
+    NotAdmin,
+    /// An own proposal waits for others: retire whoever stays away.
+    #[error("a checkpoint of yours waits for other writers: retire those who stay away")]
+    Open,
+    /// A checkpoint is stable below which this log lacks something.
+    #[error("this log lacks something below a stable checkpoint: wait until peers have sent it")]
+    Behind,
+    /// Not above the last stable checkpoint's cut, or above all that is known.
+    #[error("a cut lies above {above}, and not above {through}")]
+    Cut {
+        /// The last stable cut.
+        above: u64,
+        /// The highest Lamport time known.
+        through: u64,
+    },
 }
 
 /// Why a log cannot be opened.

@@ -13,13 +13,16 @@ use roundtable_core::AuthorId;
 
 use crate::{
     Covered, FrameError, FrameId, Genesis, PublicKey, SharedFrame, SignedFrame,
+    aside::Aside,
     chain::{Chain, Step, Tip},
     waiting::Waiting,
 };
 
-/// At how many nodes of one author's path another frame is remembered. Beyond that those furthest
-/// from the root are forgotten, except the one at which the trunk ends.
+/// At how many nodes of one author's path another frame is remembered, and how many bytes of such
+/// frames. Beyond that those furthest from the root are forgotten, except the one at which the trunk
+/// ends.
 const MAX_RIVALS: usize = 256;
+const MAX_RIVAL_BYTES: usize = 1 << 20;
 
 /// Proof that an author has signed two frames for one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,30 +80,21 @@ impl ForkProof {
 pub(crate) struct Forks {
     /// By node: another frame than the path's that follows it.
     pub(crate) rivals: BTreeMap<usize, Step>,
-    /// A branch off the path.
-    branch: Option<Branch>,
+    /// What comes after those, or is a third frame at a node.
+    aside: Aside,
     /// Up to which nonce frames are collected though they do not count.
     sought: u64,
 }
 
-#[derive(Debug)]
-struct Branch {
-    /// Where it leaves the path.
-    node: usize,
-    steps: Vec<Step>,
-}
-
-/// Where a frame belongs that does not count.
+/// What a frame follows that does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// At the end of the path.
-    Path,
-    /// At the end of the branch.
-    Branch,
-    /// After the other frame at this node.
-    Rival(usize),
-    /// It is a third frame at this node.
+    /// The path's frame before this node.
     Node(usize),
+    /// The other frame at this node.
+    Rival(usize),
+    /// One that was put aside.
+    Aside(FrameId),
 }
 
 /// How a trunk has changed.
@@ -110,6 +104,14 @@ pub(crate) struct Shift {
     pub(crate) kept: usize,
     /// What has gone.
     pub(crate) dropped: Vec<SharedFrame>,
+}
+
+impl Forks {
+    /// Forgets the forks below a node, and counts nodes from there.
+    pub(crate) fn drop_below(&mut self, node: usize) {
+        let rivals = self.rivals.split_off(&node).into_iter();
+        self.rivals = rivals.map(|(at, rival)| (at - node, rival)).collect();
+    }
 }
 
 impl Chain {
@@ -130,23 +132,30 @@ impl Chain {
 
     /// The fork at a node.
     pub(crate) fn fork_at(&self, node: usize) -> Option<ForkProof> {
-        let left = Arc::clone(&self.path.get(node)?.frame);
         let right = Arc::clone(&self.forks.rivals.get(&node)?.frame);
+        let left = (node < self.path.len()).then(|| self.path.frame(node))?;
         Some(ForkProof { left, right })
     }
 
-    /// Frames that do not count: those on the path beyond the trunk, the branch, and the other
-    /// frames at forks.
-    pub(crate) fn set_aside(&self) -> impl Iterator<Item = &SharedFrame> {
-        let rivals = self.forks.rivals.values();
-        let branch = self.forks.branch.iter().flat_map(|branch| {
-            // It may begin with a rival, which has its turn already.
-            let first = self.forks.rivals.get(&branch.node);
-            let known = first.is_some_and(|first| first.frame == branch.steps[0].frame);
-            &branch.steps[usize::from(known)..]
-        });
-        let steps = self.path[self.trunk..].iter().chain(rivals).chain(branch);
-        steps.map(|step| &step.frame)
+    /// The forks of which two frames are known, on the path and so far as they lie above its root.
+    pub(crate) fn known_forks(&self) -> impl Iterator<Item = ForkProof> {
+        self.forks
+            .rivals
+            .keys()
+            .filter_map(|node| self.fork_at(*node))
+    }
+
+    /// Frames that do not count: those on the path beyond the trunk, the other frames at forks, and
+    /// what was put aside.
+    pub(crate) fn set_aside(&self) -> impl Iterator<Item = SharedFrame> {
+        let beyond = (self.trunk..self.path.len()).map(|index| self.path.frame(index));
+        let rivals = self.forks.rivals.values().map(|step| &step.frame);
+        beyond.chain(rivals.chain(self.forks.aside.frames()).cloned())
+    }
+
+    /// Whether a frame was put aside.
+    pub(crate) fn is_aside(&self, id: FrameId) -> bool {
+        self.forks.aside.contains(id)
     }
 
     /// Up to which nonce frames are kept that do not count, because a role command names one that
@@ -157,73 +166,55 @@ impl Chain {
 
     /// Where a frame belongs that does not count, if it is sought.
     pub(crate) fn side_of(&self, frame: &SignedFrame) -> Option<Side> {
-        let header = frame.header();
-        if header.first_nonce > self.forks.sought {
-            return None;
+        let sought = frame.header().first_nonce <= self.forks.sought;
+        sought.then(|| self.followed_by(frame)).flatten()
+    }
+
+    /// What a frame follows of all that is known.
+    pub(crate) fn followed_by(&self, frame: &SignedFrame) -> Option<Side> {
+        let (header, forks) = (frame.header(), &self.forks);
+        let (previous, before) = (header.previous, header.first_nonce - 1);
+        if let Some(node) = self.node_at(before, previous) {
+            return Some(Side::Node(node));
         }
-        let follows = |tip: Tip| tip.id == header.previous && tip.nonce + 1 == header.first_nonce;
-        if self.is_forked() && follows(self.tip_at(self.path.len())) {
-            return Some(Side::Path);
-        }
-        let branch = self.forks.branch.as_ref();
-        if branch.is_some_and(|branch| branch.steps.last().is_some_and(|s| follows(s.tip()))) {
-            return Some(Side::Branch);
-        }
-        let mut rivals = self.forks.rivals.iter();
-        if let Some((node, _)) = rivals.find(|(_, rival)| follows(rival.tip())) {
-            return Some(Side::Rival(*node));
-        }
-        let node = self.node_at(header.first_nonce - 1, header.previous);
-        node.filter(|node| *node < self.path.len()).map(Side::Node)
+        let mut rivals = forks.rivals.iter();
+        let rival = rivals.find(|(_, rival)| rival.frame.id() == previous);
+        let side = match rival {
+            Some((node, _)) => Side::Rival(*node),
+            None => Side::Aside(forks.aside.get(previous)?.frame.id()),
+        };
+        (self.tip_aside(side).nonce == before).then_some(side)
     }
 
     /// What the rules for a frame on a side depend on.
     pub(crate) fn tip_aside(&self, side: Side) -> Tip {
-        let rival = |node| self.forks.rivals.get(node).map(Step::tip);
-        match &side {
-            Side::Path => self.tip_at(self.path.len()),
-            Side::Branch => {
-                let branch = self.forks.branch.as_ref();
-                let last = branch.and_then(|branch| branch.steps.last());
-                last.map_or(self.root, Step::tip)
-            }
-            Side::Rival(node) => rival(node).unwrap_or(self.root),
-            Side::Node(node) => self.tip_at(*node),
-        }
+        let step = match side {
+            Side::Node(node) => return self.tip_at(node),
+            Side::Rival(node) => self.forks.rivals.get(&node),
+            Side::Aside(id) => self.forks.aside.get(id),
+        };
+        step.map_or(self.path.root(), Step::tip)
     }
 
-    /// Keeps a frame that does not count; it has been judged and verified.
-    pub(crate) fn put_aside(&mut self, side: Side, frame: SharedFrame, tip: &Tip) {
-        let step = Step {
-            frame,
-            budget: tip.budget,
-        };
-        let new = |node, steps| Some(Branch { node, steps });
-        match side {
-            Side::Path => self.path.push(step),
-            Side::Branch => {
-                if let Some(branch) = &mut self.forks.branch {
-                    branch.steps.push(step);
-                }
-            }
-            Side::Rival(node) => {
-                let rival = self.forks.rivals.get(&node).cloned();
-                self.forks.branch = new(node, rival.into_iter().chain([step]).collect());
-            }
-            Side::Node(node) => self.forks.branch = new(node, vec![step]),
-        }
+    /// Keeps a frame that does not count, and that `source` has shown; it has been judged and verified.
+    pub(crate) fn put_aside(&mut self, frame: SharedFrame, tip: &Tip, source: Option<AuthorId>) {
+        let budget = tip.budget;
+        self.forks.aside.keep(Step { frame, budget }, source);
     }
 
     /// Keeps the proof that the path forks at a node; the frame has been judged and verified.
     pub(crate) fn add_rival(&mut self, node: usize, frame: SharedFrame, tip: &Tip) {
         let budget = tip.budget;
         self.forks.rivals.insert(node, Step { frame, budget });
-        if self.forks.rivals.len() > MAX_RIVALS {
+        let mut bytes: usize = self.forks.rivals.values().map(Step::len).sum();
+        while self.forks.rivals.len() > MAX_RIVALS || bytes > MAX_RIVAL_BYTES {
             let mut nodes = self.forks.rivals.keys().rev();
             let furthest = nodes.find(|other| **other != node && **other != self.trunk);
-            if let Some(furthest) = furthest.copied() {
-                self.forks.rivals.remove(&furthest);
-            }
+            let Some(furthest) = furthest.copied() else {
+                return;
+            };
+            let rival = self.forks.rivals.remove(&furthest);
+            bytes -= rival.as_ref().map_or(0, Step::len);
         }
     }
 
@@ -242,12 +233,13 @@ impl Chain {
             }
             match self.find(pin, pinned) {
                 Some(Spot::Path(node)) => pinned = node,
-                Some(Spot::Off { node, steps, depth }) => {
+                Some(Spot::Beside) => {}
+                Some(Spot::Off { node, steps }) => {
+                    let depth = steps.len();
                     let old = self.switch(node, steps);
                     // What we have signed stays known, lest it be signed again.
-                    if own && !old.is_empty() {
-                        let steps = old.clone();
-                        self.forks.branch = Some(Branch { node, steps });
+                    for step in old.iter().skip(1).filter(|_| own) {
+                        self.forks.aside.keep(step.clone(), None);
                     }
                     let counted = shift.kept.saturating_sub(node);
                     shift.kept = shift.kept.min(node);
@@ -263,15 +255,15 @@ impl Chain {
         self.trunk = fork.map_or(self.path.len(), |(node, _)| *node);
         self.tip = self.tip_at(self.trunk);
         if self.trunk < shift.kept {
-            let dropped = &self.path[self.trunk..shift.kept];
+            let dropped = self.trunk..shift.kept;
             shift
                 .dropped
-                .extend(dropped.iter().map(|step| Arc::clone(&step.frame)));
+                .extend(dropped.map(|index| self.path.frame(index)));
             shift.kept = self.trunk;
         }
         self.forks.sought = if own { u64::MAX } else { sought };
         if self.forks.sought == 0 {
-            self.forks.branch = None;
+            self.forks.aside = Aside::default();
         }
         if self.is_forked() {
             self.waiting = Waiting::default();
@@ -280,43 +272,51 @@ impl Chain {
         (!same).then_some(shift)
     }
 
-    /// Where the frame is that a role command names, unless it lies beside what is pinned.
+    /// Where the frame is that a role command names.
     fn find(&self, pin: &Covered, pinned: usize) -> Option<Spot> {
         let is_named = |step: &Step| {
             let header = step.frame.header();
             step.frame.id() == pin.id
                 && (header.first_nonce..=header.last_nonce()).contains(&pin.nonce)
         };
-        if let Some(node) = self.node_after(pin.nonce)
-            && is_named(&self.path[node - 1])
+        if let Some(index) = self.path.holding(pin.nonce)
+            && self.path.record(index).id == pin.id
         {
-            return Some(Spot::Path(node));
+            return Some(Spot::Path(index + 1));
         }
-        if let Some(Branch { node, steps }) = &self.forks.branch
-            && let Some(index) = steps.iter().position(is_named)
-        {
-            let (node, steps, depth) = (*node, steps.clone(), index + 1);
-            return (node >= pinned).then_some(Spot::Off { node, steps, depth });
+        let mut steps = self.forks.aside.line_to(pin.id);
+        let previous = steps
+            .first()
+            .map_or(pin.id, |first| first.frame.header().previous);
+        let mut rivals = self.forks.rivals.iter();
+        let rival = rivals.find(|(_, rival)| rival.frame.id() == previous);
+        let node = match (rival, steps.first()) {
+            (Some((node, rival)), _) => {
+                steps.insert(0, rival);
+                *node
+            }
+            (None, Some(first)) => self.node_at(first.frame.header().first_nonce - 1, previous)?,
+            (None, None) => return None,
+        };
+        if node < pinned || !steps.last().is_some_and(|last| is_named(last)) {
+            return Some(Spot::Beside);
         }
-        let mut rivals = self.forks.rivals.range(pinned..);
-        let (node, rival) = rivals.find(|(_, rival)| is_named(rival))?;
-        Some(Spot::Off {
-            node: *node,
-            steps: vec![rival.clone()],
-            depth: 1,
-        })
+        let steps = steps.into_iter().cloned().collect();
+        Some(Spot::Off { node, steps })
     }
 
-    /// Goes on from a node by another branch. What was there is let go but for its first frame, and
-    /// is returned.
+    /// Goes on from a node by another branch, and by what was put aside after it. What was there is let go but
+    /// for its first frame, and is returned.
     fn switch(&mut self, node: usize, steps: Vec<Step>) -> Vec<Step> {
         let old = self.path.split_off(node);
         self.forks.rivals.split_off(&(node + 1));
         if let Some(first) = old.first() {
             self.forks.rivals.insert(node, first.clone());
         }
-        self.path.extend(steps);
-        self.forks.branch = None;
+        for step in &steps {
+            self.forks.aside.remove(step.frame.id());
+            self.path.push(&step.frame, step.budget);
+        }
         old
     }
 }
@@ -325,10 +325,8 @@ impl Chain {
 enum Spot {
     /// The path's, before this node.
     Path(usize),
-    /// That many frames up a branch that leaves the path at a node.
-    Off {
-        node: usize,
-        steps: Vec<Step>,
-        depth: usize,
-    },
+    /// At the end of a branch that leaves the path at a node.
+    Off { node: usize, steps: Vec<Step> },
+    /// On a branch that leaves the path below what is pinned: it names nothing.
+    Beside,
 }

@@ -5,14 +5,11 @@ use std::{fmt, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use ed25519_dalek::{Signer, SigningKey};
 use roundtable_core::{AuthorId, WallTime};
-use roundtable_wire::{
-    commands::{Body, BodyError},
-    limits::MAX_FRAME_LEN,
-};
+use roundtable_wire::limits::MAX_FRAME_LEN;
 
 use crate::{
-    Action, FrameError, FrameId, GenesisHash, Key, Order, PublicKey, SchemaHash, SignatureError,
-    layout::Fields, verify::Batch,
+    Action, FrameError, FrameId, GenesisHash, Order, PublicKey, SchemaHash, SignatureError,
+    layout::Fields, outline::outline, verify::Batch,
 };
 
 const CONTEXT: &[u8] = b"roundtable/command-frame/v1\0";
@@ -94,13 +91,13 @@ impl Header {
 }
 
 /// What an author signs: the context, the genesis, the header's fields, the body's hash.
-fn signed_bytes(genesis: &GenesisHash, fields: &[u8], body: &[u8]) -> [u8; SIGNED_LEN] {
+fn signed_bytes(genesis: &GenesisHash, fields: &[u8], body: &blake3::Hash) -> [u8; SIGNED_LEN] {
     let mut signed = [0; SIGNED_LEN];
     let mut rest = &mut signed[..];
     rest.put_slice(CONTEXT);
     rest.put_slice(genesis.as_bytes());
     rest.put_slice(fields);
-    rest.put_slice(blake3::hash(body).as_bytes());
+    rest.put_slice(body.as_bytes());
     signed
 }
 
@@ -121,18 +118,20 @@ impl SignedFrame {
         body: &[u8],
         key: &SigningKey,
     ) -> Self {
-        let fields = header.fields();
-        let signed = signed_bytes(genesis, &fields, body);
+        let signed = signed_bytes(genesis, &header.fields(), &blake3::hash(body));
+        let id = blake3::hash(&signed).into();
+        Self::assemble(header, id, &key.sign(&signed).to_bytes(), body)
+    }
+
+    /// A frame from its parts, as they were when it was taken apart.
+    pub(crate) fn assemble(header: Header, id: FrameId, signature: &[u8], body: &[u8]) -> Self {
         let mut bytes = BytesMut::with_capacity(FULL_HEADER_LEN + body.len());
         bytes.put_u8(FULL_FORM);
-        bytes.put_slice(&fields);
-        bytes.put_slice(&key.sign(&signed).to_bytes());
+        bytes.put_slice(&header.fields());
+        bytes.put_slice(signature);
         bytes.put_slice(body);
-        Self {
-            header,
-            id: blake3::hash(&signed).into(),
-            bytes: bytes.freeze(),
-        }
+        let bytes = bytes.freeze();
+        Self { header, id, bytes }
     }
 
     /// Verifies the author's signature.
@@ -141,8 +140,13 @@ impl SignedFrame {
         genesis: &GenesisHash,
         key: &PublicKey,
     ) -> Result<(), SignatureError> {
-        let (fields, body) = (&self.bytes[1..=FIELDS_LEN], &self.bytes[FULL_HEADER_LEN..]);
-        key.verify(&signed_bytes(genesis, fields, body), &self.signature())
+        let body = blake3::hash(self.body_bytes());
+        key.verify(&self.signed(genesis, &body), &self.signature())
+    }
+
+    /// What its author is said to have signed, if its body has this hash.
+    fn signed(&self, genesis: &GenesisHash, body: &blake3::Hash) -> [u8; SIGNED_LEN] {
+        signed_bytes(genesis, &self.bytes[1..=FIELDS_LEN], body)
     }
 
     /// What its author signed.
@@ -167,7 +171,11 @@ impl SignedFrame {
 
     /// The Ed25519 signature.
     pub fn signature(&self) -> [u8; 64] {
-        Fields::new(&self.bytes[1 + FIELDS_LEN..]).take()
+        Fields::new(self.signature_bytes()).take()
+    }
+
+    pub(crate) fn signature_bytes(&self) -> &[u8] {
+        &self.bytes[1 + FIELDS_LEN..FULL_HEADER_LEN]
     }
 
     /// The commands as they were signed.
@@ -175,27 +183,16 @@ impl SignedFrame {
         self.bytes.slice(FULL_HEADER_LEN..)
     }
 
+    pub(crate) fn body_bytes(&self) -> &[u8] {
+        &self.bytes[FULL_HEADER_LEN..]
+    }
+
     /// The commands, which share the frame's memory. Empty if the body is malformed, which that of
     /// a frame from a log never is.
     pub fn actions(&self) -> Vec<Action> {
-        self.decode_actions().unwrap_or_default()
-    }
-
-    /// The puts among its commands.
-    pub(crate) fn puts(&self) -> impl Iterator<Item = (Order, Key, Bytes)> {
-        let numbered = self.actions().into_iter().zip(self.header.first_nonce..);
-        numbered.filter_map(|(action, nonce)| match action {
-            Action::Put { key, value } => Some((self.header.order(nonce), key, value)),
-            _ => None,
-        })
-    }
-
-    /// Verifies the body and reads the commands.
-    pub(crate) fn decode_actions(&self) -> Result<Vec<Action>, BodyError> {
-        let bytes = self.body();
-        let body = Body::verify(&bytes)?;
-        let own = |action| Action::from_wire(action, &bytes);
-        Ok(body.actions().map(own).collect())
+        let body = self.body();
+        let outlines = outline(&body).unwrap_or_default().into_iter();
+        outlines.map(|outline| outline.action(&body)).collect()
     }
 }
 
@@ -203,10 +200,12 @@ impl SignedFrame {
 #[derive(Clone)]
 pub struct UnverifiedFrame {
     pub(crate) frame: SignedFrame,
-    /// What its author is said to have signed.
-    signed: [u8; SIGNED_LEN],
+    /// The hash of its body.
+    body: blake3::Hash,
     /// Whether it came in elided form.
     pub(crate) elided: bool,
+    /// Who has shown it.
+    pub(crate) source: Option<AuthorId>,
 }
 
 impl UnverifiedFrame {
@@ -227,14 +226,15 @@ impl UnverifiedFrame {
         if !numbered || last.is_none() {
             return Err(FrameError::Nonces);
         }
-        let (fields, body) = (&bytes[1..=FIELDS_LEN], &bytes[FULL_HEADER_LEN..]);
-        let signed = signed_bytes(genesis, fields, body);
+        let body = blake3::hash(&bytes[FULL_HEADER_LEN..]);
+        let signed = signed_bytes(genesis, &bytes[1..=FIELDS_LEN], &body);
         let id = blake3::hash(&signed).into();
         let frame = SignedFrame { header, id, bytes };
         Ok(Self {
             frame,
-            signed,
+            body,
             elided: false,
+            source: None,
         })
     }
 
@@ -258,20 +258,34 @@ impl UnverifiedFrame {
         &self.frame.bytes
     }
 
+    /// Names who has shown the frame. What is kept of frames that do not count is shared out among those who have
+    /// shown them; all of which nothing is said count as one.
+    #[must_use]
+    pub const fn shown_by(mut self, peer: AuthorId) -> Self {
+        self.source = Some(peer);
+        self
+    }
+
     /// Whether it came in elided form, so that its full form depends on what this end remembered.
     pub const fn is_elided(&self) -> bool {
         self.elided
     }
 
     /// Verifies the author's signature.
-    pub(crate) fn verify(&self, key: &PublicKey) -> Result<(), SignatureError> {
-        key.verify(&self.signed, &self.frame.signature())
+    pub(crate) fn verify(
+        &self,
+        genesis: &GenesisHash,
+        key: &PublicKey,
+    ) -> Result<(), SignatureError> {
+        let signed = self.frame.signed(genesis, &self.body);
+        key.verify(&signed, &self.frame.signature())
     }
 
     /// Adds the signature to those that are verified together.
-    pub(crate) fn queue(&self, key: &PublicKey, batch: &mut Batch) {
+    pub(crate) fn queue(&self, genesis: &GenesisHash, key: &PublicKey, batch: &mut Batch) {
+        let signed = self.frame.signed(genesis, &self.body);
         let (id, signature) = (self.frame.id, self.frame.signature());
-        batch.push(key, &self.signed, id.as_bytes(), &signature);
+        batch.push(key, &signed, id.as_bytes(), &signature);
     }
 }
 
@@ -297,5 +311,5 @@ impl fmt::Debug for SignedFrame {
     }
 }
 
-/// A shared frame: the log keeps it, links send it, nobody copies it.
+/// A shared frame: links send it and stores keep it, and nobody copies it.
 pub type SharedFrame = Arc<SignedFrame>;

@@ -12,6 +12,9 @@ const FORM: u8 = 1;
 const FIELDS_LEN: usize = 32 + 8 + 32 + 1 + 1 + 2 + 4 + 4 + 2 + 32;
 const ENCODED_LEN: usize = 1 + FIELDS_LEN + 64;
 
+/// The most writers that a genesis may allow.
+const MAX_WRITERS: u16 = 256;
+
 /// The rules of merging that this version implements.
 pub const MERGE_VERSION: u16 = 1;
 
@@ -48,7 +51,8 @@ pub struct GenesisParams {
     /// Whether peers without the session handshake may take part in media and application
     /// messages. Default: no.
     pub guests_allowed: bool,
-    /// The most authors that may hold more than the default role at a time, 1 to 1024; default 64.
+    /// The most authors that may hold more than the default role at a time, 1 to 256; default 64. All
+    /// of them find a place in a checkpoint, beside others.
     pub max_writers: u16,
     /// The room's schema.
     pub schema: SchemaHash,
@@ -75,7 +79,7 @@ impl GenesisParams {
         if self.limits.burst == 0 || self.limits.per_second == 0 {
             return Err(GenesisError::Limits);
         }
-        if !(1..=1024).contains(&self.max_writers) {
+        if !(1..=MAX_WRITERS).contains(&self.max_writers) {
             return Err(GenesisError::MaxWriters(self.max_writers));
         }
         Ok(())
@@ -101,8 +105,8 @@ pub enum GenesisError {
     /// A burst or rate of zero.
     #[error("burst and rate are at least 1")]
     Limits,
-    /// Not 1 to 1024 writers.
-    #[error("a room has 1 to 1024 writers, not {0}")]
+    /// Not 1 to 256 writers.
+    #[error("a room has 1 to {MAX_WRITERS} writers, not {0}")]
     MaxWriters(u16),
     /// The creator's key is unusable.
     #[error(transparent)]
@@ -280,6 +284,10 @@ mod tests {
         assert_eq!(
             with(|p| p.max_writers = 0),
             Some(GenesisError::MaxWriters(0))
+        );
+        assert_eq!(
+            with(|p| p.max_writers = 257),
+            Some(GenesisError::MaxWriters(257))
         );
     }
 

@@ -2,10 +2,15 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use roundtable_core::{AuthorId, WallTime};
 
 use crate::{
-    Action, CommandLog, FrameId, Head, Key, Order, SharedFrame, chain::Chain, undo::OwnHistory,
+    Action, CommandLog, FrameId, Head,
+    chain::Chain,
+    outline::{self, Outline},
+    path::Record,
+    undo::OwnHistory,
 };
 
 /// A command of the log.
@@ -41,14 +46,19 @@ impl CommandLog {
         let seen = heads.iter().map(|head| (head.author, self.seen_by(head)));
         let seen: HashMap<_, _> = seen.collect();
         let seen = move |author| seen.get(&author).copied().unwrap_or(0);
-        let mut frames: Vec<&SharedFrame> = Vec::new();
-        for Head { author, .. } in self.heads() {
-            frames.extend(self.frames_after(author, seen(author), usize::MAX));
+        let mut places = Vec::new();
+        for chain in &self.chains {
+            let from = chain.path.through(seen(chain.author()));
+            let ordered = |index| {
+                let header = chain.path.record(index).header;
+                (header.order(header.first_nonce), chain, index)
+            };
+            places.extend((from..chain.trunk).map(ordered));
         }
-        frames.sort_by_key(|frame| frame.header().order(frame.header().first_nonce));
-        frames.into_iter().flat_map(move |frame| {
-            let after = seen(frame.author());
-            self.entries_of(frame)
+        places.sort_by_key(|(order, ..)| *order);
+        places.into_iter().flat_map(move |(order, chain, index)| {
+            let after = seen(order.author);
+            self.entries_of(&chain.path.record(index))
                 .filter(move |entry| entry.nonce > after)
         })
     }
@@ -56,27 +66,30 @@ impl CommandLog {
     /// Up to which nonce whoever was at `head` has seen what counts here: nothing for certain, if
     /// that head is of another branch.
     fn seen_by(&self, head: &Head) -> u64 {
-        let parted = match self.frame_with(head.author, head.nonce) {
-            Some(frame) => frame.id() != head.id,
+        let parted = match self.id_at(head.author, head.nonce) {
+            Some(id) => id != head.id,
             // Without a fork, this log is merely behind.
             None => self.chain(head.author).is_some_and(Chain::is_contested),
         };
         if parted { 0 } else { head.nonce }
     }
 
-    fn entries_of(&self, frame: &SharedFrame) -> impl Iterator<Item = Entry> + use<'_> {
-        let (header, id) = (*frame.header(), frame.id());
-        let numbered = frame.actions().into_iter().zip(header.first_nonce..);
-        numbered.map(move |(action, nonce)| Entry {
-            author: header.author,
-            nonce,
-            lamport: header.lamport,
-            wall: header.wall(),
-            frame: id,
-            counted: self.counts(&header, nonce, &action),
-            undone: matches!(action, Action::Put { .. })
-                && self.undos.is_undone(header.author, nonce, &self.roles),
-            action,
+    fn entries_of(&self, record: &Record<'_>) -> impl Iterator<Item = Entry> + use<'_> {
+        let (header, frame) = (record.header, record.id);
+        let body = Bytes::copy_from_slice(record.body);
+        record.outlines().map(move |(nonce, command)| {
+            let action = command.action(&body);
+            Entry {
+                author: header.author,
+                nonce,
+                lamport: header.lamport,
+                wall: header.wall(),
+                frame,
+                counted: self.counts(&header, nonce, &action),
+                undone: matches!(action, Action::Put { .. })
+                    && self.undos.is_undone(header.author, nonce, &self.roles),
+                action,
+            }
         })
     }
 
@@ -108,34 +121,28 @@ impl CommandLog {
     pub(crate) fn may_reverse(&self, nonce: u64, stands: bool) -> bool {
         self.own_author().is_some_and(|own| {
             let undone = self.undos.is_undone(own, nonce, &self.roles);
-            self.put_at(own, nonce).is_some() && undone != stands
+            self.is_put(own, nonce) && undone != stands
         })
     }
 
-    /// An author's put with this nonce.
-    pub(crate) fn put_at(&self, author: AuthorId, nonce: u64) -> Option<(Order, Key)> {
-        let mut puts = self.frame_with(author, nonce)?.puts();
-        let (order, key, _) = puts.find(|(order, ..)| order.nonce == nonce)?;
-        Some((order, key))
+    /// Whether the command with this nonce is there and a put.
+    pub(crate) fn is_put(&self, author: AuthorId, nonce: u64) -> bool {
+        let chain = self.chain(author);
+        let mut commands = chain
+            .and_then(|chain| chain.record_with(nonce))
+            .into_iter()
+            .flat_map(|record| record.outlines());
+        commands.any(|(n, command)| n == nonce && matches!(command, Outline::Put { .. }))
     }
 
     /// Takes the own history from the own frames up to a nonce.
     pub(crate) fn rebuild_own_history(&mut self, through: u64) {
         let own = self.own_author().and_then(|own| self.chain(own));
+        let records = own.into_iter().flat_map(|chain| chain.records_after(0));
+        let commands = records.flat_map(|record| record.outlines());
         let mut history = OwnHistory::default();
-        for frame in own.into_iter().flat_map(Chain::frames) {
-            let numbered = frame
-                .actions()
-                .into_iter()
-                .zip(frame.header().first_nonce..);
-            for (action, nonce) in numbered.filter(|(_, nonce)| *nonce <= through) {
-                match action {
-                    Action::Put { .. } => history.put(nonce),
-                    Action::Undo { target } => history.reversed(target, true),
-                    Action::Redo { target } => history.reversed(target, false),
-                    _ => {}
-                }
-            }
+        for (nonce, command) in commands.take_while(|(nonce, _)| *nonce <= through) {
+            history.take(nonce, &command);
         }
         self.own_history = history;
     }
@@ -143,22 +150,32 @@ impl CommandLog {
     /// Tells the state which puts stand, of those about which something has changed.
     pub(crate) fn settle_undos(&mut self) {
         // The puts of one frame and then the next: each is decoded once.
-        let mut decoded = None;
-        let mut puts: HashMap<u64, (Order, Key)> = HashMap::new();
+        let mut decoded: Option<(Record<'_>, Vec<Outline>)> = None;
         for (author, target) in self.undos.take_stale() {
-            if decoded.is_none_or(|(of, last)| of != author || last < target) {
-                let Some(frame) = self.frame_with(author, target) else {
-                    continue;
-                };
-                decoded = Some((author, frame.header().last_nonce()));
-                let keyed = frame
-                    .puts()
-                    .map(|(order, key, _)| (order.nonce, (order, key)));
-                puts = keyed.collect();
+            let known = decoded.as_ref().filter(|(record, _)| {
+                record.header.author == author && record.header.last_nonce() >= target
+            });
+            if known.is_none() {
+                let chain = self.index.get(&author).map(|index| &self.chains[*index]);
+                decoded = chain
+                    .and_then(|chain| chain.record_with(target))
+                    .map(|record| {
+                        let outlines = record.outlines().map(|(_, command)| command);
+                        let outlines = outlines.collect();
+                        (record, outlines)
+                    });
             }
-            if let Some((order, key)) = puts.get(&target) {
+            let Some((record, outlines)) = &decoded else {
+                continue;
+            };
+            let nth = target.checked_sub(record.header.first_nonce);
+            let nth = nth.and_then(|nth| usize::try_from(nth).ok());
+            let command = nth.and_then(|nth| outlines.get(nth));
+            if let Some(Outline::Put { key_type, key, .. }) = command {
                 let undone = self.undos.is_undone(author, target, &self.roles);
-                self.state.set_undone(key, *order, undone);
+                let key = (*key_type, outline::at(record.body, key));
+                let order = record.header.order(target);
+                self.state.set_undone(key, &order, undone, &self.chains);
             }
         }
     }

@@ -57,6 +57,15 @@ hash! {
     /// values and roles.
     StateHash
 }
+hash! {
+    /// Names a checkpoint.
+    CheckpointName
+}
+
+impl CheckpointName {
+    /// What the first checkpoint names as the one before: all zeros.
+    pub const NONE: Self = Self([0; 32]);
+}
 
 impl FrameId {
     /// What the first frame of a log names as its previous frame: all zeros.

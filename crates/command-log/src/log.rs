@@ -12,17 +12,22 @@ use roundtable_core::{AuthorId, MetricsVisitor, Observe, WallTime};
 use roundtable_wire::commands::Encoder;
 
 use crate::{
-    Action, AppendError, Covered, FrameError, FrameReader, Genesis, GenesisHash, Head, Header, Key,
-    MERGE_VERSION, NonceRange, OpenError, Order, ReadError, Received, Role, Schema, SharedFrame,
-    SignedFrame, StateHash, Strategy, UnverifiedFrame,
+    Action, AppendError, Covered, FrameError, FrameId, FrameReader, Genesis, GenesisHash, Head,
+    Header, Key, MERGE_VERSION, NonceRange, OpenError, Order, PublicKey, ReadError, Received, Role,
+    Schema, SharedFrame, SignedFrame, Stable, StateHash, UnverifiedFrame,
     backlog::Foreseen,
-    chain::{Chain, Judged, Tip, total_cost},
+    certificate::Line,
+    chain::{Chain, Judged, Tip},
     clock::LamportClock,
     fork::ForkProof,
     metrics::{Counters, bump},
+    outline::{self, Outline},
+    path::BodyPlace,
+    prune::Behind,
     rate::Shortfall,
     roles::Roles,
-    state::State,
+    state::{Op, State},
+    testimony::Testimony,
     undo::{OwnHistory, Undos},
 };
 
@@ -43,6 +48,9 @@ pub enum Update {
         /// All above this nonce.
         after: u64,
     },
+    /// A checkpoint has become stable: nothing changes any more below it, and what lay there is
+    /// gone from the log. Values that this log had not known come as changed keys, not as commands.
+    CheckpointStable(Stable),
 }
 
 /// What waits for the next settle, or to be polled after it.
@@ -83,7 +91,12 @@ pub struct CommandLog {
     pub(crate) own: Option<(SigningKey, usize)>,
     pub(crate) chains: Vec<Chain>,
     pub(crate) index: HashMap<AuthorId, usize>,
-    clock: LamportClock,
+    pub(crate) clock: LamportClock,
+    /// The stable checkpoints, what was said of the next one, and one that is stable while this log
+    /// lacks something below it.
+    pub(crate) line: Line,
+    pub(crate) testimony: Testimony,
+    pub(crate) behind: Option<Behind>,
     pub(crate) roles: Roles,
     pub(crate) state: State,
     pub(crate) undos: Undos,
@@ -113,15 +126,28 @@ impl CommandLog {
         if genesis.merge_version() != MERGE_VERSION {
             return Err(OpenError::MergeVersion(genesis.merge_version()));
         }
-        let roles = Roles::new(genesis.creator(), genesis.params().default_role);
-        let mut log = Self {
+        let mut log = Self::empty(genesis, schema);
+        if let Some(key) = key {
+            let author = AuthorId::from_bytes(key.verifying_key().to_bytes());
+            let chain = Chain::new(author, &log.genesis)?;
+            log.own = Some((key, log.insert(chain)));
+        }
+        Ok(log)
+    }
+
+    /// A log without frames, only to read.
+    pub(crate) fn empty(genesis: Genesis, schema: Schema) -> Self {
+        Self {
+            line: Line::new(&genesis),
+            testimony: Testimony::default(),
+            behind: None,
+            roles: Roles::new(&genesis),
             genesis,
             schema,
             own: None,
             chains: Vec::new(),
             index: HashMap::new(),
             clock: LamportClock::default(),
-            roles,
             state: State::default(),
             undos: Undos::default(),
             own_history: OwnHistory::default(),
@@ -130,13 +156,7 @@ impl CommandLog {
             settled: VecDeque::new(),
             applied: VecDeque::new(),
             counters: Counters::default(),
-        };
-        if let Some(key) = key {
-            let author = AuthorId::from_bytes(key.verifying_key().to_bytes());
-            let chain = Chain::new(author, &log.genesis)?;
-            log.own = Some((key, log.insert(chain)));
         }
-        Ok(log)
     }
 
     /// Signs commands as one frame, the next of the own log. The frame must be durable before it
@@ -150,6 +170,7 @@ impl CommandLog {
         actions: &[Action],
     ) -> Result<SharedFrame, AppendError> {
         self.review();
+        self.check_due(wall, actions)?;
         let Some((key, own)) = &self.own else {
             return Err(AppendError::ReadOnly);
         };
@@ -162,8 +183,7 @@ impl CommandLog {
             return Err(AppendError::OwnFramesMissing);
         }
         let wall_ms = wall.as_millis().max(tip.wall_ms);
-        let elapsed_ms = self.genesis.elapsed_ms(wall_ms).unwrap_or_default();
-        let lamport = self.clock.next(elapsed_ms);
+        let lamport = self.next_lamport(wall);
         for action in actions {
             self.check_action(author, &tip, lamport, action)?;
         }
@@ -183,7 +203,7 @@ impl CommandLog {
             schema: self.schema.hash(),
         };
         let limits = &self.genesis.params().limits;
-        let price = total_cost(actions);
+        let price = actions.iter().map(Action::cost).sum();
         tip.afford(header.wall_ms, price, limits)
             .map_err(|shortfall| match shortfall {
                 Shortfall::Wait(wait) => {
@@ -202,13 +222,11 @@ impl CommandLog {
             .extended(&header, frame.id(), price, &self.genesis)
             .map_err(|_| AppendError::ClockExhausted)?;
         let frame = Arc::new(frame);
-        // What is kept shares the frame's memory, not the caller's.
-        let body = frame.body();
         let payloads = self.encoder.payloads(actions.iter().map(Action::as_wire));
-        let actions = actions.iter().zip(payloads);
-        let actions = actions.map(|(action, at)| action.within(&body, at));
-        let actions = actions.collect();
-        self.commit(own, Arc::clone(&frame), Judged { tip, actions });
+        let commands = actions.iter().zip(payloads);
+        let commands = commands.map(|(action, at)| Outline::encoded(action, at));
+        let commands = commands.collect();
+        self.commit(own, Arc::clone(&frame), Judged { tip, commands });
         bump(&mut self.counters.appended);
         Ok(frame)
     }
@@ -259,7 +277,7 @@ impl CommandLog {
     pub(crate) fn tally(&mut self, received: &Result<Received, FrameError>) {
         match received {
             Ok(Received::Accepted { .. } | Received::Forked { .. }) => {}
-            Ok(Received::Duplicate) => bump(&mut self.counters.duplicates),
+            Ok(Received::Duplicate | Received::Pruned) => bump(&mut self.counters.duplicates),
             Ok(Received::Waiting { .. } | Received::Early) => bump(&mut self.counters.waited),
             Ok(Received::Aside { .. } | Received::Ended | Received::Detached { .. }) => {
                 bump(&mut self.counters.branched);
@@ -275,33 +293,44 @@ impl CommandLog {
             self.release(index, wall);
         }
         self.review();
+        self.advance(wall);
         self.settle_undos();
-        self.state.settle(&self.schema);
-        self.settled.append(&mut self.arrived);
+        self.state.settle(&self.schema, &self.chains);
+        self.settled.extend(std::mem::take(&mut self.arrived));
+        self.counters.settled(wall);
     }
 
     /// The next thing that has settled. Each command that counts comes once, an author's commands in
-    /// order; after [`Update::Retracted`] they go on from there. What is not polled is kept, at the
-    /// cost of one pointer a frame.
+    /// order; after [`Update::Retracted`] they go on from there. What is not polled is kept, as a
+    /// frame in full form beside the log's own.
     pub fn poll_update(&mut self) -> Option<Update> {
         if self.applied.is_empty() {
-            let frame = match self.settled.pop_front()? {
-                Settling::Frame(frame) => frame,
-                Settling::Update(update) => return Some(*update),
+            let frame = match self.settled.pop_front() {
+                Some(Settling::Frame(frame)) => frame,
+                Some(Settling::Update(update)) => return Some(*update),
+                None => {
+                    // A backlog's worth of empty places is not kept.
+                    self.settled = VecDeque::new();
+                    return None;
+                }
             };
-            let header = frame.header();
-            for (action, nonce) in frame.actions().into_iter().zip(header.first_nonce..) {
-                let counted = self.counts(header, nonce, &action);
-                self.applied.push_back(Applied {
-                    author: header.author,
-                    nonce,
-                    lamport: header.lamport,
-                    action,
-                    counted,
-                });
-            }
+            self.applied = self.applied_by(&frame);
         }
         self.applied.pop_front().map(Update::Applied)
+    }
+
+    /// What the commands of a frame did.
+    pub(crate) fn applied_by(&self, frame: &SignedFrame) -> VecDeque<Applied> {
+        let header = frame.header();
+        let numbered = frame.actions().into_iter().zip(header.first_nonce..);
+        let applied = numbered.map(|(action, nonce)| Applied {
+            author: header.author,
+            nonce,
+            lamport: header.lamport,
+            counted: self.counts(header, nonce, &action),
+            action,
+        });
+        applied.collect()
     }
 
     /// The next key whose value has changed in a settle, each once until it changes again.
@@ -377,9 +406,10 @@ impl CommandLog {
         author: AuthorId,
         nonce: u64,
         limit_bytes: usize,
-    ) -> impl Iterator<Item = &SharedFrame> {
+    ) -> impl Iterator<Item = SharedFrame> {
         let chain = self.chain(author).into_iter();
-        let frames = chain.flat_map(move |chain| chain.frames_after(nonce));
+        let records = chain.flat_map(move |chain| chain.records_after(nonce));
+        let frames = records.map(|record| record.frame());
         frames.scan(0_usize, move |sent, frame| {
             let first = *sent == 0;
             *sent += frame.bytes().len();
@@ -387,19 +417,37 @@ impl CommandLog {
         })
     }
 
-    /// All frames that count: each author's in order, authors in the order they came.
-    pub fn frames(&self) -> impl Iterator<Item = &SharedFrame> {
-        self.chains.iter().flat_map(Chain::frames)
+    /// All frames that count: each author's in order, authors in the order they came. The log keeps
+    /// them in a shorter form; each is made when its turn comes.
+    pub fn frames(&self) -> impl Iterator<Item = SharedFrame> {
+        let records = self.chains.iter().flat_map(|chain| chain.records_after(0));
+        records.map(|record| record.frame())
+    }
+
+    /// How many frames count.
+    pub fn frame_count(&self) -> usize {
+        self.chains.iter().map(|chain| chain.trunk).sum()
+    }
+
+    /// The header and the id of the frame that holds a command and counts.
+    pub fn header_with(&self, author: AuthorId, nonce: u64) -> Option<(Header, FrameId)> {
+        let record = self.chain(author)?.record_with(nonce)?;
+        Some((record.header, record.id))
     }
 
     /// All frames that the log holds: besides those that count, the proofs of forks and what lies
     /// beyond them. From these, in any order, another log comes to where this one is.
-    pub fn kept(&self) -> impl Iterator<Item = &SharedFrame> {
+    pub fn kept(&self) -> impl Iterator<Item = SharedFrame> {
         self.frames().chain(self.set_aside())
     }
 
+    /// How many frames [`kept`](Self::kept) has.
+    pub fn kept_count(&self) -> usize {
+        self.frame_count() + self.set_aside().count()
+    }
+
     /// What [`kept`](Self::kept) has beside the frames that count.
-    pub fn set_aside(&self) -> impl Iterator<Item = &SharedFrame> {
+    pub fn set_aside(&self) -> impl Iterator<Item = SharedFrame> {
         self.chains.iter().flat_map(Chain::set_aside)
     }
 
@@ -424,7 +472,9 @@ impl CommandLog {
             .collect();
         let offer = |head: Head| {
             let after = theirs.get(&head.author).copied().unwrap_or(0);
-            (head.nonce > after).then_some(NonceRange {
+            // Below the root there are no frames to offer.
+            let root = self.chain(head.author)?.path.root().nonce;
+            (head.nonce > after && after >= root).then_some(NonceRange {
                 author: head.author,
                 after,
                 through: head.nonce,
@@ -436,6 +486,17 @@ impl CommandLog {
     /// The highest Lamport time in the log.
     pub const fn lamport(&self) -> u64 {
         self.clock.highest()
+    }
+
+    /// The Lamport time that the next own frame would have.
+    pub(crate) fn next_lamport(&self, wall: WallTime) -> u64 {
+        let wall_ms = self
+            .own
+            .as_ref()
+            .map_or(0, |(_, own)| self.chains[*own].tip.wall_ms);
+        let wall_ms = wall.as_millis().max(wall_ms);
+        let elapsed_ms = self.genesis.elapsed_ms(wall_ms).unwrap_or_default();
+        self.clock.next(elapsed_ms)
     }
 
     /// How many authors' commands the log holds or waits for.
@@ -493,13 +554,16 @@ impl CommandLog {
                     return Err(AppendError::BadValue { key_type, len });
                 }
             }
+            Action::SetRole { target, .. } => {
+                PublicKey::new(*target)?;
+            }
             Action::Undo { target } | Action::Redo { target } => {
                 let undoes = matches!(action, Action::Undo { .. });
                 if !self.may_reverse(*target, undoes) {
                     return Err(AppendError::NothingToReverse(*target));
                 }
             }
-            Action::SetRole { .. } | Action::Unknown { .. } => {}
+            _ => {}
         }
         Ok(())
     }
@@ -525,57 +589,92 @@ impl CommandLog {
         Ok(())
     }
 
-    /// Takes the commands of a frame that counts into state and roles.
-    pub(crate) fn count(&mut self, frame: SharedFrame, actions: Vec<Action>) {
-        let header = *frame.header();
+    /// Takes the commands of a frame that counts, whose body is at a place of its author's path, into
+    /// state and roles.
+    pub(crate) fn count(
+        &mut self,
+        index: usize,
+        frame: SharedFrame,
+        at: BodyPlace,
+        commands: Vec<Outline>,
+    ) {
+        let header = frame.header();
         self.clock.observe(header.lamport);
         self.counters.accepted(header.count);
-        for (action, nonce) in actions.into_iter().zip(header.first_nonce..) {
-            self.index_action(&header, nonce, action);
+        if commands.iter().any(Outline::is_about_checkpoints) {
+            self.hear(&frame);
+        }
+        if self.may_matter(header) {
+            let own = self.own.as_ref().is_some_and(|(_, own)| *own == index);
+            for (command, nonce) in commands.into_iter().zip(header.first_nonce..) {
+                if own {
+                    self.own_history.take(nonce, &command);
+                }
+                self.index_command(index, &frame, at, header.order(nonce), command);
+            }
         }
         self.arrived.push_back(Settling::Frame(frame));
     }
 
-    fn index_action(&mut self, header: &Header, nonce: u64, action: Action) {
-        if header.schema != self.schema.hash() {
-            return;
-        }
-        let order = header.order(nonce);
-        match action {
-            Action::Put { key, value } => {
-                if self.own_author() == Some(header.author) {
-                    self.own_history.put(nonce);
-                }
-                if let Some(conflict) = self.index_put(order, key, value) {
-                    self.counters.conflict(conflict);
+    /// Whether a frame's commands may count, as far as can be told without looking at them: it speaks
+    /// the room's schema, and does not come to light only after a cut above it has become stable.
+    pub(crate) fn may_matter(&self, header: &Header) -> bool {
+        header.schema == self.schema.hash() && header.lamport > self.line.last().cut
+    }
+
+    pub(crate) fn index_command(
+        &mut self,
+        index: usize,
+        frame: &SignedFrame,
+        at: BodyPlace,
+        order: Order,
+        command: Outline,
+    ) {
+        match command {
+            Outline::Put {
+                key_type,
+                key,
+                value,
+            } => {
+                let body = frame.body_bytes();
+                let strategy = self.schema.strategy(key_type);
+                let strategy = strategy.filter(|s| s.accepts(outline::at(body, &value)));
+                if let Some(strategy) = strategy
+                    && self.roles.permits_put(&order)
+                {
+                    let key = (key_type, outline::at(body, &key));
+                    let op = Op::new(narrow(index), &order, at.within(&value));
+                    if self.state.push(key, op, strategy, &self.chains) {
+                        self.counters.conflict(strategy);
+                    }
                 }
             }
-            Action::SetRole {
-                target,
-                role,
-                covered,
-            } => self.roles.push(order, target, role, covered),
-            Action::Undo { target } => self.index_reversal(order, target, true),
-            Action::Redo { target } => self.index_reversal(order, target, false),
-            Action::Unknown { .. } => {}
+            Outline::Reverse { target, undoes } => self.undos.push(order, target, undoes),
+            Outline::Other(action) => self.index_other(order, *action),
         }
     }
 
-    fn index_reversal(&mut self, order: Order, target: u64, undoes: bool) {
-        self.undos.push(order, target, undoes);
-        if self.own_author() == Some(order.author) {
-            self.own_history.reversed(target, undoes);
+    /// What is said of checkpoints is weighed apart.
+    fn index_other(&mut self, order: Order, action: Action) {
+        if let Action::SetRole {
+            target,
+            role,
+            covered,
+        } = action
+        {
+            self.roles.push(order, target, role, covered);
         }
     }
 
-    /// Gives a put to the state if it counts, and says by which strategy it met a conflict there.
-    pub(crate) fn index_put(&mut self, order: Order, key: Key, value: Bytes) -> Option<Strategy> {
-        let strategy = self.schema.strategy(key.key_type)?;
-        if !strategy.accepts(&value) || !self.roles.permits_put(&order) {
-            return None;
-        }
-        let conflict = self.state.push(key, order, value, strategy);
-        conflict.then_some(strategy)
+    /// How many signatures have been verified; wraps.
+    pub const fn verified(&self) -> u64 {
+        self.counters.verified
+    }
+
+    /// Tells how long it took to verify so many signatures: a log has no clock to measure with. Shown among the
+    /// metrics, as the share of each.
+    pub fn tell_verified(&mut self, signatures: u64, took: Duration) {
+        self.counters.took(signatures, took);
     }
 
     /// Whether a command of the log counts.
@@ -585,14 +684,19 @@ impl CommandLog {
                 .schema
                 .strategy(key.key_type)
                 .is_some_and(|strategy| strategy.accepts(value)),
-            Action::SetRole { .. } => true,
+            Action::SetRole { target, .. } => self.roles.counts(&header.order(nonce), *target),
+            Action::Propose { .. }
+            | Action::Acknowledge(_)
+            | Action::Withdraw(_)
+            | Action::Commit(_)
+            | Action::Retire { .. } => true,
             Action::Undo { target } | Action::Redo { target } => {
-                *target < nonce && self.put_at(header.author, *target).is_some()
+                *target < nonce && self.is_put(header.author, *target)
             }
             Action::Unknown { .. } => false,
         };
         usable
-            && header.schema == self.schema.hash()
+            && self.may_matter(header)
             && self.roles.at(header.author, nonce, header.lamport) >= action.needs()
     }
 }
@@ -603,8 +707,16 @@ impl Observe for CommandLog {
         self.counters.observe(visitor);
         let waiting: usize = self.chains.iter().map(|chain| chain.waiting.len()).sum();
         visitor.gauge("log_waiting_frames", &[], waiting as f64);
+        let queues = [("arrived", &self.arrived), ("settled", &self.settled)];
+        for (queue, queued) in queues {
+            let queued = queued.len() as f64;
+            visitor.gauge("log_queued_frames", &[("queue", queue)], queued);
+        }
         visitor.gauge("log_authors", &[], self.chains.len() as f64);
         visitor.gauge("log_lamport", &[], self.clock.highest() as f64);
+        let last = self.line.last();
+        visitor.gauge("log_checkpoints", &[], last.number as f64);
+        visitor.gauge("log_stable_cut", &[], last.cut as f64);
     }
 }
 
@@ -618,4 +730,9 @@ fn head(chain: &Chain) -> Option<Head> {
         id,
         lamport,
     })
+}
+
+/// The index of a chain: no log has 2^31 authors.
+pub(crate) fn narrow(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or_default()
 }

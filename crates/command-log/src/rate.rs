@@ -18,6 +18,16 @@ impl Budget {
         Self(limits.burst as u64 * PARTS)
     }
 
+    /// The bucket with this many thousandths of a token.
+    pub(crate) const fn from_parts(parts: u64) -> Self {
+        Self(parts)
+    }
+
+    /// What is left, in thousandths of a token.
+    pub(crate) const fn parts(self) -> u64 {
+        self.0
+    }
+
     /// The bucket after `elapsed_ms` of signed wall time.
     pub(crate) fn refilled(self, elapsed_ms: u64, limits: &Limits) -> Self {
         let gained = elapsed_ms.saturating_mul(u64::from(limits.per_second));

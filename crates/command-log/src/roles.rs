@@ -12,7 +12,7 @@ use std::{
 
 use roundtable_core::AuthorId;
 
-use crate::{Covered, Order, Role};
+use crate::{AuthorAtCut, Checkpoint, Covered, Genesis, Order, Role};
 
 /// A role command.
 #[derive(Debug, Clone, Copy)]
@@ -42,21 +42,68 @@ pub(crate) type Change = (AuthorId, u64);
 pub(crate) struct Roles {
     creator: AuthorId,
     default: Role,
+    /// How many authors may have a higher role than the default at a time.
+    max_writers: usize,
     /// By author, in the order of its log.
     commands: BTreeMap<AuthorId, Vec<RoleCommand>>,
+    /// What rules since the last stable checkpoint: earlier than all commands.
+    base: Rulings,
     rulings: Rulings,
     stale: bool,
 }
 
 impl Roles {
-    pub(crate) const fn new(creator: AuthorId, default: Role) -> Self {
+    pub(crate) fn new(genesis: &Genesis) -> Self {
         Self {
-            creator,
-            default,
+            creator: genesis.creator(),
+            default: genesis.params().default_role,
+            max_writers: usize::from(genesis.params().max_writers),
             commands: BTreeMap::new(),
+            base: BTreeMap::new(),
             rulings: BTreeMap::new(),
             stale: false,
         }
+    }
+
+    /// The roles at a checkpoint: for each author one ruling, of the rank that it had, on all that it
+    /// writes from there on.
+    pub(crate) fn after(checkpoint: &Checkpoint, genesis: &Genesis) -> Self {
+        let mut roles = Self::new(genesis);
+        for AuthorAtCut { author, head, role } in &checkpoint.authors {
+            let Some((role, rank)) = *role else { continue };
+            let order = Order {
+                lamport: 0,
+                author: *author,
+                nonce: 0,
+            };
+            let covered = Covered {
+                nonce: head.nonce,
+                id: head.id,
+            };
+            let order = Reverse(order);
+            let ruling = Ruling {
+                rank,
+                order,
+                role,
+                covered,
+            };
+            roles.base.insert(*author, BTreeSet::from([ruling]));
+        }
+        roles.rulings = roles.base.clone();
+        roles
+    }
+
+    /// The authors that role commands name which count.
+    pub(crate) fn ruled_authors(&self) -> impl Iterator<Item = AuthorId> {
+        let ruled = self.rulings.keys().copied();
+        ruled.filter(|author| *author != self.creator)
+    }
+
+    /// The role that an author was given, and the rank of that.
+    pub(crate) fn standing(&self, author: AuthorId) -> Option<(Role, u32)> {
+        let (role, rank) = self.ruled(&self.rulings, author, u64::MAX, u64::MAX);
+        let rank = rank.filter(|_| author != self.creator);
+        rank.map(|rank| (role, rank))
     }
 
     /// Adds a role command, the next of its author's.
@@ -121,6 +168,12 @@ impl Roles {
         self.at(author, u64::MAX, u64::MAX)
     }
 
+    /// Whether a role command by an Admin counts: one that found no place for another writer does not.
+    pub(crate) fn counts(&self, order: &Order, target: AuthorId) -> bool {
+        let rulings = self.rulings.get(&target).into_iter().flatten();
+        rulings.into_iter().any(|ruling| ruling.order.0 == *order)
+    }
+
     /// Whether a role command that counts names this author.
     pub(crate) fn names(&self, author: AuthorId) -> bool {
         self.rulings.contains_key(&author)
@@ -178,36 +231,83 @@ impl Roles {
         (ceiling.min(self.default), None)
     }
 
-    /// All role commands that count, rank by rank from the creator's.
+    /// Who is an Admin by a ruling of this rank since the last stable checkpoint.
+    fn based_admins(&self, rank: u32) -> impl Iterator<Item = AuthorId> {
+        let all = self.base.iter();
+        let admins = all.filter(move |(_, rulings)| {
+            let mut rulings = rulings.iter();
+            rulings.any(|ruling| ruling.rank == rank && ruling.role == Role::Admin)
+        });
+        admins.map(|(author, _)| *author)
+    }
+
+    /// All role commands that count, rank by rank from the creator's, and within a rank in order: whoever
+    /// comes first gets a place.
     fn evaluate(&self) -> Rulings {
-        let mut rulings = Rulings::new();
+        let mut rulings = self.base.clone();
+        let based = self.base.values().flatten();
+        let highest = based.map(|ruling| ruling.rank).max().unwrap_or(0);
         let mut admins = BTreeSet::from([self.creator]);
+        // Whoever had a place at the last stable checkpoint was there before all others.
+        let mut writers = BTreeSet::from([self.creator]);
+        let based = self.base.keys().copied();
+        let role = |author| self.ruled(&self.base, author, u64::MAX, u64::MAX).0;
+        writers.extend(based.filter(|author| role(*author) > self.default));
         for rank in 1_u32.. {
             let by_rank = (Role::Admin, Some(rank - 1));
             let commands = admins.iter().filter_map(|admin| self.commands.get(admin));
-            let counted: Vec<_> = commands
+            let mut of_rank: Vec<_> = commands
                 .flatten()
                 .filter(|RoleCommand { order, .. }| {
                     self.ruled(&rulings, order.author, order.nonce, order.lamport) == by_rank
                 })
                 .collect();
-            if counted.is_empty() {
+            if of_rank.is_empty() && rank > highest {
                 break;
             }
+            of_rank.sort_unstable_by_key(|command| command.order);
             admins.clear();
-            for command in counted {
-                if command.role == Role::Admin {
+            admins.extend(self.based_admins(rank));
+            for command in of_rank {
+                let counts = self.rule(&mut rulings, &mut writers, rank, command);
+                if counts && command.role == Role::Admin {
                     admins.insert(command.target);
                 }
-                rulings.entry(command.target).or_default().insert(Ruling {
-                    rank,
-                    order: Reverse(command.order),
-                    role: command.role,
-                    covered: command.covered,
-                });
             }
             admins.remove(&self.creator);
         }
         rulings
+    }
+
+    /// Lets a role command count, unless it would make another writer of somebody and there is no place. Says
+    /// whether it does.
+    fn rule(
+        &self,
+        rulings: &mut Rulings,
+        writers: &mut BTreeSet<AuthorId>,
+        rank: u32,
+        command: &RoleCommand,
+    ) -> bool {
+        let target = command.target;
+        let ruling = Ruling {
+            rank,
+            order: Reverse(command.order),
+            role: command.role,
+            covered: command.covered,
+        };
+        rulings.entry(target).or_default().insert(ruling);
+        let (role, _) = self.ruled(rulings, target, u64::MAX, u64::MAX);
+        if role <= self.default {
+            writers.remove(&target);
+        } else if !writers.contains(&target) {
+            if writers.len() >= self.max_writers {
+                if let Some(rulings) = rulings.get_mut(&target) {
+                    rulings.remove(&ruling);
+                }
+                return false;
+            }
+            writers.insert(target);
+        }
+        true
     }
 }

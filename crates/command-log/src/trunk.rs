@@ -1,17 +1,16 @@
 //! Which branch of each author counts, and what follows for state and roles when that changes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use roundtable_core::AuthorId;
 
 use crate::{
-    Action, Covered, ForkProof, FrameId, Key, Role, SharedFrame, Update,
+    Action, Covered, ForkProof, FrameId, Header, Role, SharedFrame, Update,
     chain::{Chain, Judged, Tip},
     fork::Shift,
-    log::{CommandLog, Settling},
+    log::{CommandLog, Settling, narrow},
+    outline::{self, Outline},
+    state::Op,
 };
 
 impl CommandLog {
@@ -59,12 +58,13 @@ impl CommandLog {
     }
 
     /// The frame that holds a command and counts.
-    pub fn frame_with(&self, author: AuthorId, nonce: u64) -> Option<&SharedFrame> {
-        let frame = self
-            .chain(author)?
-            .frames_after(nonce.checked_sub(1)?)
-            .next();
-        frame.filter(|frame| frame.header().first_nonce <= nonce)
+    pub fn frame_with(&self, author: AuthorId, nonce: u64) -> Option<SharedFrame> {
+        Some(self.chain(author)?.record_with(nonce)?.frame())
+    }
+
+    /// The id of that frame.
+    pub(crate) fn id_at(&self, author: AuthorId, nonce: u64) -> Option<FrameId> {
+        Some(self.chain(author)?.record_with(nonce)?.id)
     }
 
     /// Up to which nonce frames of an author are of use that do not count: a role command names one
@@ -111,9 +111,12 @@ impl CommandLog {
 
     /// Keeps the proof that an author's path forks at a node.
     pub(crate) fn found_fork(&mut self, index: usize, node: usize, frame: SharedFrame, tip: &Tip) {
+        // What is said of checkpoints counts on any branch.
+        self.hear(&frame);
         let chain = &mut self.chains[index];
         chain.add_rival(node, frame, tip);
         if let Some(proof) = chain.fork_at(node) {
+            self.testimony.note_fork(proof.clone(), &self.line);
             self.arrived
                 .push_back(Settling::Update(Box::new(Update::Forked(proof))));
         }
@@ -126,20 +129,18 @@ impl CommandLog {
         let chain = &self.chains[index];
         let (author, after) = (chain.author(), chain.tip_at(shift.kept).nonce);
         if !shift.dropped.is_empty() {
-            let gone = |settling: &Settling| match settling {
-                Settling::Frame(frame) => {
-                    frame.author() == author && frame.header().first_nonce > after
+            self.forget_pending(author, after);
+            let mut keys = BTreeSet::new();
+            for frame in &shift.dropped {
+                let body = frame.body_bytes();
+                for command in outline::outline(body).unwrap_or_default() {
+                    if let Outline::Put { key_type, key, .. } = command {
+                        keys.insert((key_type, outline::at(body, &key)));
+                    }
                 }
-                _ => false,
-            };
-            self.arrived.retain(|settling| !gone(settling));
-            self.settled.retain(|settling| !gone(settling));
-            self.applied
-                .retain(|applied| applied.author != author || applied.nonce <= after);
-            let puts = shift.dropped.iter().flat_map(|frame| frame.puts());
-            let keys: BTreeSet<Key> = puts.map(|(_, key, _)| key).collect();
+            }
             for key in keys {
-                self.state.retract(&key, author, after);
+                self.state.retract(key, narrow(index), after);
             }
             self.roles.retract(author, after);
             self.undos.retract(author, after);
@@ -151,42 +152,81 @@ impl CommandLog {
                 .push_back(Settling::Update(Box::new(retracted)));
         }
         let new: Vec<_> = self.chains[index]
-            .frames_after(after)
-            .map(Arc::clone)
+            .records_after(after)
+            .map(|record| (record.frame(), record.at))
             .collect();
-        for frame in new {
-            let actions = frame.actions();
-            self.count(frame, actions);
+        for (frame, at) in new {
+            let commands = outline::outline(frame.body_bytes()).unwrap_or_default();
+            self.count(index, frame, at, commands);
         }
     }
 
     /// Evaluates roles, and gives the state anew what those wrote whose role has changed.
     fn refresh_roles(&mut self) {
         for (author, after) in self.roles.refresh() {
-            let Some(index) = self.index.get(&author) else {
+            if let Some(index) = self.index.get(&author) {
+                self.put_again(*index, after);
+                self.undos.review(author, after);
+            }
+        }
+    }
+
+    /// Gives the state anew what an author wrote above `after`.
+    fn put_again(&mut self, index: usize, after: u64) {
+        let (chains, schema) = (&self.chains[..], &self.schema);
+        let cut = self.line.last().cut;
+        let mut puts: BTreeMap<(u16, &[u8]), Vec<_>> = BTreeMap::new();
+        let records = chains[index].records_after(after);
+        let speaks = |header: &Header| header.schema == schema.hash() && header.lamport > cut;
+        for record in records.filter(|record| speaks(&record.header)) {
+            for (nonce, command) in record.outlines().filter(|(nonce, _)| *nonce > after) {
+                if let Outline::Put {
+                    key_type,
+                    key,
+                    value,
+                } = command
+                {
+                    let order = record.header.order(nonce);
+                    let op = Op::new(narrow(index), &order, record.at.within(&value));
+                    let key = (key_type, outline::at(record.body, &key));
+                    let value = outline::at(record.body, &value);
+                    puts.entry(key).or_default().push((order, op, value));
+                }
+            }
+        }
+        for (key, ops) in puts {
+            self.state.retract(key, narrow(index), after);
+            let Some(strategy) = schema.strategy(key.0) else {
                 continue;
             };
-            let schema = self.schema.hash();
-            let mut puts: BTreeMap<Key, Vec<_>> = BTreeMap::new();
-            let frames = self.chains[*index].frames_after(after);
-            for frame in frames.filter(|frame| frame.header().schema == schema) {
-                for (order, key, value) in frame.puts().filter(|(order, ..)| order.nonce > after) {
-                    puts.entry(key).or_default().push((order, value));
+            for (order, op, value) in ops {
+                if strategy.accepts(value) && self.roles.permits_put(&order) {
+                    self.state.push(key, op, strategy, chains);
                 }
             }
-            for (key, values) in puts {
-                self.state.retract(&key, author, after);
-                for (order, value) in values {
-                    self.index_put(order, key.clone(), value);
-                }
-            }
-            self.undos.review(author, after);
         }
+    }
+
+    /// Forgets what an author wrote above `after` and nobody was told yet.
+    pub(crate) fn forget_pending(&mut self, author: AuthorId, after: u64) {
+        let gone = |settling: &Settling| match settling {
+            Settling::Frame(frame) => {
+                frame.author() == author && frame.header().first_nonce > after
+            }
+            Settling::Update(update) => match &**update {
+                Update::Applied(applied) => applied.author == author && applied.nonce > after,
+                _ => false,
+            },
+        };
+        self.arrived.retain(|settling| !gone(settling));
+        self.settled.retain(|settling| !gone(settling));
+        self.applied
+            .retain(|applied| applied.author != author || applied.nonce <= after);
     }
 
     /// Lets a frame count that is at the end of its author's trunk.
     pub(crate) fn commit(&mut self, index: usize, frame: SharedFrame, judged: Judged) {
-        self.chains[index].push(Arc::clone(&frame), judged.tip);
-        self.count(frame, judged.actions);
+        let at = self.chains[index].push(&frame, judged.tip);
+        self.count(index, frame, at, judged.commands);
     }
 }

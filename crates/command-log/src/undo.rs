@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use roundtable_core::AuthorId;
 
-use crate::{Order, roles::Roles};
+use crate::{Order, outline::Outline, roles::Roles};
 
 /// An Undo or Redo.
 #[derive(Debug, Clone, Copy)]
@@ -120,8 +120,16 @@ pub(crate) struct OwnHistory {
 const MAX_STEPS: usize = 4096;
 
 impl OwnHistory {
-    /// An own put.
-    pub(crate) fn put(&mut self, nonce: u64) {
+    /// An own command.
+    pub(crate) fn take(&mut self, nonce: u64, command: &Outline) {
+        match command {
+            Outline::Put { .. } => self.put(nonce),
+            Outline::Reverse { target, undoes } => self.reversed(*target, *undoes),
+            Outline::Other(_) => {}
+        }
+    }
+
+    fn put(&mut self, nonce: u64) {
         self.redo.clear();
         if self.undo.len() == MAX_STEPS {
             self.undo.pop_front();
@@ -129,8 +137,7 @@ impl OwnHistory {
         self.undo.push_back(nonce);
     }
 
-    /// An own Undo or Redo.
-    pub(crate) fn reversed(&mut self, target: u64, undoes: bool) {
+    fn reversed(&mut self, target: u64, undoes: bool) {
         let (from, to) = if undoes {
             (&mut self.undo, &mut self.redo)
         } else {

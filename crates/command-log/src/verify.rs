@@ -44,6 +44,13 @@ impl PublicKey {
     /// # Errors
     /// [`KeyError`] if it is malformed or weak.
     pub fn new(author: AuthorId) -> Result<Self, KeyError> {
+        #[cfg(feature = "__memo")]
+        return crate::memo::key(author, || Self::check(author));
+        #[cfg(not(feature = "__memo"))]
+        Self::check(author)
+    }
+
+    fn check(author: AuthorId) -> Result<Self, KeyError> {
         let key = VerificationKey::try_from(*author.as_bytes()).map_err(|_| KeyError::Malformed)?;
         let weak = ed25519_dalek::VerifyingKey::from_bytes(author.as_bytes())
             .map_or(true, |key| key.is_weak());
@@ -63,6 +70,18 @@ impl PublicKey {
     /// # Errors
     /// [`SignatureError`].
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), SignatureError> {
+        #[cfg(feature = "__memo")]
+        {
+            let digest = blake3::hash(message);
+            let case = crate::memo::case(&self.author, digest.as_bytes(), signature);
+            let find = || vec![self.verify_anew(message, signature)];
+            crate::memo::verdicts(&[case], find)[0]
+        }
+        #[cfg(not(feature = "__memo"))]
+        self.verify_anew(message, signature)
+    }
+
+    fn verify_anew(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), SignatureError> {
         self.key
             .verify(&Signature::from_bytes(signature), message)
             .map_err(|_| SignatureError)
@@ -99,6 +118,16 @@ impl Batch {
     /// The verdict on each, in the order in which they were added: the one that
     /// [`PublicKey::verify`] has. If they do not verify as a whole, halves are tried.
     pub(crate) fn verify(self) -> Vec<Result<(), SignatureError>> {
+        #[cfg(feature = "__memo")]
+        {
+            let (cases, _) = self.transcript.as_chunks();
+            crate::memo::verdicts(cases, || self.verify_anew())
+        }
+        #[cfg(not(feature = "__memo"))]
+        self.verify_anew()
+    }
+
+    fn verify_anew(&self) -> Vec<Result<(), SignatureError>> {
         let mut coefficients =
             ChaCha20Rng::from_seed(blake3::derive_key(COEFFICIENTS, &self.transcript));
         let mut verdicts = Vec::with_capacity(self.items.len());

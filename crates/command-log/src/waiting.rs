@@ -15,6 +15,13 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
+    /// Whether a frame that begins at `nonce` would be held, if only in the place of another one.
+    pub(crate) fn has_room_for(&self, nonce: u64) -> bool {
+        let last = self.frames.last_key_value();
+        let closer = last.is_some_and(|(last, _)| nonce < *last);
+        !self.frames.contains_key(&nonce) && (self.frames.len() < MAX_FRAMES || closer)
+    }
+
     /// Holds a frame; the first to claim a nonce keeps it. When 256 wait, those closest to the gap
     /// stay. Returns whether this one is held, and nothing had to go for it.
     pub(crate) fn hold(&mut self, frame: SharedFrame) -> bool {

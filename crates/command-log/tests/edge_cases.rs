@@ -544,7 +544,7 @@ fn command_log_handles_concurrent_append_from_100_threads() {
     });
     let mut alice = alice.into_inner().unwrap();
     let mut copy = reader(&genesis);
-    let frames: Vec<_> = alice.frames().cloned().collect();
+    let frames: Vec<_> = alice.frames().collect();
     assert_eq!(frames.len(), 100);
     frames.iter().for_each(|frame| give(&mut copy, frame));
     alice.settle(at(100));
@@ -629,12 +629,12 @@ fn two_logs_tell_each_other_what_they_lack() {
     }
     for range in alice.wants(&bob.heads()) {
         for frame in bob.frames_after(range.author, range.after, usize::MAX) {
-            give(&mut alice, frame);
+            give(&mut alice, &frame);
         }
     }
     for range in bob.wants(&alice.heads()) {
         for frame in alice.frames_after(range.author, range.after, usize::MAX) {
-            give(&mut bob, frame);
+            give(&mut bob, &frame);
         }
     }
     alice.settle(at(10));

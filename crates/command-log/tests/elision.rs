@@ -73,7 +73,7 @@ fn frames_survive_a_relay() {
     let (mut outbound, mut inbound) = (FrameWriter::default(), FrameReader::default());
     let mut last = reader(&genesis);
     for frame in relay.frames() {
-        let frame = last.read(&mut inbound, outbound.write(frame)).unwrap();
+        let frame = last.read(&mut inbound, outbound.write(&frame)).unwrap();
         last.receive_frame(at(2000), frame).unwrap();
     }
     assert_eq!(last.heads(), relay.heads());

@@ -22,7 +22,15 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        let genesis = genesis();
+        Self::in_room(genesis())
+    }
+
+    /// A room with places for so many who write, the creator among them.
+    fn with_places(max_writers: u16) -> Self {
+        Self::in_room(genesis_with(|params| params.max_writers = max_writers))
+    }
+
+    fn in_room(genesis: roundtable_command_log::Genesis) -> Self {
         Self {
             authors: (0..4).map(|seed| Forger::new(&genesis, seed)).collect(),
             frames: Vec::new(),
@@ -215,4 +223,56 @@ fn a_room_may_let_everyone_edit_and_still_revoke() {
     assert!(bob.append(at(0), &[stroke("bye")]).is_err());
     bob.settle(at(0));
     assert_eq!(value(&bob, STROKE, "s"), Some(&b"hi"[..]));
+}
+
+#[test]
+fn a_room_has_no_more_writers_than_places() {
+    let mut story = Story::with_places(2);
+    story.role(ALICE, 1, BOB, Role::Editor, 0);
+    story.role(ALICE, 2, CAROL, Role::Editor, 0);
+    story.writes(BOB, 3, "bob");
+    story.writes(CAROL, 3, "carol");
+    assert_eq!(story.counted(), ["bob"]);
+    let told: Vec<_> = applied(&mut story.end())
+        .iter()
+        .map(|a| a.counted)
+        .collect();
+    assert_eq!(
+        told,
+        [true, false, true, false],
+        "the second grant, and what rests on it"
+    );
+
+    // Who writes already takes no other place, and who no longer does makes room.
+    story.role(ALICE, 4, BOB, Role::Admin, 1);
+    story.role(ALICE, 5, BOB, Role::Viewer, 1);
+    story.role(ALICE, 6, DAVE, Role::Editor, 0);
+    story.writes(CAROL, 7, "carol again");
+    story.writes(DAVE, 7, "dave");
+    assert_eq!(story.counted(), ["bob", "dave"]);
+}
+
+/// Bob is an Admin by Alice's leave: for all whom he lets in, those whom she lets in come first, whenever.
+#[test]
+fn those_whom_a_lower_rank_lets_in_have_the_places() {
+    let mut story = Story::with_places(3);
+    story.role(ALICE, 1, BOB, Role::Admin, 0);
+    story.role(BOB, 2, CAROL, Role::Editor, 0);
+    story.writes(CAROL, 3, "carol");
+    assert_eq!(story.counted(), ["carol"]);
+    story.role(ALICE, 9, DAVE, Role::Editor, 0);
+    story.writes(DAVE, 10, "dave");
+    assert_eq!(story.counted(), ["dave"]);
+}
+
+/// An Admin who found no place is none: what it rules does not count either.
+#[test]
+fn who_finds_no_place_rules_nothing() {
+    let mut story = Story::with_places(2);
+    story.role(ALICE, 1, BOB, Role::Editor, 0);
+    story.role(ALICE, 2, CAROL, Role::Admin, 0);
+    story.role(CAROL, 3, BOB, Role::Viewer, 0);
+    story.writes(BOB, 4, "bob");
+    assert_eq!(story.counted(), ["bob"]);
+    assert_eq!(story.end().role_of(id(CAROL)), Role::Viewer);
 }

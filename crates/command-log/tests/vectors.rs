@@ -5,10 +5,14 @@
 mod common;
 
 use common::*;
-use roundtable_command_log::{CommandLog, FrameReader, FrameWriter, Genesis, Received, Role};
+use roundtable_command_log::{
+    Action, CommandLog, FrameReader, FrameWriter, Genesis, Received, Role, SharedFrame, Snapshot,
+};
 use serde_json::{Value, json};
 
 const VECTORS: &str = include_str!("vectors/command-log.json");
+/// A room in which two authors agree on a checkpoint.
+const CHECKPOINT: &str = include_str!("vectors/checkpoint.json");
 
 fn hex(bytes: impl AsRef<[u8]>) -> String {
     let bytes = bytes.as_ref().iter();
@@ -114,4 +118,86 @@ fn the_vectors_are_accepted_and_mean_what_they_say() {
     assert_eq!(log.role_of(id(1)), Role::Editor);
     assert_eq!(value(&log, STROKE, "s"), Some(&b"blue"[..]));
     assert_eq!(value(&log, POINTS, "p"), Some(&b"\x01\x02"[..]));
+}
+
+/// Bob wants to go on without Alice, to no avail; then both agree on a checkpoint of what came before.
+fn agreed() -> (Vec<SharedFrame>, CommandLog) {
+    let genesis = genesis_with(|_| {});
+    let mut logs = [log(&genesis, 0), log(&genesis, 1)];
+    let mut frames = Vec::new();
+    let mut say = |logs: &mut [CommandLog; 2], who: usize, action: Action| {
+        let frame = logs[who]
+            .append(at(frames.len() as u64), &[action])
+            .unwrap();
+        for log in logs.iter_mut() {
+            give(log, &frame);
+            log.settle(at(0));
+        }
+        frames.push(frame);
+    };
+    say(&mut logs, 0, set_role(1, Role::Editor));
+    say(&mut logs, 1, stroke("red"));
+    say(&mut logs, 1, put(POINTS, "p", [1, 2].to_vec()));
+    let retire = logs[1].retire_command(id(0));
+    say(&mut logs, 1, retire);
+    let proposal = logs[0].checkpoint_command(3).unwrap();
+    say(&mut logs, 0, proposal);
+    while let Some((who, due)) = (0..2).find_map(|who| Some((who, logs[who].due(at(0))?))) {
+        say(&mut logs, who, due);
+    }
+    let [alice, _] = logs;
+    (frames, alice)
+}
+
+fn told(frames: &[SharedFrame], log: &CommandLog) -> Value {
+    let frames: Vec<_> = frames.iter().map(|frame| hex(frame.bytes())).collect();
+    let stable = log.checkpoint().unwrap();
+    let authors = &log.checkpoint_contents().unwrap().authors;
+    let heads = authors.iter().map(|at| {
+        json!({
+            "author": hex(at.author.as_bytes()),
+            "nonce": at.head.nonce,
+            "id": hex(at.head.id.as_bytes()),
+            "budget": at.head.budget,
+            "role": at.role.map(|(role, _)| role.number()),
+            "rank": at.role.map(|(_, rank)| rank),
+        })
+    });
+    json!({
+        "genesis": hex(log.genesis().encode()),
+        "frames": frames,
+        "checkpoint": hex(log.checkpoint_contents().unwrap().encode()),
+        "name": hex(stable.name.as_bytes()),
+        "cut": stable.cut,
+        "heads": heads.collect::<Vec<_>>(),
+        "state_hash_at_the_cut": hex(log.checkpoint_contents().unwrap().state.as_bytes()),
+        "snapshot": hex(log.snapshot(0).unwrap().encode()),
+    })
+}
+
+#[test]
+fn the_checkpoint_of_the_vectors_is_what_this_implementation_agrees_on() {
+    let (frames, log) = agreed();
+    let told = told(&frames, &log);
+    let vectors: Value = serde_json::from_str(CHECKPOINT).unwrap();
+    assert_eq!(told, vectors);
+}
+
+#[test]
+fn the_checkpoint_of_the_vectors_is_stable_for_whoever_reads_its_frames_or_its_snapshot() {
+    let vectors: Value = serde_json::from_str(CHECKPOINT).unwrap();
+    let genesis = Genesis::decode(&unhex(&vectors["genesis"])).unwrap();
+    let mut by_frames = reader(&genesis);
+    for frame in vectors["frames"].as_array().unwrap().iter().rev() {
+        by_frames.receive(at(0), unhex(frame).into()).unwrap();
+    }
+    by_frames.settle(at(0));
+    let mut by_snapshot = reader(&genesis);
+    let snapshot = Snapshot::decode(unhex(&vectors["snapshot"]).into()).unwrap();
+    by_snapshot.install(at(0), &snapshot).unwrap();
+    for log in [&by_frames, &by_snapshot] {
+        let stable = log.checkpoint().unwrap();
+        assert_eq!(hex(stable.name.as_bytes()), vectors["name"]);
+        assert_eq!(value(log, STROKE, "s"), Some(&b"red"[..]));
+    }
 }

@@ -41,6 +41,41 @@ pub struct ChannelStats {
     pub dropped_frames: u64,
 }
 
+/// What kind of transport address one end of a link uses (RFC 8445 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CandidateType {
+    /// An address of the machine itself.
+    Host,
+    /// What a NAT made of it, as a STUN server saw it.
+    ServerReflexive,
+    /// What a NAT made of it, as the peer saw it.
+    PeerReflexive,
+    /// An address on a TURN server.
+    Relay,
+}
+
+impl CandidateType {
+    /// As SDP calls it (RFC 8839 §5.1): `host`, `srflx`, `prflx` or `relay`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::ServerReflexive => "srflx",
+            Self::PeerReflexive => "prflx",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// By which kinds of address a link runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkPath {
+    /// At this end.
+    pub local: CandidateType,
+    /// At the peer's end, as far as this end knows.
+    pub remote: CandidateType,
+}
+
 /// A snapshot of a link's measurements.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LinkStats {
@@ -53,6 +88,8 @@ pub struct LinkStats {
     pub voice_loss: Option<f32>,
     /// Interarrival jitter of received media (RFC 3550 §6.4.1).
     pub jitter: Option<Duration>,
+    /// By which kinds of address the link runs; `None` where ICE has not chosen them.
+    pub path: Option<LinkPath>,
     /// Counters by [`Channel::number`].
     pub channels: [ChannelStats; 8],
 }

@@ -35,6 +35,8 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ROOMS: TableDefinition<'_, RoomKey<'_>, Encoded<'_>> = TableDefinition::new("rooms");
 /// Frames in full form, by genesis, author, first nonce and id.
 const FRAMES: TableDefinition<'_, FrameKey<'_>, &[u8]> = TableDefinition::new("frames");
+/// What is left of what lies below the last stable checkpoint, by genesis.
+const SNAPSHOTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("snapshots");
 /// What is kept beside the frames, by genesis and section.
 const SECTIONS: TableDefinition<'_, (&[u8; 32], u16), &[u8]> = TableDefinition::new("sections");
 
@@ -176,6 +178,8 @@ impl Database {
             let frame = Bytes::copy_from_slice(value.value());
             frames.or_default().push(frame);
         }
+        let snapshot = transaction.open_table(SNAPSHOTS)?.get(genesis)?;
+        contents.snapshot = snapshot.map(|value| Bytes::copy_from_slice(value.value()));
         let sections = transaction.open_table(SECTIONS)?;
         for entry in sections.range((genesis, 0)..=(genesis, u16::MAX))? {
             let (key, value) = entry?;
@@ -198,6 +202,7 @@ impl Database {
         let current = current.map(|genesis| genesis.hash());
         {
             let mut frames = transaction.open_table(FRAMES)?;
+            let mut snapshots = transaction.open_table(SNAPSHOTS)?;
             let mut sections = transaction.open_table(SECTIONS)?;
             for record in records {
                 match record {
@@ -207,6 +212,27 @@ impl Database {
                         let (genesis, id) = (genesis.as_bytes(), id.as_bytes());
                         let key = (genesis, author.as_bytes(), header.first_nonce, id);
                         frames.insert(key, &frame.bytes()[..])?;
+                    }
+                    Record::Checkpoint {
+                        genesis,
+                        snapshot,
+                        through,
+                    } if current == Some(*genesis) => {
+                        let genesis = genesis.as_bytes();
+                        snapshots.insert(genesis, &snapshot[..])?;
+                        for (author, last) in through {
+                            let below = frames_through(genesis, author.as_bytes(), *last);
+                            frames.retain_in(below, |_, _| false)?;
+                        }
+                    }
+                    Record::LetGo {
+                        genesis,
+                        author,
+                        first_nonce,
+                        id,
+                    } if current == Some(*genesis) => {
+                        let (author, id) = (author.as_bytes(), id.as_bytes());
+                        frames.remove((genesis.as_bytes(), author, *first_nonce, id))?;
                     }
                     Record::Section {
                         genesis,
@@ -267,6 +293,7 @@ fn end(transaction: &WriteTransaction, genesis: &GenesisHash) -> Result<(), redb
     let genesis = genesis.as_bytes();
     let mut frames = transaction.open_table(FRAMES)?;
     frames.retain_in(all_frames(genesis), |_, _| false)?;
+    transaction.open_table(SNAPSHOTS)?.remove(genesis)?;
     let mut sections = transaction.open_table(SECTIONS)?;
     sections.retain_in((genesis, 0)..=(genesis, u16::MAX), |_, _| false)?;
     Ok(())
@@ -274,6 +301,15 @@ fn end(transaction: &WriteTransaction, genesis: &GenesisHash) -> Result<(), redb
 
 fn all_frames(genesis: &[u8; 32]) -> std::ops::RangeInclusive<FrameKey<'_>> {
     (genesis, LOWEST, 0, LOWEST)..=(genesis, HIGHEST, u64::MAX, HIGHEST)
+}
+
+/// An author's frames that begin at or below a nonce.
+fn frames_through<'a>(
+    genesis: &'a [u8; 32],
+    author: &'a [u8; 32],
+    last: u64,
+) -> std::ops::RangeInclusive<FrameKey<'a>> {
+    (genesis, author, 0, LOWEST)..=(genesis, author, last, HIGHEST)
 }
 
 fn builder() -> Builder {
@@ -312,6 +348,7 @@ fn initialise(database: &redb::Database, key: &SigningKey) -> Result<(), redb::E
         meta.insert("key", &key.to_bytes()[..])?;
         transaction.open_table(ROOMS)?;
         transaction.open_table(FRAMES)?;
+        transaction.open_table(SNAPSHOTS)?;
         transaction.open_table(SECTIONS)?;
     }
     transaction.commit()?;

@@ -23,6 +23,7 @@ struct Room {
     /// The last one counts.
     geneses: Vec<(Genesis, Schema)>,
     frames: BTreeMap<(AuthorId, u64, FrameId), Bytes>,
+    snapshot: Option<Bytes>,
     sections: BTreeMap<u16, Bytes>,
 }
 
@@ -37,12 +38,32 @@ impl Room {
             Record::Genesis { genesis, schema } => {
                 self.geneses.push((Genesis::clone(genesis), schema.clone()));
                 self.frames.clear();
+                self.snapshot = None;
                 self.sections.clear();
             }
             Record::Frame { genesis, frame } if self.genesis() == Some(*genesis) => {
                 let header = frame.header();
                 let place = (header.author, header.first_nonce, frame.id());
                 self.frames.insert(place, frame.bytes().clone());
+            }
+            Record::Checkpoint {
+                genesis,
+                snapshot,
+                through,
+            } if self.genesis() == Some(*genesis) => {
+                self.snapshot = Some(snapshot.clone());
+                let through: BTreeMap<_, _> = through.iter().copied().collect();
+                self.frames.retain(|(author, first_nonce, _), _| {
+                    through.get(author).is_none_or(|last| first_nonce > last)
+                });
+            }
+            Record::LetGo {
+                genesis,
+                author,
+                first_nonce,
+                id,
+            } if self.genesis() == Some(*genesis) => {
+                self.frames.remove(&(*author, *first_nonce, *id));
             }
             Record::Section {
                 genesis,
@@ -52,7 +73,10 @@ impl Room {
                 self.sections.insert(*section, content.clone());
             }
             // Of a log that was given up.
-            Record::Frame { .. } | Record::Section { .. } => {}
+            Record::Frame { .. }
+            | Record::LetGo { .. }
+            | Record::Checkpoint { .. }
+            | Record::Section { .. } => {}
         }
     }
 }
@@ -86,6 +110,7 @@ impl Store for MemoryStore {
             genesis,
             schema,
             frames,
+            snapshot: room.snapshot.clone(),
             sections: room.sections.clone(),
             superseded: superseded
                 .iter()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
-use roundtable_command_log::{Genesis, GenesisHash, Schema, SharedFrame};
+use roundtable_command_log::{FrameId, Genesis, GenesisHash, Schema, SharedFrame};
 use roundtable_core::{AuthorId, RoomId};
 
 /// Something to keep of a room.
@@ -26,8 +26,29 @@ pub enum Record {
         /// The frame.
         frame: SharedFrame,
     },
-    /// Something that is kept beside the frames, such as a snapshot, and that the next record of
-    /// the same section replaces.
+    /// A foreign frame that did not count and that the log has let go: it is not kept any longer.
+    LetGo {
+        /// Of which log.
+        genesis: GenesisHash,
+        /// Its author.
+        author: AuthorId,
+        /// The nonce of its first command.
+        first_nonce: u64,
+        /// The frame.
+        id: FrameId,
+    },
+    /// What a log needs to go on from a stable checkpoint. It takes the place of the one before, and of
+    /// the frames below: they go.
+    Checkpoint {
+        /// Of which log.
+        genesis: GenesisHash,
+        /// A [`Snapshot`](roundtable_command_log::Snapshot) from the genesis on, encoded.
+        snapshot: Bytes,
+        /// By author, the last nonce that lies below.
+        through: Vec<(AuthorId, u64)>,
+    },
+    /// Something that is kept beside the frames, and that the next record of the same section
+    /// replaces.
     Section {
         /// Of which log.
         genesis: GenesisHash,
@@ -46,8 +67,11 @@ pub struct Contents {
     pub genesis: Option<Genesis>,
     /// The schema that the genesis names.
     pub schema: Option<Schema>,
-    /// All frames of that genesis in full form, by author, each author's in order.
+    /// The frames of that genesis in full form, above the last stable checkpoint or all, by author, each
+    /// author's in order.
     pub frames: BTreeMap<AuthorId, Vec<Bytes>>,
+    /// What is left of all that lies below the last stable checkpoint, if there was one.
+    pub snapshot: Option<Bytes>,
     /// What is kept beside the frames, by section.
     pub sections: BTreeMap<u16, Bytes>,
     /// Geneses that were given up for this one.

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use roundtable_command_log::{CommandLog, FrameError, OpenError, SignedFrame};
+use roundtable_command_log::{
+    CommandLog, FrameError, OpenError, Received, SharedFrame, Snapshot, SnapshotError,
+};
 use roundtable_core::{AuthorId, WallTime};
 
 use crate::Contents;
@@ -40,10 +42,13 @@ pub enum VerifyError {
     /// The genesis, the schema and this version do not go together.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What is kept of the last stable checkpoint is not what the room's writers have committed.
+    #[error("the kept checkpoint does not verify: {0}")]
+    Snapshot(#[from] SnapshotError),
 }
 
 impl Contents {
-    /// Verifies every frame from the genesis on; `now` is for frames dated ahead of it.
+    /// Verifies every checkpoint and every frame from the genesis on; `now` is for frames dated ahead of it.
     ///
     /// # Errors
     /// [`VerifyError`] if there is nothing to verify against.
@@ -51,12 +56,17 @@ impl Contents {
         let genesis = self.genesis.clone().ok_or(VerifyError::NoGenesis)?;
         let schema = self.schema.clone().ok_or(VerifyError::NoGenesis)?;
         let mut log = CommandLog::new(genesis, schema, None)?;
+        if let Some(snapshot) = &self.snapshot {
+            log.install(now, &Snapshot::decode(snapshot.clone())?)?;
+        }
         // What counts of a forked author may hang on an author who comes later.
         log.restore(now, self.frames.values().flatten().cloned());
         let (mut refused, mut belonging) = (Vec::new(), HashSet::new());
         for (author, frames) in &self.frames {
             for (frame, position) in frames.iter().zip(1..) {
                 match log.receive(now, frame.clone()) {
+                    // A checkpoint has made it superfluous.
+                    Ok(Received::Pruned) => {}
                     Ok(_) => {
                         belonging.insert(frame);
                     }
@@ -69,7 +79,7 @@ impl Contents {
             }
         }
         log.settle(now);
-        let kept = log.kept().count();
+        let kept = log.kept_count();
         let waiting = belonging.len().saturating_sub(kept);
         Ok(Verification {
             log,
@@ -91,8 +101,7 @@ impl Verification {
     }
 
     /// An author's frames that count.
-    pub fn frames_of(&self, author: AuthorId) -> impl Iterator<Item = &SignedFrame> {
-        let frames = self.log.frames_after(author, 0, usize::MAX);
-        frames.map(AsRef::as_ref)
+    pub fn frames_of(&self, author: AuthorId) -> impl Iterator<Item = SharedFrame> {
+        self.log.frames_after(author, 0, usize::MAX)
     }
 }

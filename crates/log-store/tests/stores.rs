@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use roundtable_log_store::{Database, Identity, IdentityError, MemoryStore, Store};
+use roundtable_log_store::{Database, Identity, IdentityError, MemoryStore, Record, Store};
 
 /// Runs a scenario against each kind of store.
 fn each(scenario: impl Fn(&dyn Store)) {
@@ -31,6 +31,27 @@ fn what_was_committed_is_loaded_each_authors_frames_in_order() {
         assert!(contents.frames.keys().eq([&log.own_author().unwrap()]));
         assert!(contents.into_frames().eq(expected));
         assert_eq!(store.rooms().unwrap(), [room()]);
+    });
+}
+
+#[test]
+fn what_is_let_go_is_not_loaded_again() {
+    each(|store| {
+        let genesis = genesis(&key(1), 7);
+        let mut log = log(&genesis, &key(1));
+        let written = ["a", "b"].map(|text| note(&mut log, text));
+        let [a, b] = written.each_ref().map(|written| frame(&log, written));
+        let let_go = Record::LetGo {
+            genesis: genesis.hash(),
+            author: written[1].author(),
+            first_nonce: 2,
+            id: written[1].id(),
+        };
+        store
+            .commit(&room(), &[begin(&genesis), a, b, let_go])
+            .unwrap();
+        let contents = store.load(&room()).unwrap();
+        assert!(contents.into_frames().eq([written[0].bytes().clone()]));
     });
 }
 

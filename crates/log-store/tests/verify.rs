@@ -105,7 +105,7 @@ fn what_an_admin_restored_counts_whoever_comes_first() {
         let store = MemoryStore::default();
         store.commit(&room(), &[begin(&genesis)]).unwrap();
         for kept in alice.kept() {
-            store.commit(&room(), &[frame(&alice, kept)]).unwrap();
+            store.commit(&room(), &[frame(&alice, &kept)]).unwrap();
         }
         let verified = store.load(&room()).unwrap().verify(NOW).unwrap();
         assert!(verified.is_sound());

@@ -4,6 +4,9 @@
 //! may have found it empty, so a genesis that no invite vouches for is held loosely at first: between
 //! two such, the lower hash wins. Once it has been shared for [`SETTLED`], or with a peer that stands by it,
 //! it is firm: a loose one yields to it, and two firm ones do not mix.
+//!
+//! Of what lies below a checkpoint no command is left that could be submitted again elsewhere. So there are none
+//! while the genesis is loose, and with one it stays firm.
 
 use std::time::Duration;
 
@@ -14,7 +17,7 @@ use roundtable_wire::session::Control;
 
 use crate::{
     Session,
-    arrivals::Backlog,
+    checkpoints::Checkpoints,
     config::GenesisSource,
     event::{Event, LinkId, Now},
     handshake::Refusal,
@@ -143,7 +146,8 @@ impl Session {
             settle_due: None,
         });
         self.anti_entropy.clear();
-        self.backlog = Backlog::default();
+        self.checkpoints = Checkpoints::default();
+        self.arrivals.clear();
         self.descents.clear();
         self.grants.clear();
         self.own_head = OwnHead::default();
@@ -235,13 +239,14 @@ impl Session {
     }
 
     /// Is ready to give up our genesis again, if nobody who shares it is left or has written
-    /// anything.
+    /// anything, and no checkpoint has come about.
     pub(crate) fn review_firmness(&mut self) {
         let alone = self.links.ids(Link::is_aligned).is_empty();
         let author = self.author;
         if let Some(room) = &mut self.room
             && alone
             && !room.verified
+            && room.log.checkpoint().is_none()
             && room.log.heads().iter().all(|head| head.author == author)
         {
             room.firm = false;

@@ -6,7 +6,7 @@
 //! the sender by the receiver.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ops::RangeBounds,
     time::Duration,
 };
@@ -30,6 +30,10 @@ pub(crate) struct AntiEntropy {
     /// By link: the last nonce that the peer claims to hold, of authors where we hold less.
     claims: BTreeMap<LinkId, BTreeMap<AuthorId, u64>>,
     gaps: BTreeMap<AuthorId, Gap>,
+    /// By link: how many gaps are being fetched there.
+    load: BTreeMap<LinkId, usize>,
+    /// When to plan again; never later than it has to be.
+    due: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,7 @@ impl AntiEntropy {
     /// Forgets what a link's peer has claimed and was asked for.
     pub(crate) fn forget(&mut self, link: LinkId) {
         self.claims.remove(&link);
+        self.load.remove(&link);
         for gap in self.gaps.values_mut() {
             gap.fetch.take_if(|fetch| fetch.link == link);
         }
@@ -83,14 +88,15 @@ impl AntiEntropy {
 
     /// Forgets everything: another log has begun.
     pub(crate) fn clear(&mut self) {
-        self.claims.clear();
-        self.gaps.clear();
+        *self = Self::default();
     }
 
     /// The peer says what it has sent of what it was asked for. An answer that is empty throughout
-    /// means that it has none of it; otherwise an empty range has only to be asked for again.
-    pub(crate) fn on_served(&mut self, link: LinkId, ranges: &[Range]) {
+    /// means that it has none of it; otherwise an empty range has only to be asked for again. Names the authors of
+    /// whom it was asked for something.
+    pub(crate) fn on_served(&mut self, link: LinkId, ranges: &[Range]) -> BTreeSet<AuthorId> {
         let nothing = ranges.iter().all(|range| range.last < range.first);
+        let mut authors = BTreeSet::new();
         for range in ranges {
             let Some(gap) = self.gaps.get_mut(&range.author) else {
                 continue;
@@ -101,15 +107,18 @@ impl AntiEntropy {
             if fetch.link != link || fetch.first != range.first {
                 continue;
             }
+            authors.insert(range.author);
             if range.last >= range.first {
                 fetch.through = Some(range.last);
                 continue;
             }
             gap.fetch = None;
+            lighten(&mut self.load, link);
             if nothing {
                 drop_claim(&mut self.claims, link, &range.author);
             }
         }
+        authors
     }
 
     /// Whether frames of this author are asked for.
@@ -127,7 +136,13 @@ impl AntiEntropy {
             gap.review(now, author, world.held(author), &mut self.claims);
         }
         self.find_gaps(now, world);
-        self.assign(now, world, ..)
+        self.load.clear();
+        for fetch in self.gaps.values().filter_map(|gap| gap.fetch.as_ref()) {
+            *self.load.entry(fetch.link).or_default() += 1;
+        }
+        let wants = self.assign(now, world, ..);
+        self.due = self.gaps.values().filter_map(Gap::due).min();
+        wants
     }
 
     /// What to ask next of an author of whom something has come: costs less than
@@ -142,16 +157,23 @@ impl AntiEntropy {
         let Some(gap) = self.gaps.get_mut(&author) else {
             return BTreeMap::new();
         };
+        let before = gap.fetch.as_ref().map(|fetch| fetch.link);
         gap.review(now, &author, held, &mut self.claims);
         if gap.fetch.is_some() {
             return BTreeMap::new();
+        }
+        if let Some(link) = before {
+            lighten(&mut self.load, link);
         }
         let claims = self.claims.values();
         let claimed = |claims: &BTreeMap<_, _>| claims.get(&author).is_some_and(|n| *n > held);
         if claims.filter(|claims| claimed(claims)).count() == 0 {
             self.gaps.remove(&author);
         }
-        self.assign(now, world, author..=author)
+        let wants = self.assign(now, world, author..=author);
+        let due = self.gaps.get(&author).and_then(Gap::due);
+        self.due = self.due.into_iter().chain(due).min();
+        wants
     }
 
     /// Finds somebody to ask for each gap of these authors for which nobody is being asked.
@@ -162,10 +184,7 @@ impl AntiEntropy {
         authors: impl RangeBounds<AuthorId>,
     ) -> BTreeMap<LinkId, Vec<Range>> {
         let mut wants: BTreeMap<LinkId, Vec<Range>> = BTreeMap::new();
-        let mut load: BTreeMap<LinkId, usize> = BTreeMap::new();
-        for fetch in self.gaps.values().filter_map(|gap| gap.fetch.as_ref()) {
-            *load.entry(fetch.link).or_default() += 1;
-        }
+        let load = &mut self.load;
         for (author, gap) in self.gaps.range_mut(authors) {
             if gap.fetch.is_some() {
                 continue;
@@ -219,16 +238,32 @@ impl AntiEntropy {
 
     /// When [`plan`](Self::plan) has to be called again at the latest.
     pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
-        let due = |gap: &Gap| match &gap.fetch {
-            Some(fetch) => Some(fetch.deadline),
-            // One that found nobody to ask is looked at again when another fetch ends.
-            None => gap.patient.then_some(gap.since + GRACE),
-        };
-        self.gaps.values().filter_map(due).min()
+        self.due
+    }
+
+    /// Whether what is counted is what there is.
+    #[cfg(any(test, feature = "__fuzz"))]
+    pub(crate) fn is_consistent(&self) -> bool {
+        let mut load: BTreeMap<LinkId, usize> = BTreeMap::new();
+        for fetch in self.gaps.values().filter_map(|gap| gap.fetch.as_ref()) {
+            *load.entry(fetch.link).or_default() += 1;
+        }
+        let due = self.gaps.values().filter_map(Gap::due).min();
+        let counted = self.load.iter().filter(|(_, count)| **count > 0);
+        counted.eq(load.iter()) && due.is_none_or(|due| self.due.is_some_and(|at| at <= due))
     }
 }
 
 impl Gap {
+    /// When something has to be done about it.
+    fn due(&self) -> Option<Timestamp> {
+        match &self.fetch {
+            Some(fetch) => Some(fetch.deadline),
+            // One that found nobody to ask is looked at again when another fetch ends.
+            None => self.patient.then_some(self.since + GRACE),
+        }
+    }
+
     /// Ends the fetch if it has arrived or gone stale.
     fn review(
         &mut self,
@@ -248,6 +283,13 @@ impl Gap {
         if arrived || stale {
             self.fetch = None;
         }
+    }
+}
+
+/// A link has one gap less to fetch.
+fn lighten(load: &mut BTreeMap<LinkId, usize>, link: LinkId) {
+    if let Some(count) = load.get_mut(&link) {
+        *count = count.saturating_sub(1);
     }
 }
 

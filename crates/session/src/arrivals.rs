@@ -1,52 +1,25 @@
-//! Command frames as they arrive: read in whatever form they have; those that answer a request of ours are gathered for
-//! a moment, so that their signatures are verified together.
+//! Command frames as they arrive: read in whatever form they have; those that answer a request of ours, or come in great
+//! numbers, are gathered for a moment, so that their signatures are verified together.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use roundtable_command_log::{FrameError, ReadError, Received, UnverifiedFrame};
-use roundtable_core::{AuthorId, CloseCode, Timestamp};
+use roundtable_core::{AuthorId, CloseCode};
 use roundtable_wire::session::Control;
 
 use crate::{
     Session,
     event::{Event, LinkId, Now},
     handshake::Refusal,
+    pacing::Pushed,
 };
 
-/// How long a frame that was asked for waits for others.
-const PATIENCE: Duration = Duration::from_millis(1);
-/// How many frames, and bytes of frames, wait at most: what is judged at once, in about 2 ms.
-const MAX_FRAMES: usize = 256;
-const MAX_BYTES: usize = 512 * 1024;
 /// Frames that do not verify or are malformed, after which a link is closed.
 const MAX_OFFENCES: u32 = 8;
 /// How often a link's peer is asked for full forms, after which the link is closed. An honest peer
 /// has to be asked at most when the room's genesis changes.
 const MAX_MISREAD: u32 = 64;
-
-/// Frames of authors that we have asked for. Full, it is judged at once.
-#[derive(Debug, Default)]
-pub(crate) struct Backlog {
-    frames: Vec<(LinkId, UnverifiedFrame)>,
-    bytes: usize,
-    due: Option<Timestamp>,
-}
-
-impl Backlog {
-    /// Adds a frame, and says whether there is room for another.
-    fn push(&mut self, now: Timestamp, link: LinkId, frame: UnverifiedFrame) -> bool {
-        self.due.get_or_insert(now + PATIENCE);
-        self.bytes += frame.bytes().len();
-        self.frames.push((link, frame));
-        self.frames.len() < MAX_FRAMES && self.bytes < MAX_BYTES
-    }
-
-    /// When to judge what waits; `None` while nothing does.
-    pub(crate) fn due(&self) -> Option<Timestamp> {
-        self.due
-    }
-}
 
 /// What has to be done once frames have been judged.
 #[derive(Debug, Default)]
@@ -65,14 +38,18 @@ impl Session {
             return;
         };
         let frame = match room.log.read(&mut member.reader, bytes) {
-            Ok(frame) => frame,
+            Ok(frame) => frame.shown_by(member.author),
             Err(ReadError::Frame(error)) => return self.on_bad_frame(now, id, &error),
             Err(_) => return self.on_misread(now, id),
         };
         member.asked_in_full &= frame.is_elided();
-        if self.anti_entropy.is_fetching(&frame.author()) {
-            if !self.backlog.push(now.mono, id, frame) {
-                self.judge_backlog(now);
+        let peer = member.author;
+        let asked_for = self.anti_entropy.is_fetching(&frame.author());
+        if asked_for || !self.arrivals.may_pass(now.mono, peer) {
+            match self.arrivals.push(now.mono, peer, (id, frame)) {
+                Pushed::Waits => {}
+                Pushed::Full => self.judge_round(now),
+                Pushed::Dropped => self.counters.overrun(),
             }
             return;
         }
@@ -83,19 +60,19 @@ impl Session {
         self.follow(now, &consequences);
     }
 
-    /// Judges the frames that wait, if they have waited long enough.
-    pub(crate) fn review_backlog(&mut self, now: Now) {
-        if self.backlog.due().is_some_and(|due| due <= now.mono) {
-            self.judge_backlog(now);
+    /// Judges frames that wait, if they have waited long enough.
+    pub(crate) fn review_arrivals(&mut self, now: Now) {
+        if self.arrivals.due().is_some_and(|due| due <= now.mono) {
+            self.judge_round(now);
         }
     }
 
-    fn judge_backlog(&mut self, now: Now) {
+    fn judge_round(&mut self, now: Now) {
         let Some(room) = &mut self.room else {
             return;
         };
-        let frames = std::mem::take(&mut self.backlog).frames.into_iter();
-        let (sources, frames): (Vec<_>, Vec<_>) = frames
+        let round = self.arrivals.round(now.mono).into_iter();
+        let (sources, frames): (Vec<_>, Vec<_>) = round
             .map(|(id, frame)| ((id, frame.is_elided()), frame))
             .unzip();
         let mut consequences = Consequences {
@@ -117,6 +94,11 @@ impl Session {
         received: Result<Received, FrameError>,
         consequences: &mut Consequences,
     ) {
+        let member = self.links.get(id).and_then(|link| link.member());
+        if let Some(member) = member.filter(|_| was_of_no_use(&received)) {
+            self.counters.unused();
+            self.arrivals.unused(now.mono, member.author);
+        }
         match received {
             Ok(Received::Accepted { frame }) => {
                 let author = frame.author();
@@ -208,6 +190,15 @@ impl Session {
             let reason = "too many frames that no honest peer sends";
             self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
         }
+    }
+}
+
+/// Whether a signature was verified, and the log has not grown by that.
+fn was_of_no_use(received: &Result<Received, FrameError>) -> bool {
+    match received {
+        Ok(Received::Accepted { .. } | Received::Duplicate | Received::Ended) => false,
+        Ok(_) => true,
+        Err(error) => matches!(error, FrameError::Signature(_)),
     }
 }
 

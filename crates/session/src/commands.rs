@@ -1,7 +1,5 @@
 //! Commands: signing our own, and bringing the state up to date.
 
-use std::sync::Arc;
-
 use roundtable_command_log::{Action, AppendError, Role, SharedFrame, Update};
 
 use crate::{
@@ -44,14 +42,17 @@ impl Session {
         Ok(())
     }
 
-    /// The own commands in the log that have not been taken back, to be submitted again to another.
+    /// The own commands in the log that have not been taken back, to be submitted again to another: all but what
+    /// concerns checkpoints, which means nothing there.
     pub(crate) fn own_actions(&self) -> Vec<Action> {
         let entries = self
             .log()
             .into_iter()
             .flat_map(|log| log.entries_since(&[]));
         let own = entries.filter(|entry| entry.author == self.author && !entry.undone);
-        own.map(|entry| entry.action).collect()
+        own.map(|entry| entry.action)
+            .filter(|action| !action.is_about_checkpoints())
+            .collect()
     }
 
     /// Signs and sends what waits, if it is due.
@@ -114,7 +115,7 @@ impl Session {
     }
 
     /// Hands an own frame to the user first, then to everyone.
-    fn publish(&mut self, now: Now, frame: &SharedFrame) {
+    pub(crate) fn publish(&mut self, now: Now, frame: &SharedFrame) {
         self.tell_own_frames();
         self.signing_rate.add(now.mono, frame.header().count);
         for id in self.links.best(Link::is_aligned) {
@@ -136,7 +137,7 @@ impl Session {
             .frames_after(self.author, self.own_told, usize::MAX)
         {
             self.own_told = frame.header().last_nonce();
-            self.outbox.event(Event::OwnFrame(Arc::clone(frame)));
+            self.outbox.event(Event::OwnFrame(frame));
         }
     }
 
@@ -160,6 +161,15 @@ impl Session {
         room.settle_due = None;
         room.last_settle = now.mono;
         room.log.settle(now.wall);
+        self.tell_updates();
+        self.say_what_is_due(now);
+    }
+
+    /// Tells the user what has settled.
+    pub(crate) fn tell_updates(&mut self) {
+        let Some(room) = &mut self.room else {
+            return;
+        };
         while let Some(update) = room.log.poll_update() {
             self.outbox.event(match update {
                 Update::Applied(applied) => Event::Applied(applied),
@@ -170,6 +180,7 @@ impl Session {
                     }
                     Event::Retracted { author, after }
                 }
+                Update::CheckpointStable(stable) => Event::CheckpointStable(stable),
                 _ => continue,
             });
         }

@@ -19,7 +19,7 @@ use crate::{
 const MAX_GENESIS_UPDATES: u32 = 16;
 
 /// By how much a link must be older than another for both ends to agree that it is.
-const OLDER: Duration = Duration::from_secs(3);
+const OLDER: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(crate) fn on_control(&mut self, now: Now, id: LinkId, message: &[u8]) {
@@ -95,18 +95,16 @@ impl Session {
             Control::FullForms if member.aligned => self.on_full_forms(id),
             Control::Forks(forks) if member.aligned => self.on_forks(now, id, forks),
             Control::WantForks(forks) if member.aligned => self.on_want_forks(now, id, forks),
-            Control::Probe(heads) if member.aligned => self.on_probe(id, &heads),
+            Control::Probe(heads) if member.aligned => self.on_probe(now, id, heads),
             Control::Probed(heads) if member.aligned => self.on_probed(now, id, &heads),
+            Control::Pruned { checkpoints } if member.aligned => {
+                self.on_pruned(now, id, checkpoints);
+            }
+            Control::WantCheckpoint { after, offset } if member.aligned => {
+                self.on_want_checkpoint(now, id, (after, offset));
+            }
             // Sent before the peer knew of our change of genesis, or by a later version.
-            Control::Heads(_)
-            | Control::Want(_)
-            | Control::Served(_)
-            | Control::FullForms
-            | Control::Forks(_)
-            | Control::WantForks(_)
-            | Control::Probe(_)
-            | Control::Probed(_)
-            | Control::Unknown => {}
+            _ => {}
         }
     }
 
@@ -253,6 +251,7 @@ impl Session {
         if let Some(member) = self.links.member_mut(id) {
             member.writer.forget();
         }
+        self.send_pruned(id);
         self.send_heads(id);
         self.release(now, id);
         self.flush(now);

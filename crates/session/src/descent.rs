@@ -53,23 +53,25 @@ pub(crate) enum Next {
 }
 
 impl Descents {
-    /// Starts to look for where we part from a peer: somewhere from the beginning up to `differs`.
+    /// Starts to look for where we part from a peer: somewhere above `same`, where the last stable checkpoint or the
+    /// beginning is, up to `differs`.
     pub(crate) fn begin(
         &mut self,
         now: Timestamp,
         link: LinkId,
         author: AuthorId,
+        same: u64,
         differs: u64,
     ) -> Option<Next> {
         self.0.retain(|_, descent| descent.deadline > now);
         let of_link = self.0.keys().filter(|(other, _)| *other == link).count();
-        if of_link >= MAX_DESCENTS || self.0.contains_key(&(link, author)) || differs == 0 {
+        if of_link >= MAX_DESCENTS || self.0.contains_key(&(link, author)) || differs <= same {
             return None;
         }
         let descent = Descent {
-            same: 0,
+            same,
             differs,
-            asked: Asked::Probe(0),
+            asked: Asked::Probe(same),
             deadline: now + TIMEOUT,
         };
         self.0.insert((link, author), descent);
@@ -185,7 +187,7 @@ mod tests {
     /// How many questions it takes to find that two logs of 999 commands part after `parting`.
     fn questions(parting: u64, count: u64) -> u32 {
         let mut descents = Descents::default();
-        let mut next = descents.begin(at(0), LINK, AUTHOR, 1000);
+        let mut next = descents.begin(at(0), LINK, AUTHOR, 0, 1000);
         for questions in 0.. {
             match next {
                 Some(Next::Probe(nonce)) => {
@@ -212,10 +214,19 @@ mod tests {
         }
     }
 
+    /// What lies below a stable checkpoint is the same for all, and nobody can say any more which frames it was.
+    #[test]
+    fn below_a_checkpoint_nothing_is_asked() {
+        let mut descents = Descents::default();
+        let next = descents.begin(at(0), LINK, AUTHOR, 40, 41);
+        assert_eq!(next, Some(Next::Found(40)));
+        assert_eq!(descents.begin(at(0), LinkId(2), AUTHOR, 40, 40), None);
+    }
+
     #[test]
     fn a_branch_is_fetched_piece_by_piece() {
         let mut descents = Descents::default();
-        assert!(descents.begin(at(0), LINK, AUTHOR, 1).is_some());
+        assert!(descents.begin(at(0), LINK, AUTHOR, 0, 1).is_some());
         let range = |first, last| Range {
             author: AUTHOR,
             first,
@@ -234,11 +245,14 @@ mod tests {
         let mut descents = Descents::default();
         let invented = |n: u8| AuthorId::from_bytes([n; 32]);
         let begun = (0..100).filter(|n| {
-            let next = descents.begin(at(0), LINK, invented(*n), 9);
+            let next = descents.begin(at(0), LINK, invented(*n), 0, 9);
             next.is_some()
         });
         assert_eq!(begun.count(), MAX_DESCENTS);
-        assert!(descents.begin(at(0), LinkId(2), AUTHOR, 9).is_some());
-        assert!(descents.begin(at(2000), LINK, AUTHOR, 9).is_some(), "stale");
+        assert!(descents.begin(at(0), LinkId(2), AUTHOR, 0, 9).is_some());
+        assert!(
+            descents.begin(at(2000), LINK, AUTHOR, 0, 9).is_some(),
+            "stale"
+        );
     }
 }

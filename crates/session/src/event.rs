@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use roundtable_command_log::{Action, AppendError, Applied, ForkProof, GenesisHash, SignedFrame};
+use roundtable_command_log::{
+    Action, AppendError, Applied, ForkProof, GenesisHash, ProposeError, SignedFrame, Stable,
+};
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Frame, MediaClock, MediaPacket, Payload, PeerId,
     Timestamp, TransportKind, WallTime,
@@ -108,6 +110,13 @@ pub enum Input {
         /// What.
         frame: Frame,
     },
+    /// The user, an Admin, wants what everyone has had the time to see to become final.
+    ProposeCheckpoint,
+    /// The user wants checkpoints not to wait for an author any more.
+    Retire {
+        /// Whom.
+        author: AuthorId,
+    },
     /// Signaling found nobody else in the room: a session that has no genesis may create it.
     AloneInRoom,
     /// Signaling says that the peer has left; its links are closed.
@@ -191,6 +200,10 @@ pub enum Event {
         /// All above this nonce.
         after: u64,
     },
+    /// A checkpoint has become stable, or was fetched: nothing changes any more below it, and the log
+    /// holds no frames from there. A store that follows the log can let go of them once it has the
+    /// [snapshot](roundtable_command_log::CommandLog::snapshot).
+    CheckpointStable(Stable),
     /// A frame of our own was signed. Comes before any [`Output::Transmit`] that carries it, so
     /// that the shell can make it durable first.
     OwnFrame(Arc<SignedFrame>),
@@ -259,6 +272,12 @@ pub enum InputError {
     /// No genesis yet, or not yet certain of the own last command.
     #[error("not ready to sign: wait until a peer is linked or the room is found empty")]
     NotReady,
+    /// No invite vouches for the genesis, and it has not been shared for long enough to be sure that no other
+    /// takes its place. Nothing is said of checkpoints until then.
+    #[error(
+        "this room may still turn out to be another: try again once a peer has been linked for 2 s"
+    )]
+    Unsettled,
     /// Our clock is more than 5 minutes from the median of the linked members': frames signed by it
     /// would wait at peers, or find no budget later.
     #[error(
@@ -281,6 +300,9 @@ pub enum InputError {
     /// type, a limit is passed.
     #[error(transparent)]
     Refused(#[from] AppendError),
+    /// No checkpoint can be proposed now.
+    #[error(transparent)]
+    NoCheckpoint(#[from] ProposeError),
     /// This channel is not for the user to send on.
     #[error("{} is not for messages of the user", .0.name())]
     WrongChannel(Channel),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundtable_command_log::{CommandLog, ForkProof, FrameId};
+use roundtable_command_log::{CommandLog, ForkProof, FrameId, SharedFrame};
 use roundtable_core::{AuthorId, Timestamp};
 use roundtable_wire::session::{Control, Head, MAX_LIST, Range};
 
@@ -12,6 +12,7 @@ use crate::{
     descent::Next,
     event::{LinkId, Now},
     links::{Link, Links, Member},
+    outbox::Outbox,
     room::Room,
 };
 
@@ -70,11 +71,12 @@ impl Session {
                 return;
             };
             let held = held(room, &head.author);
-            let ours = room.log.frame_with(head.author, head.nonce);
-            let same = ours.map_or(head.nonce == 0, |frame| *frame.id().as_bytes() == head.id);
-            let differs = ours
-                .filter(|_| !same)
-                .map(|frame| frame.header().first_nonce);
+            let ours = room.log.header_with(head.author, head.nonce);
+            // Of the end of what was pruned, only nonce and id are left.
+            let end = room.log.head(head.author);
+            let at_end = end.is_some_and(|h| (h.nonce, h.id.as_bytes()) == (head.nonce, &head.id));
+            let same = ours.map_or(head.nonce == 0, |(_, id)| *id.as_bytes() == head.id) || at_end;
+            let differs = ours.filter(|_| !same).map(|(header, _)| header.first_nonce);
             if head.author == self.author {
                 let nonce = head.nonce;
                 self.own_head.shown(now.mono, peer, nonce, held, same);
@@ -83,7 +85,10 @@ impl Session {
                 self.anti_entropy.claim(id, head.author, head.nonce);
             } else if let Some(differs) = differs {
                 self.descend(now, id, head.author, differs);
-            } else if head.nonce > 0 && ours.is_none() && room.log.sought(head.author) > 0 {
+            } else if head.nonce > room.log.pruned_through(head.author)
+                && ours.is_none()
+                && room.log.sought(head.author) > 0
+            {
                 self.descend_from_tip(now, id, head.author);
             }
         }
@@ -93,7 +98,8 @@ impl Session {
 
     /// Looks for where a peer's log of an author parts from ours, somewhere up to `differs`.
     fn descend(&mut self, now: Now, id: LinkId, author: AuthorId, differs: u64) {
-        let next = self.descents.begin(now.mono, id, author, differs);
+        let same = self.log().map_or(0, |log| log.pruned_through(author));
+        let next = self.descents.begin(now.mono, id, author, same, differs);
         self.pursue(now, id, author, next);
     }
 
@@ -117,14 +123,12 @@ impl Session {
             Some(Next::Want(range)) => self.outbox.control(id, &Control::Want(vec![range])),
             Some(Next::Found(same)) => {
                 let sought = room.log.sought(author);
-                if let Some(member) = self.links.member_mut(id) {
-                    let fork = room.log.fork(author).filter(|fork| fork.after() == same);
-                    let frames = fork.iter().flat_map(ForkProof::frames);
-                    let ours = room.log.frame_with(author, same.saturating_add(1));
-                    for frame in frames.chain(ours) {
-                        self.outbox.transmit(id, member.command(frame));
-                    }
+                if let Some(member) = self.links.member_mut(id)
+                    && member.owed.len() < MAX_LIST
+                {
+                    member.owed.push((author, same));
                 }
+                self.serve(now, id);
                 let next = self.descents.fetch(now.mono, id, author, same, sought);
                 self.pursue(now, id, author, next);
             }
@@ -132,15 +136,14 @@ impl Session {
         }
     }
 
-    /// Tells which frames we hold where the peer asks.
-    pub(crate) fn on_probe(&mut self, id: LinkId, heads: &[Head]) {
-        let Some(room) = &self.room else {
-            return;
-        };
-        let ours = heads
-            .iter()
-            .map(|head| at_nonce(&room.log, head.author, head.nonce));
-        self.outbox.control(id, &Control::Probed(ours.collect()));
+    /// Takes a question which frames we hold somewhere. At most 512 wait to be answered; the peer asks again for
+    /// others.
+    pub(crate) fn on_probe(&mut self, now: Now, id: LinkId, mut heads: Vec<Head>) {
+        if let Some(member) = self.links.member_mut(id) {
+            heads.truncate(MAX_LIST - member.probes.len());
+            member.probes.append(&mut heads);
+        }
+        self.serve(now, id);
     }
 
     pub(crate) fn on_probed(&mut self, now: Now, id: LinkId, heads: &[Head]) {
@@ -153,9 +156,9 @@ impl Session {
             let Some(room) = &self.room else {
                 return;
             };
-            let ours = room.log.frame_with(author, nonce);
-            let same = ours.is_some_and(|frame| *frame.id().as_bytes() == theirs);
-            let ours = ours.map(|frame| (frame.header().first_nonce, frame.header().last_nonce()));
+            let ours = room.log.header_with(author, nonce);
+            let same = ours.is_some_and(|(_, id)| *id.as_bytes() == theirs);
+            let ours = ours.map(|(header, _)| (header.first_nonce, header.last_nonce()));
             let next = self
                 .descents
                 .on_probed(now.mono, id, author, nonce, ours, same);
@@ -272,9 +275,11 @@ impl Session {
             return;
         }
         member.next_serve = now.mono + SERVE_INTERVAL;
+        let mut left = SERVE_BYTES;
+        answer(id, member, &room.log, &mut self.outbox, &mut left);
         let mut served = std::mem::take(&mut member.wanted);
         let forks = std::mem::take(&mut member.wanted_forks);
-        let mut left = SERVE_BYTES;
+        let mut pruned = false;
         for head in forks {
             let Some(proof) = room.log.fork(head.author) else {
                 continue;
@@ -292,7 +297,9 @@ impl Session {
         for range in &mut served {
             let after = range.first.saturating_sub(1);
             let last = std::mem::replace(&mut range.last, after);
-            if left == 0 {
+            let below = after < room.log.pruned_through(range.author);
+            pruned |= below;
+            if left == 0 || below {
                 continue;
             }
             for frame in room.log.frames_after(range.author, after, left) {
@@ -301,20 +308,24 @@ impl Session {
                 }
                 range.last = frame.header().last_nonce();
                 left = left.saturating_sub(frame.bytes().len());
-                self.outbox.transmit(id, member.command(frame));
+                self.outbox.transmit(id, member.command(&frame));
             }
         }
         if !served.is_empty() {
             self.outbox.control(id, &Control::Served(served));
         }
+        if pruned {
+            self.send_pruned(id);
+        }
     }
 
     pub(crate) fn on_served(&mut self, now: Now, id: LinkId, ranges: &[Range]) {
-        self.anti_entropy.on_served(id, ranges);
         for range in ranges {
             let next = self.descents.on_served(now.mono, id, range);
             self.pursue(now, id, range.author, next);
-            self.go_on(now, range.author);
+        }
+        for author in self.anti_entropy.on_served(id, ranges) {
+            self.go_on(now, author);
         }
         self.plan_soon(now);
     }
@@ -327,6 +338,7 @@ impl Session {
                 self.send_heads(id);
                 self.send_forks(id);
             }
+            self.mark_for_checkpoints(now);
             // Frames from clocks ahead of ours may have come of age.
             self.settle_soon(now);
         }
@@ -337,7 +349,7 @@ impl Session {
             self.plan(now);
         }
         self.review_own_head(now);
-        self.review_backlog(now);
+        self.review_arrivals(now);
         self.settle_log(now);
     }
 
@@ -355,7 +367,7 @@ impl Session {
         let own = self.own_head.next_timeout(self.own_nonce());
         let settle = self.room.as_ref().and_then(|room| room.settle_due);
         own.into_iter()
-            .chain(self.backlog.due())
+            .chain(self.arrivals.due())
             .chain(settle)
             .chain(self.plan_timeout())
             .min()
@@ -394,12 +406,47 @@ fn held(room: &Room, author: &AuthorId) -> u64 {
     room.log.head(*author).map_or(0, |head| head.nonce)
 }
 
+/// Answers a peer's questions, and sends it our frames where its logs part from ours.
+fn answer(
+    id: LinkId,
+    member: &mut Member,
+    log: &CommandLog,
+    outbox: &mut Outbox,
+    left: &mut usize,
+) {
+    let probes = std::mem::take(&mut member.probes);
+    if !probes.is_empty() {
+        let ours = probes
+            .iter()
+            .map(|head| at_nonce(log, head.author, head.nonce));
+        outbox.control(id, &Control::Probed(ours.collect()));
+    }
+    for (author, same) in std::mem::take(&mut member.owed) {
+        if *left == 0 {
+            member.owed.push((author, same));
+            continue;
+        }
+        for frame in next_frames(log, author, same) {
+            *left = left.saturating_sub(frame.bytes().len());
+            outbox.transmit(id, member.command(&frame));
+        }
+    }
+}
+
+/// What follows a nonce in an author's log: both frames, if it forks there.
+fn next_frames(log: &CommandLog, author: AuthorId, nonce: u64) -> Vec<SharedFrame> {
+    let fork = log.fork(author).filter(|fork| fork.after() == nonce);
+    let frames = fork.iter().flat_map(ForkProof::frames).cloned();
+    let next = log.frame_with(author, nonce.saturating_add(1));
+    frames.chain(next).collect()
+}
+
 /// Which frame we hold at a nonce; zeros for none.
 fn at_nonce(log: &CommandLog, author: AuthorId, nonce: u64) -> Head {
-    let frame = log.frame_with(author, nonce);
+    let frame = log.header_with(author, nonce);
     Head {
         author,
-        id: frame.map_or([0; 32], |frame| *frame.id().as_bytes()),
+        id: frame.map_or([0; 32], |(_, id)| *id.as_bytes()),
         nonce,
     }
 }

@@ -53,6 +53,11 @@ impl Heartbeat {
         self.rtt
     }
 
+    /// Whether nothing was answered for a whole interval at least.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.unanswered > 1
+    }
+
     pub(crate) fn poll(&mut self, now: Timestamp) -> Option<Beat> {
         if now < self.next {
             return None;
@@ -99,7 +104,9 @@ mod tests {
         let mut heartbeat = Heartbeat::new(at(0), SECOND);
         assert_eq!(heartbeat.poll(at(0)), Some(Beat::Ping(1)));
         assert_eq!(heartbeat.poll(at(999)), None);
+        assert!(!heartbeat.is_silent());
         assert_eq!(heartbeat.poll(at(1000)), Some(Beat::Ping(2)));
+        assert!(heartbeat.is_silent());
         assert_eq!(heartbeat.poll(at(2000)), Some(Beat::Ping(3)));
         assert_eq!(heartbeat.poll(at(3000)), Some(Beat::Dead));
     }

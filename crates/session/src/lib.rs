@@ -4,6 +4,7 @@
 mod agreement;
 mod anti_entropy;
 mod arrivals;
+mod checkpoints;
 mod clocks;
 mod commands;
 mod config;
@@ -11,6 +12,7 @@ mod control;
 mod descent;
 mod event;
 mod exchange;
+mod fetch;
 #[cfg(any(test, feature = "__fuzz"))]
 mod fuzz;
 mod handshake;
@@ -19,6 +21,7 @@ mod links;
 mod metrics;
 mod outbox;
 mod own_head;
+mod pacing;
 mod restore;
 mod room;
 mod session;

@@ -78,6 +78,10 @@ pub(crate) struct Member {
     pub(crate) asked_in_full: bool,
     /// Proofs of forks that it asked for and has not been sent.
     pub(crate) wanted_forks: Vec<Head>,
+    /// Where its log of an author was found to part from ours: after which nonce it is to be sent our frames.
+    pub(crate) owed: Vec<(AuthorId, u64)>,
+    /// Places of which it has asked what we hold there.
+    pub(crate) probes: Vec<Head>,
     /// Authors of whose forks it was asked for a proof, and until when it is not asked again.
     pub(crate) proofs_asked: BTreeMap<AuthorId, Timestamp>,
 }
@@ -109,13 +113,16 @@ impl Member {
             misread: 0,
             asked_in_full: false,
             wanted_forks: Vec::new(),
+            owed: Vec::new(),
+            probes: Vec::new(),
             proofs_asked: BTreeMap::new(),
         }
     }
 
     /// Whether it has asked for something.
     pub(crate) fn waits(&self) -> bool {
-        !(self.wanted.is_empty() && self.wanted_forks.is_empty())
+        let lists = [self.wanted_forks.len(), self.owed.len(), self.probes.len()];
+        !self.wanted.is_empty() || lists != [0; 3]
     }
 
     /// A frame in the shortest form that this peer reads.

@@ -1,6 +1,6 @@
 //! What a session can tell about itself.
 
-use roundtable_core::{MetricsVisitor, Observe, Timestamp};
+use roundtable_core::{MetricsVisitor, Observe};
 
 use crate::{Session, event::Standing, links::Link};
 
@@ -19,24 +19,12 @@ pub(crate) struct Counters {
     pub(crate) filled: u64,
     /// How often signing was put off because the budget was spent.
     pub(crate) deferred: u64,
-}
-
-/// Events a second, as an exponentially weighted moving average over about 10 s.
-#[derive(Debug, Default)]
-pub(crate) struct Rate {
-    per_second: f64,
-    at: Timestamp,
-}
-
-impl Rate {
-    const OVER_SECONDS: f64 = 10.0;
-
-    pub(crate) fn add(&mut self, now: Timestamp, count: u32) {
-        let passed = now.saturating_since(self.at).as_secs_f64();
-        self.at = self.at.max(now);
-        self.per_second *= (-passed / Self::OVER_SECONDS).exp();
-        self.per_second += f64::from(count) / Self::OVER_SECONDS;
-    }
+    /// Signatures that were verified and brought nothing into the log.
+    pub(crate) unused_verifications: u64,
+    /// Frames dropped because their peers had sent too much that brought nothing.
+    pub(crate) overrun_frames: u64,
+    /// Snapshots, made here or by peers, that are longer than anyone fetches.
+    pub(crate) oversized_snapshots: u64,
 }
 
 impl Counters {
@@ -58,6 +46,18 @@ impl Counters {
 
     pub(crate) fn deferred(&mut self) {
         self.deferred = self.deferred.wrapping_add(1);
+    }
+
+    pub(crate) fn unused(&mut self) {
+        self.unused_verifications = self.unused_verifications.wrapping_add(1);
+    }
+
+    pub(crate) fn overrun(&mut self) {
+        self.overrun_frames = self.overrun_frames.wrapping_add(1);
+    }
+
+    pub(crate) fn snapshot_oversized(&mut self) {
+        self.oversized_snapshots = self.oversized_snapshots.wrapping_add(1);
     }
 
     pub(crate) fn link_gone(&mut self, link: &Link) {
@@ -87,6 +87,9 @@ impl Observe for Session {
             rate_limited,
             filled,
             deferred,
+            unused_verifications,
+            overrun_frames,
+            oversized_snapshots,
         } = self.counters;
         let dropped = self.links.iter().fold(dropped_frames, |sum, (_, link)| {
             sum.wrapping_add(link.dropped)
@@ -97,12 +100,20 @@ impl Observe for Session {
         visitor.counter("session_rate_limited_submissions", &[], rate_limited);
         visitor.counter("session_full_frames", &[], filled);
         visitor.counter("session_deferred_signings", &[], deferred);
+        visitor.counter("session_unused_verifications", &[], unused_verifications);
+        visitor.counter("session_overrun_frames", &[], overrun_frames);
+        visitor.counter("session_oversized_snapshots", &[], oversized_snapshots);
         let queued = self.submissions.len() as f64;
         visitor.gauge("session_queued_commands", &[], queued);
-        let rate = self.signing_rate.per_second;
+        let rate = self.signing_rate.per_second();
         visitor.gauge("session_signed_commands_per_second", &[], rate);
+        let unjudged = self.arrivals.len() as f64;
+        visitor.gauge("session_unjudged_frames", &[], unjudged);
         let ahead = self.clock_ahead_ms() as f64;
         visitor.gauge("session_clock_ahead_ms", &[], ahead);
+        if let Some(age) = self.checkpoints.age() {
+            visitor.gauge("session_checkpoint_age_seconds", &[], age.as_secs_f64());
+        }
         if let Some(log) = self.log() {
             log.observe(visitor);
         }
@@ -112,21 +123,6 @@ impl Observe for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rate_comes_to_what_happens_and_fades_when_nothing_does() {
-        let mut rate = Rate::default();
-        let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
-        for second in 1..=100 {
-            rate.add(at(second), 50);
-        }
-        assert!((45.0..55.0).contains(&rate.per_second), "{rate:?}");
-        rate.add(at(200), 0);
-        assert!(rate.per_second < 0.01, "{rate:?}");
-        // A clock that stands still or goes back adds up, and does not divide by zero.
-        rate.add(at(100), 10);
-        assert!(rate.per_second.is_finite());
-    }
 
     #[test]
     fn counters_wrap() {

@@ -16,6 +16,9 @@ use roundtable_core::{AuthorId, Timestamp};
 const PROOF: Duration = Duration::from_secs(3);
 /// How long an author that returns listens to others once the first has spoken.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long all of them have together, from the first confirmation or the last frame that came: who appears
+/// under ever new names delays nobody for longer.
+const LISTENING: Duration = Duration::from_secs(10);
 /// Most peers of whom we remember that they claimed what they could not show; of further ones we
 /// learn it again.
 const MAX_LIARS: usize = 256;
@@ -28,6 +31,8 @@ pub(crate) struct OwnHead {
     claims: BTreeMap<AuthorId, (u64, Timestamp)>,
     /// When a peer first showed that it holds our log to the end that we know.
     confirmed: Option<Timestamp>,
+    /// Until when claims are heeded, once somebody has.
+    heeded_until: Option<Timestamp>,
     /// Peers that could not show what they claimed.
     liars: BTreeSet<AuthorId>,
 }
@@ -65,13 +70,17 @@ impl OwnHead {
             return;
         }
         if nonce > held {
-            let claim = self.claims.entry(peer).or_insert((nonce, now + PROOF));
-            claim.0 = nonce;
+            let until = self
+                .heeded_until
+                .map_or(now + PROOF, |until| until.min(now + PROOF));
+            if until > now {
+                self.claims.entry(peer).or_insert((nonce, until)).0 = nonce;
+            }
             return;
         }
         self.claims.remove(&peer);
         if nonce == held && same {
-            self.confirmed.get_or_insert(now);
+            self.confirm(now);
         }
     }
 
@@ -80,11 +89,19 @@ impl OwnHead {
         let before = self.claims.len();
         self.claims.retain(|_, (nonce, _)| *nonce > held);
         if self.claims.len() < before {
-            self.confirmed.get_or_insert(now);
+            self.confirm(now);
+        }
+        if let Some(until) = &mut self.heeded_until {
+            *until = now + LISTENING;
         }
         for (_, deadline) in self.claims.values_mut() {
             *deadline = now + PROOF;
         }
+    }
+
+    fn confirm(&mut self, now: Timestamp) {
+        self.confirmed.get_or_insert(now);
+        self.heeded_until.get_or_insert(now + LISTENING);
     }
 
     /// The last link to a peer is gone.
@@ -187,6 +204,36 @@ mod tests {
         assert!(!own.is_behind());
         own.shown(at(3002), BOB, 0, 0, true);
         assert!(certain(&mut own, 3002, 0));
+    }
+
+    /// Each under a name of its own, as soon as the one before it is passed over.
+    #[test]
+    fn ever_new_members_that_lie_stop_us_for_no_more_than_ten_seconds() {
+        let mut own = OwnHead::default();
+        own.shown(at(0), BOB, 10, 10, true);
+        let mut name = 0_u32;
+        let signs_at = (0..20_000).step_by(100).find(|millis| {
+            name += 1;
+            let mut key = [9; 32];
+            key[..4].copy_from_slice(&name.to_le_bytes());
+            own.shown(at(*millis), AuthorId::from_bytes(key), 99, 10, false);
+            certain(&mut own, *millis, 10)
+        });
+        assert_eq!(signs_at, Some(10_000));
+    }
+
+    /// What comes shows that there is more, so that others are heard out again.
+    #[test]
+    fn while_our_log_comes_back_everyone_is_heard() {
+        let mut own = OwnHead::default();
+        own.shown(at(0), EVE, 10, 10, true);
+        own.shown(at(500), BOB, 30, 10, false);
+        for second in 1..10_u64 {
+            own.grown(at(second * 2000), 10 + second);
+            own.shown(at(second * 2000), BOB, 30, 10 + second, false);
+        }
+        assert!(own.is_behind());
+        assert!(!certain(&mut own, 18_500, 19));
     }
 
     #[test]

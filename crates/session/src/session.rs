@@ -1,29 +1,31 @@
 //! The session itself: inputs in, outputs out, timers in between.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
 use roundtable_command_log::{CommandLog, Genesis, GenesisHash, StateHash};
-use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Payload, PeerId, Timestamp};
+use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Payload, PeerId, Rate, Timestamp};
 use roundtable_wire::session::Hello;
 
 use crate::{
     anti_entropy::AntiEntropy,
-    arrivals::Backlog,
+    checkpoints::Checkpoints,
     config::{ConfigError, GenesisSource, SessionConfig},
     descent::Descents,
     event::{
         Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient,
     },
+    fetch::PIECE,
     handshake::{ELIDED_FRAMES, Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
     heartbeat::Beat,
     links::{Link, Links, Phase},
-    metrics::{Counters, Rate},
+    metrics::Counters,
     outbox::Outbox,
     own_head::OwnHead,
+    pacing::Queue,
     room::Room,
     submissions::Submissions,
 };
@@ -44,8 +46,10 @@ pub struct Session {
     pub(crate) links: Links,
     pub(crate) outbox: Outbox,
     pub(crate) anti_entropy: AntiEntropy,
-    pub(crate) backlog: Backlog,
+    /// Command frames that wait to be judged.
+    pub(crate) arrivals: Queue,
     pub(crate) descents: Descents,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) last_plan: Timestamp,
     pub(crate) plan_due: Option<Timestamp>,
     pub(crate) submissions: Submissions,
@@ -77,8 +81,9 @@ impl Session {
             links: Links::default(),
             outbox: Outbox::default(),
             anti_entropy: AntiEntropy::default(),
-            backlog: Backlog::default(),
+            arrivals: Queue::default(),
             descents: Descents::default(),
+            checkpoints: Checkpoints::default(),
             last_plan: Timestamp::ZERO,
             plan_due: None,
             submissions: Submissions::default(),
@@ -118,6 +123,8 @@ impl Session {
             Input::Received { link, frame } => self.received(now, link, frame),
             Input::Submit { actions } => return self.submit(now, actions),
             Input::Send { to, frame } => return self.send(&to, frame),
+            Input::ProposeCheckpoint => return self.propose_checkpoint(now),
+            Input::Retire { author } => return self.retire(now, author),
             Input::AloneInRoom => self.alone(now),
             Input::PeerLeft { peer } => {
                 let reason = Refusal::new(CloseCode::NORMAL, "the peer has left the room");
@@ -141,6 +148,7 @@ impl Session {
             self.exchange_due(),
             self.submissions.due().filter(|_| self.may_sign()),
             self.orphaned_due(),
+            self.checkpoints.due(),
             self.firm_due(),
         ]
         .into_iter()
@@ -182,12 +190,27 @@ impl Session {
         self.signing_rate.add(now.mono, 0);
         self.beat(now);
         self.exchange(now);
+        self.review_checkpoints(now);
         self.flush(now);
     }
 
     /// The log, once the genesis is known.
     pub fn log(&self) -> Option<&CommandLog> {
         self.room.as_ref().map(|room| &room.log)
+    }
+
+    /// How many signatures of frames have been verified; wraps. For [`tell_verified`](Self::tell_verified).
+    pub fn verified(&self) -> u64 {
+        self.log().map_or(0, CommandLog::verified)
+    }
+
+    /// Tells how long it took to handle an input or a timeout, with what [`verified`](Self::verified) had been before:
+    /// a session has no clock to measure with. Shown as the latency of each signature verified since, if any was.
+    pub fn tell_verified(&mut self, before: u64, took: Duration) {
+        if let Some(room) = &mut self.room {
+            let count = room.log.verified().wrapping_sub(before);
+            room.log.tell_verified(count, took);
+        }
     }
 
     /// The genesis, once it is known.
@@ -214,6 +237,13 @@ impl Session {
     pub fn peers(&self) -> impl Iterator<Item = PeerView> {
         let names: BTreeSet<&PeerId> = self.links.iter().map(|(_, link)| &link.info.peer).collect();
         names.into_iter().map(|peer| self.view(peer))
+    }
+
+    /// Whether the peer at the other end of a link has let a whole heartbeat go by without an answer. It may still come: after
+    /// the third the link is closed.
+    pub fn is_silent(&self, link: LinkId) -> bool {
+        let link = self.links.get(link).and_then(Link::member);
+        link.is_some_and(|member| member.heartbeat.is_silent())
     }
 
     fn view(&self, peer: &PeerId) -> PeerView {
@@ -287,6 +317,7 @@ impl Session {
         tracing::debug!(peer = %link.info.peer, link = id.0, dropped = link.dropped, "link down");
         self.anti_entropy.forget(id);
         self.descents.forget(id);
+        self.checkpoints.forget(id);
         self.counters.link_gone(&link);
         if let Some(member) = link.member() {
             self.grants.remove(&member.author);
@@ -347,6 +378,11 @@ impl Session {
             (Channel::Command, Payload::Binary(bytes)) if link.is_aligned() => {
                 self.on_command(now, id, bytes);
             }
+            (Channel::Snapshot, Payload::Binary(bytes))
+                if link.is_aligned() && bytes.starts_with(PIECE) =>
+            {
+                self.on_piece(now, id, &bytes);
+            }
             (channel, payload) if link.carries(channel) && channel != Channel::Command => {
                 let peer = link.info.peer.clone();
                 self.outbox.event(deliver(peer, channel, payload));
@@ -375,6 +411,8 @@ impl Session {
     fn send(&mut self, to: &Recipient, frame: Frame) -> Result<(), InputError> {
         let (channel, len) = (frame.channel, frame.payload_len());
         let reserved = matches!(channel, Channel::Control | Channel::Command);
+        let piece = matches!(&frame.payload, Payload::Binary(bytes) if bytes.starts_with(PIECE));
+        let reserved = reserved || (channel == Channel::Snapshot && piece);
         if reserved || !frame.is_consistent() {
             return Err(InputError::WrongChannel(channel));
         }

@@ -20,9 +20,9 @@ use std::time::Duration;
 use roundtable_core::Timestamp;
 
 /// Width of a bucket.
-const BUCKET_US: i64 = 5_000;
+const BUCKET_US: i64 = 2_000;
 /// Relative delays of 0 to 500 ms; what is beyond counts as 500.
-const BUCKETS: usize = 100;
+const BUCKETS: usize = 250;
 /// Packets after which the fastest one is forgotten, at the earliest half way.
 const BASE_WINDOW: u32 = 200;
 /// Silence after which old transits say nothing any more: drift of 100 ppm makes 3 ms of it.
@@ -39,6 +39,9 @@ const HALF_PIECE_US: i64 = 5_000;
 const LOST_WEIGHT: i64 = 2;
 /// So far beyond the target, in microseconds, a delay may be an accident.
 const OUTLIER_US: i64 = 20_000;
+/// So much media, in microseconds, must have come before what it says is taken at its word: until then the target falls
+/// from the one to begin with.
+const TRIAL_US: f32 = 2e6;
 /// Two accidents within this time are a pattern.
 const OUTLIER_MEMORY: Duration = Duration::from_secs(10);
 /// The longest time, in microseconds, that a packet stands for: more is a pause.
@@ -365,6 +368,8 @@ impl DelayEstimator {
             let wanted_us = until_us.saturating_sub(self.base_us());
             Duration::from_micros(u64::try_from(wanted_us).unwrap_or(0))
         });
+        let doubt = (1.0 - self.cost.time_us / TRIAL_US).max(0.0);
+        let wanted = wanted.max(self.config.start.mul_f32(doubt));
         wanted.clamp(self.config.min, self.config.max.max(self.config.min))
     }
 

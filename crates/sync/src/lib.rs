@@ -24,7 +24,7 @@ pub use drift::{
 pub use jitter::__fuzz_jitter_ops;
 pub use jitter::{JitterBuffer, JitterStats, Packet, Pushed, RtpMeta};
 pub use manager::{MediaKind, SyncManager, SyncState, SyncStats, SyncedFrame, TimestampOffset};
-pub use playout::{Decision, PlayoutState, PullClock, decide};
+pub use playout::{Decision, PlayoutState, PullClock, decide, pace};
 
 #[cfg(test)]
 mod tests;

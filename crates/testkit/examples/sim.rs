@@ -101,11 +101,6 @@ fn play(args: &Args) -> Tally {
     tally.into_inner().unwrap_or_default()
 }
 
-/// Whether a world had enough going on at once.
-fn is_full(report: &Report) -> bool {
-    report.peers >= 4 && report.commands >= 200 && report.partitions > 0 && report.crashes > 0
-}
-
 fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
     let mut times: Vec<Duration> = tally
         .reports
@@ -123,7 +118,8 @@ fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
         "first_seed": args.seed,
         "worlds": args.seeds,
         "failed_seeds": failed,
-        "full_worlds": tally.reports.iter().filter(|report| is_full(report)).count(),
+        "full_worlds": tally.reports.iter().filter(|report| report.is_full()).count(),
+        "small_worlds": tally.reports.iter().filter(|report| report.is_small()).count(),
         "commands": sum(|report| report.commands),
         "crashes": sum(|report| report.crashes.into()),
         "forks_shown": sum(|report| report.forks),

@@ -1,7 +1,7 @@
 //! Peers that are broken on purpose, to show that the simulator would notice.
 
-/// Something that honest peers of a world do wrong. Each lies outside the product: in what the
-/// simulated shell does, or in what it reports.
+/// Something that honest peers of a world do wrong. Each lies outside the product, in what the
+/// simulated shell does or in what it reports, but for the last two, which are switches of the log for tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -23,11 +23,15 @@ pub enum Fault {
     NeverDescends,
     /// Peers do not listen to what others say of forks.
     NeverSpreadsProofs,
+    /// Peers commit every checkpoint that is true, rivals too.
+    CommitsRivals,
+    /// A joiner uses a snapshot whose values nobody has committed.
+    TrustsSnapshots,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::ForgetsLogOnRestart,
         Self::DropsTailAtFailover,
         Self::AppliesDuplicates,
@@ -37,5 +41,7 @@ impl Fault {
         Self::DalekBatchRule,
         Self::NeverDescends,
         Self::NeverSpreadsProofs,
+        Self::CommitsRivals,
+        Self::TrustsSnapshots,
     ];
 }

@@ -299,7 +299,7 @@ impl World {
     fn any_frame(&mut self) -> Option<Bytes> {
         let honest = self.honest();
         let owner = self.dice.pick(&honest)?;
-        let frames: Vec<_> = self.session(owner)?.log()?.frames().cloned().collect();
+        let frames: Vec<_> = self.session(owner)?.log()?.frames().collect();
         let index = self.dice.index(frames.len())?;
         Some(frames[index].bytes().clone())
     }
@@ -312,7 +312,7 @@ impl World {
         let log = owner.and_then(|owner| self.session(owner)?.log());
         let frames: Vec<_> = log.into_iter().flat_map(CommandLog::frames).collect();
         let of_author =
-            |frame: &&&SharedFrame| author.as_deref() == Some(frame.author().as_bytes().as_slice());
+            |frame: &&SharedFrame| author.as_deref() == Some(frame.author().as_bytes().as_slice());
         let frames = frames.iter().filter(of_author).rev().take(5);
         let mut writer = FrameWriter::default();
         let frames: Vec<_> = frames.collect();

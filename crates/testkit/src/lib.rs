@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod cable;
+mod checkpoints;
 mod dice;
 mod fault;
 mod forge;

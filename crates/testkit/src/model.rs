@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use roundtable_command_log::{
-    Action, Genesis, Key, MergeRule, Role, Schema, SignedFrame, Strategy,
+    Action, AuthorAtCut, CommandLog, Genesis, Key, MergeRule, Role, Schema, SharedFrame, Snapshot,
+    Strategy,
 };
 use roundtable_core::AuthorId;
 
 /// Where a command stands among all.
 type Place = (u64, AuthorId, u64);
 
+#[derive(Debug)]
 struct RoleCommand {
     place: Place,
     target: AuthorId,
@@ -31,16 +33,60 @@ pub(crate) struct Model {
     pub(crate) values: BTreeMap<Key, Vec<u8>>,
 }
 
+/// What a log goes on from.
+#[derive(Debug, Default)]
+pub(crate) struct Base {
+    cut: u64,
+    rulings: Vec<(u32, RoleCommand)>,
+    values: Vec<(Key, Vec<u8>)>,
+}
+
+impl Base {
+    /// That of a log's last stable checkpoint.
+    pub(crate) fn of(log: &CommandLog) -> Self {
+        let Some(checkpoint) = log.checkpoint_contents() else {
+            return Self::default();
+        };
+        let ruling = |at: &AuthorAtCut| {
+            let (role, rank) = at.role?;
+            let command = RoleCommand {
+                place: (0, at.author, 0),
+                target: at.author,
+                role,
+                covered: at.head.nonce,
+            };
+            Some((rank, command))
+        };
+        let snapshot = log.snapshot(0);
+        let values = snapshot.iter().flat_map(Snapshot::values);
+        Self {
+            cut: checkpoint.cut,
+            rulings: checkpoint.authors.iter().filter_map(ruling).collect(),
+            values: values
+                .map(|(key, value)| (key.clone(), value.to_vec()))
+                .collect(),
+        }
+    }
+}
+
 impl Model {
-    pub(crate) fn of<'a>(
+    pub(crate) fn of(
         genesis: &Genesis,
         schema: &Schema,
-        frames: impl Iterator<Item = &'a SignedFrame>,
+        base: &Base,
+        frames: impl Iterator<Item = SharedFrame>,
     ) -> Self {
+        // What lies at or below the cut and was not named does nothing.
+        let frames = frames.filter(|frame| frame.header().lamport > base.cut);
         let commands = commands(schema, frames);
         let role_commands = role_commands(&commands);
-        let rulings = rulings(genesis, &role_commands);
+        let rulings = rulings(genesis, base, &role_commands);
         let mut puts: BTreeMap<Key, (Strategy, Vec<&[u8]>)> = BTreeMap::new();
+        for (key, value) in &base.values {
+            if let Some(strategy) = schema.strategy(key.key_type) {
+                puts.insert(key.clone(), (strategy, vec![value]));
+            }
+        }
         for (place, action) in &commands {
             let Action::Put { key, value } = action else {
                 continue;
@@ -59,7 +105,7 @@ impl Model {
             (key, fold(strategy, &values))
         };
         Self {
-            roles: without_default(genesis, &role_commands, |author| {
+            roles: without_default(genesis, base, &role_commands, |author| {
                 role_at(genesis, &rulings, (u64::MAX, author, u64::MAX)).0
             }),
             values: puts.into_iter().map(fold).collect(),
@@ -68,10 +114,7 @@ impl Model {
 }
 
 /// All commands of the room's schema, in order.
-fn commands<'a>(
-    schema: &Schema,
-    frames: impl Iterator<Item = &'a SignedFrame>,
-) -> Vec<(Place, Action)> {
+fn commands(schema: &Schema, frames: impl Iterator<Item = SharedFrame>) -> Vec<(Place, Action)> {
     let mut commands = Vec::new();
     for frame in frames.filter(|frame| frame.header().schema == schema.hash()) {
         let header = frame.header();
@@ -120,19 +163,43 @@ fn role_commands(commands: &[(Place, Action)]) -> Vec<RoleCommand> {
     commands.iter().filter_map(role_command).collect()
 }
 
-fn rulings<'a>(genesis: &Genesis, commands: &'a [RoleCommand]) -> Vec<Ruling<'a>> {
-    let mut rulings: Vec<Ruling<'a>> = Vec::new();
+fn rulings<'a>(genesis: &Genesis, base: &'a Base, commands: &'a [RoleCommand]) -> Vec<Ruling<'a>> {
+    let places = usize::from(genesis.params().max_writers);
+    let based = base.rulings.iter();
+    let mut rulings: Vec<Ruling<'a>> = based
+        .map(|(rank, command)| Ruling {
+            rank: *rank,
+            command,
+        })
+        .collect();
+    let highest = rulings.iter().map(|ruling| ruling.rank).max().unwrap_or(0);
     for rank in 1.. {
         let counts = |command: &&RoleCommand| {
             role_at(genesis, &rulings, command.place) == (Role::Admin, Some(rank - 1))
         };
         let counted: Vec<_> = commands.iter().filter(counts).collect();
-        if counted.is_empty() {
+        if counted.is_empty() && rank > highest {
             break;
         }
-        rulings.extend(counted.into_iter().map(|command| Ruling { rank, command }));
+        for command in counted {
+            let before = writers(genesis, &rulings);
+            rulings.push(Ruling { rank, command });
+            let after = writers(genesis, &rulings);
+            if after.len() > before.len() && after.len() > places {
+                rulings.pop();
+            }
+        }
     }
     rulings
+}
+
+/// Whose role in future is above the default.
+fn writers(genesis: &Genesis, rulings: &[Ruling<'_>]) -> BTreeSet<AuthorId> {
+    let targets = rulings.iter().map(|ruling| ruling.command.target);
+    let authors = targets.chain([genesis.creator()]);
+    let role = |author| role_at(genesis, rulings, (u64::MAX, author, u64::MAX)).0;
+    let default = genesis.params().default_role;
+    authors.filter(|author| role(*author) > default).collect()
 }
 
 fn role_at(genesis: &Genesis, rulings: &[Ruling<'_>], place: Place) -> (Role, Option<u32>) {
@@ -156,10 +223,12 @@ fn role_at(genesis: &Genesis, rulings: &[Ruling<'_>], place: Place) -> (Role, Op
 
 fn without_default(
     genesis: &Genesis,
+    base: &Base,
     commands: &[RoleCommand],
     role: impl Fn(AuthorId) -> Role,
 ) -> BTreeMap<AuthorId, Role> {
-    let targets = commands.iter().map(|command| command.target);
+    let based = base.rulings.iter().map(|(_, command)| command);
+    let targets = commands.iter().chain(based).map(|command| command.target);
     let authors: BTreeSet<_> = targets.chain([genesis.creator()]).collect();
     let roles = authors.into_iter().map(|author| (author, role(author)));
     let default = genesis.params().default_role;
@@ -192,10 +261,10 @@ fn fold(strategy: Strategy, values: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Roles as [`Fault::RolesByPlainOrder`](crate::Fault::RolesByPlainOrder) has them.
-pub(crate) fn roles_by_plain_order<'a>(
+pub(crate) fn roles_by_plain_order(
     genesis: &Genesis,
     schema: &Schema,
-    frames: impl Iterator<Item = &'a SignedFrame>,
+    frames: impl Iterator<Item = SharedFrame>,
 ) -> BTreeMap<AuthorId, Role> {
     let commands = role_commands(&commands(schema, frames));
     let mut roles = BTreeMap::from([(genesis.creator(), Role::Admin)]);
@@ -206,7 +275,7 @@ pub(crate) fn roles_by_plain_order<'a>(
         }
     }
     let default = genesis.params().default_role;
-    without_default(genesis, &commands, |author| {
+    without_default(genesis, &Base::default(), &commands, |author| {
         roles.get(&author).copied().unwrap_or(default)
     })
 }

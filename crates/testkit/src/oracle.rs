@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roundtable_command_log::{CommandLog, FrameId, Head, Role, SharedFrame, StateHash};
+use roundtable_command_log::{CommandLog, FrameId, Head, Role, SharedFrame, Stable, StateHash};
 use roundtable_core::{AuthorId, PeerId, WallTime};
 use roundtable_session::Session;
 
 use crate::{Fault, Violation, World, model};
 
 /// Later than any frame of any world.
-const AFTER_ALL: WallTime = WallTime::from_millis(2_000_000_000_000);
+pub(crate) const AFTER_ALL: WallTime = WallTime::from_millis(2_000_000_000_000);
 /// How often frames are handed to a log whose places for waiting frames may be full.
 const ROUNDS: usize = 100;
 
 /// What one peer holds and shows.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rest {
+    checkpoint: Option<Stable>,
     heads: Vec<Head>,
     forks: Vec<(AuthorId, FrameId)>,
     state: StateHash,
@@ -64,6 +65,7 @@ impl World {
             return None;
         }
         let mut logs = self.honest_logs().map(|log| Rest {
+            checkpoint: log.checkpoint(),
             heads: log.heads(),
             forks: forks(log),
             state: log.state_hash(),
@@ -72,15 +74,14 @@ impl World {
         logs.all(|log| log == first).then_some(first)
     }
 
-    fn honest_logs(&self) -> impl Iterator<Item = &CommandLog> {
+    pub(crate) fn honest_logs(&self) -> impl Iterator<Item = &CommandLog> {
         let honest = self.peers.iter().filter(|peer| peer.is_honest());
         honest.filter_map(|peer| peer.session.as_ref()?.log())
     }
 
     fn roles_shown_by(&self, log: &CommandLog) -> BTreeMap<AuthorId, Role> {
         if self.fault == Some(Fault::RolesByPlainOrder) {
-            let frames = log.frames().map(AsRef::as_ref);
-            return model::roles_by_plain_order(log.genesis(), &self.schema, frames);
+            return model::roles_by_plain_order(log.genesis(), &self.schema, log.frames());
         }
         log.roles().collect()
     }
@@ -98,12 +99,13 @@ impl World {
         for number in &honest {
             self.compare(first, *number)?;
         }
+        self.check_checkpoints()?;
         self.check_meaning(first)?;
         let reader = self.dice.pick(&honest).unwrap_or(first);
         self.check_shuffled(reader)
     }
 
-    fn log_of(&self, number: usize) -> Result<(&PeerId, &CommandLog), Violation> {
+    pub(crate) fn log_of(&self, number: usize) -> Result<(&PeerId, &CommandLog), Violation> {
         let peer = &self.peers[number];
         let log = peer.session.as_ref().and_then(Session::log);
         let log = log.ok_or_else(|| Violation::AnotherRoom(peer.id.clone()))?;
@@ -134,8 +136,8 @@ impl World {
     /// A peer's roles and values are what the protocol's text makes of its frames.
     fn check_meaning(&self, number: usize) -> Result<(), Violation> {
         let (peer, log) = self.log_of(number)?;
-        let frames = log.frames().map(AsRef::as_ref);
-        let model = model::Model::of(log.genesis(), &self.schema, frames);
+        let base = model::Base::of(log);
+        let model = model::Model::of(log.genesis(), &self.schema, &base, log.frames());
         if model.roles != self.roles_shown_by(log) {
             return Err(Violation::Roles(peer.clone()));
         }
@@ -153,17 +155,19 @@ impl World {
     /// it, comes to where a peer is.
     fn check_shuffled(&mut self, number: usize) -> Result<(), Violation> {
         let kept = self.honest_logs().flat_map(CommandLog::kept);
-        let by_id: BTreeMap<FrameId, SharedFrame> =
-            kept.map(|frame| (frame.id(), frame.clone())).collect();
+        let by_id: BTreeMap<FrameId, SharedFrame> = kept.map(|frame| (frame.id(), frame)).collect();
         let mut frames: Vec<&SharedFrame> = by_id.values().collect();
         self.dice.shuffle(&mut frames);
         let (peer, log) = self.log_of(number)?;
         let failed = || Violation::Shuffled(peer.clone());
         let mut fresh = CommandLog::new(log.genesis().clone(), self.schema.clone(), None)
             .map_err(|_| failed())?;
+        if let Some(snapshot) = log.snapshot(0) {
+            fresh.install(AFTER_ALL, &snapshot).map_err(|_| failed())?;
+        }
         let counts = |frame: &SharedFrame| {
-            let (author, nonce) = (frame.author(), frame.header().last_nonce());
-            log.frame_with(author, nonce) == Some(frame)
+            let ours = log.header_with(frame.author(), frame.header().last_nonce());
+            ours.is_some_and(|(_, id)| id == frame.id())
         };
         let aside = frames.iter().filter(|frame| !counts(frame));
         let forked: BTreeSet<AuthorId> = aside.map(|frame| frame.author()).collect();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use roundtable_command_log::{Header, SignedFrame, UnverifiedFrame};
+use roundtable_command_log::{CommandLog, Header, SignedFrame, UnverifiedFrame};
 use roundtable_core::{AuthorId, Channel, Frame, Payload, PeerId, Timestamp, WallTime};
 use roundtable_session::{Now, Session};
 use roundtable_wire::session::Control;
@@ -53,6 +53,8 @@ pub(crate) struct Peer {
 pub(crate) struct Store {
     pub(crate) own: Vec<Bytes>,
     pub(crate) foreign: Vec<Bytes>,
+    /// What is left of what lies below the last stable checkpoint.
+    pub(crate) snapshot: Option<Bytes>,
     /// First nonces of the own frames.
     durable: BTreeSet<u64>,
 }
@@ -60,14 +62,25 @@ pub(crate) struct Store {
 impl Store {
     /// What was on the disk when it held so many own frames.
     pub(crate) fn roll_back(&mut self, own: usize) {
-        for frame in self.own.drain(own..) {
+        // A checkpoint may have made some superfluous since they were counted.
+        let kept = own.min(self.own.len());
+        for frame in self.own.drain(kept..) {
             let nonce = nonce_of(&frame);
             self.durable.retain(|durable| Some(*durable) != nonce);
         }
     }
 
+    /// Lets go of own frames that a snapshot has made superfluous.
+    pub(crate) fn drop_through(&mut self, nonce: u64) {
+        self.own
+            .retain(|frame| nonce_of(frame).is_some_and(|first| first > nonce));
+    }
+
     pub(crate) fn keep(&mut self, frame: &SignedFrame) {
-        self.own.push(frame.bytes().clone());
+        // One that was taken back and counts again is told of again.
+        if !self.own.contains(frame.bytes()) {
+            self.own.push(frame.bytes().clone());
+        }
         self.durable.insert(frame.header().first_nonce);
     }
 }
@@ -134,6 +147,12 @@ impl Peer {
         })
     }
 
+    /// The application takes an author's commands up to here as a whole.
+    pub(crate) fn skip(&mut self, author: AuthorId, through: u64) {
+        let last = self.applied.entry(author).or_default();
+        *last = through.max(*last);
+    }
+
     /// The application takes commands back.
     pub(crate) fn retract(&mut self, author: AuthorId, after: u64) {
         let last = self.applied.entry(author).or_default();
@@ -192,6 +211,13 @@ impl Peer {
             _ => Ok(true),
         }
     }
+}
+
+/// Whether a frame in full form lies below the last stable checkpoint of a log.
+pub(crate) fn is_pruned(log: &CommandLog, bytes: &Bytes) -> bool {
+    let author = bytes.get(1..33).and_then(|author| author.try_into().ok());
+    let through = author.map_or(0, |author| log.pruned_through(AuthorId::from_bytes(author)));
+    nonce_of(bytes).is_some_and(|first| first <= through)
 }
 
 /// The first nonce of a frame in full form.

@@ -24,6 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_LINKS: usize = 2;
 /// Bytes of a large value: a dozen of them are more than one answer to a request holds.
 const LARGE: usize = 24 * 1024;
+/// Of the first seeds every other world is small, of all others one in so many: fewer peers and a shorter life, and every
+/// peer verifies every signature by itself. In the full ones a signature is verified once, by whoever sees it first.
+const FIRST_SEEDS: u64 = 1000;
+const SMALL_ONE_IN: u64 = 50;
+/// Commands, partitions and crashes of a full world, and its peers.
+const FULL: (u64, u32, u32, usize) = (200, 1, 1, 4);
+/// Steps after which a full world is made to have what it lacks.
+const FULL_STEPS: u64 = 50;
+/// Most steps of any world.
+const MAX_STEPS: u64 = 150;
 /// How precisely convergence is measured.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -45,10 +55,39 @@ pub struct Report {
     pub forks: u64,
     /// How often a peer came back with an older backup of its disk.
     pub rollbacks: u32,
+    /// How many checkpoints have become stable.
+    pub checkpoints: usize,
     /// From the moment when everyone was linked again until everyone held all that anyone had held then.
     pub converged_in: Duration,
     /// Names everything that was sent: equal for equal seeds.
     pub digest: [u8; 32],
+}
+
+impl Report {
+    /// Whether the world had enough going on at once: at least four peers, 200 commands, a partition and a crash.
+    pub fn is_full(&self) -> bool {
+        is_full(self.commands, self.partitions, self.crashes, self.peers)
+    }
+
+    /// Whether it was meant to.
+    pub fn is_small(&self) -> bool {
+        is_small(self.seed)
+    }
+}
+
+fn is_full(commands: u64, partitions: u32, crashes: u32, peers: usize) -> bool {
+    let enough = [
+        commands >= FULL.0,
+        partitions >= FULL.1,
+        crashes >= FULL.2,
+        peers >= FULL.3,
+    ];
+    enough == [true; 4]
+}
+
+fn is_small(seed: u64) -> bool {
+    let one_in = if seed < FIRST_SEEDS { 2 } else { SMALL_ONE_IN };
+    seed.is_multiple_of(one_in)
 }
 
 /// A world in which a promise was broken.
@@ -96,8 +135,10 @@ pub fn run(seed: u64, fault: Option<Fault>) -> Result<Report, Box<Failure>> {
     let Ok(schema) = schema() else {
         return Err(fail(Violation::Panicked, Vec::new()));
     };
+    roundtable_command_log::__remember_verdicts(!is_small(seed));
     let mut world = World::new(seed, schema);
     world.fault = fault;
+    world.break_rules();
     let mut life = Life::new(seed, world);
     let lived = catch_unwind(AssertUnwindSafe(|| life.live()));
     match lived.unwrap_or(Err(Violation::Panicked)) {
@@ -123,7 +164,7 @@ struct Life {
 }
 
 /// What may happen, each as often as it is listed.
-const EVENTS: [fn(&mut Life); 30] = [
+const EVENTS: [fn(&mut Life); 33] = [
     Life::write,
     Life::write,
     Life::write,
@@ -154,6 +195,9 @@ const EVENTS: [fn(&mut Life); 30] = [
     Life::misinform,
     Life::pour,
     Life::restore_backup,
+    Life::propose,
+    Life::propose,
+    Life::retire,
 ];
 
 impl Life {
@@ -173,20 +217,27 @@ impl Life {
     }
 
     fn live(&mut self) -> Result<Report, Violation> {
-        let full = self.world.dice.chance(25);
+        let full = !is_small(self.seed);
         self.found(full);
         let steps = if full {
-            90
+            FULL_STEPS
         } else {
             self.world.dice.between(15, 45)
         };
-        for _ in 0..steps {
-            if let Some(event) = self.world.dice.pick(&EVENTS) {
+        let mut step = 0;
+        while step < steps || (full && step < MAX_STEPS && !self.is_full()) {
+            let lacks = step >= steps;
+            if lacks && self.crashes == 0 {
+                self.crash();
+            } else if lacks {
+                self.fill();
+            } else if let Some(event) = self.world.dice.pick(&EVENTS) {
                 event(self);
             }
             let pause = self.world.dice.millis(1, 300);
             self.pass(pause);
             self.world.verdict()?;
+            step += 1;
         }
         self.reunite();
         let converged_in = self.converge()?;
@@ -199,9 +250,21 @@ impl Life {
             partitions: self.partitions,
             forks: self.world.forks,
             rollbacks: self.rollbacks,
+            checkpoints: self.world.stable.len(),
             converged_in,
             digest: self.world.digest(),
         })
+    }
+
+    /// Whether it has all that a full world has; every world ends with a partition.
+    fn is_full(&self) -> bool {
+        let Self { world, crashes, .. } = self;
+        is_full(
+            world.signed,
+            self.partitions.max(1),
+            *crashes,
+            world.peers.len(),
+        )
     }
 
     /// The room begins, in quiet.
@@ -263,6 +326,8 @@ impl Life {
         GenesisParams {
             limits,
             guests_allowed: true,
+            // Sometimes there is no place for all.
+            max_writers: [64, 64, 64, 3, 5][world.dice.index(5).unwrap_or_default()],
             default_role: if world.dice.chance(20) {
                 Role::Editor
             } else {
@@ -361,6 +426,20 @@ impl Life {
             if self.world.submit(writer, actions).is_ok() {
                 self.world.note(format!("p{writer} writes {count}"));
             }
+        }
+    }
+
+    /// One who may writes much.
+    fn fill(&mut self) {
+        let may_sign = |number: &usize| {
+            let session = self.world.session(*number);
+            session.is_some_and(|session| session.may_sign())
+        };
+        let writers: Vec<_> = self.world.honest().into_iter().filter(may_sign).collect();
+        if let Some(writer) = self.world.dice.pick(&writers) {
+            let actions: Vec<_> = (0..10).map(|_| self.any_put()).collect();
+            // What its budget does not allow is not written.
+            let _ = self.world.submit(writer, actions);
         }
     }
 
@@ -580,6 +659,14 @@ impl Life {
         self.start(number);
     }
 
+    fn propose(&mut self) {
+        self.world.propose();
+    }
+
+    fn retire(&mut self) {
+        self.world.retire();
+    }
+
     fn attack(&mut self) {
         for number in self.world.numbers(|peer| peer.kind == Kind::Hostile) {
             self.world.attack(number, &mut self.forgers);
@@ -611,7 +698,12 @@ impl Life {
         for (number, _) in std::mem::take(&mut self.down) {
             self.come_back(number);
         }
-        let last = self.world.dice.millis(500, 8000);
+        let longest = if self.world.dice.chance(10) {
+            29_000
+        } else {
+            8000
+        };
+        let last = self.world.dice.millis(500, longest);
         self.mend_at = None;
         self.world.mend();
         self.partition();

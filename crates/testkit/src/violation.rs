@@ -86,6 +86,20 @@ pub enum Violation {
     /// A log that gets the same frames in another order comes to another end.
     #[error("the frames of {0}, shuffled, come to another end")]
     Shuffled(PeerId),
+    /// A stable checkpoint was taken back, or another has taken its place.
+    #[error("checkpoint {number} of {peer} is not the one that was stable")]
+    Unsettled {
+        /// Who shows it.
+        peer: PeerId,
+        /// The checkpoint's number.
+        number: u64,
+    },
+    /// The state at a cut is not what was committed.
+    #[error("what {0} has at its checkpoint is not what was committed")]
+    Cut(PeerId),
+    /// A log that gets everything from the genesis on differs from one that has joined by a snapshot.
+    #[error("{0} is not where a log is that has seen everything from the genesis on")]
+    Replayed(PeerId),
     /// Peers did not come to rest in time.
     #[error("no convergence within {0} s after the last link was up")]
     NoConvergence(u64),

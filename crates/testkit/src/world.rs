@@ -1,10 +1,15 @@
 //! Peers, the cables between them, and a clock that jumps to the next thing to happen.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use roundtable_command_log::{Action, ForkProof, Genesis, Schema};
+use roundtable_command_log::{
+    Action, CommandLog, ForkProof, FrameId, Genesis, Schema, Stable, UnverifiedFrame,
+};
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Frame, PeerId, RoomId, Timestamp, TransportKind,
     WallTime,
@@ -19,7 +24,7 @@ use crate::{
     cable::{Cable, Parcel},
     dice::Dice,
     hostile::Equivocation,
-    peer::Peer,
+    peer::{Peer, is_pruned},
 };
 
 /// How often shells look whether a link is to be made again.
@@ -50,6 +55,13 @@ pub struct World {
     pub(crate) signed: u64,
     /// How often a peer was told that an author has forked its log.
     pub(crate) forks: u64,
+    /// The stable checkpoints, as those said who saw them first.
+    pub(crate) stable: Vec<Stable>,
+    /// Every command frame that was ever signed here or read on a link, once, in that order.
+    pub(crate) archive: Vec<UnverifiedFrame>,
+    archived: BTreeSet<FrameId>,
+    /// Who has forked.
+    pub(crate) branches: BTreeSet<AuthorId>,
 }
 
 impl World {
@@ -73,6 +85,10 @@ impl World {
             links_made: 0,
             signed: 0,
             forks: 0,
+            stable: Vec::new(),
+            archive: Vec::new(),
+            archived: BTreeSet::new(),
+            branches: BTreeSet::new(),
         }
     }
 
@@ -180,9 +196,21 @@ impl World {
         };
         let forgotten = again && forgets && peer.is_honest();
         if !forgotten {
+            if let Some(snapshot) = peer.store.snapshot.clone() {
+                let installed = session.install(now, snapshot);
+                let failed = Violation::NotRestored(peer.id.clone());
+                let installed = installed.map_or(Err(failed), |_| Ok(()));
+                self.judge(installed);
+            }
+            let peer = &self.peers[number];
             let frames: Vec<Bytes> = [&peer.store.own[..], &peer.store.foreign].concat();
-            let count = frames.len();
-            let restored = session.restore(now, frames) == count;
+            session.restore(now, frames.iter().cloned());
+            // Some may have come with the snapshot, and together they may have made a checkpoint stable.
+            let kept = session.log().into_iter().flat_map(CommandLog::kept);
+            let kept: BTreeSet<Bytes> = kept.map(|frame| frame.bytes().clone()).collect();
+            let pruned = |frame: &Bytes| session.log().is_some_and(|log| is_pruned(log, frame));
+            let restored = |frame: &Bytes| kept.contains(frame) || pruned(frame);
+            let restored = frames.iter().all(restored);
             let failed = Violation::NotRestored(peer.id.clone());
             self.judge(if restored { Ok(()) } else { Err(failed) });
         }
@@ -231,6 +259,13 @@ impl World {
             Some(session) => session.handle_input(now, input),
             None => Ok(()),
         }
+    }
+
+    /// An input that may be refused; says whether it was taken.
+    pub(crate) fn try_input(&mut self, number: usize, input: Input) -> bool {
+        let taken = self.input(number, input).is_ok();
+        self.drain(number);
+        taken
     }
 
     /// An input that cannot fail.
@@ -508,7 +543,8 @@ impl World {
     }
 
     /// Puts a frame on its way.
-    pub(crate) fn transmit(&mut self, number: usize, link: LinkId, frame: Frame) {
+    pub(crate) fn transmit(&mut self, number: usize, link: LinkId, mut frame: Frame) {
+        self.falsify(number, &mut frame);
         self.digest.update(&self.now.as_micros().to_le_bytes());
         self.digest.update(&link.0.to_le_bytes());
         if let roundtable_core::Payload::Binary(bytes) = &frame.payload {
@@ -521,6 +557,11 @@ impl World {
         let sender = &self.peers[number];
         let genesis = sender.session.as_ref().and_then(Session::genesis);
         let command = genesis.and_then(|g| cable.read(1 - end, &frame, &g.hash()));
+        if let Some(command) = &command
+            && self.archived.insert(command.id())
+        {
+            self.archive.push(UnverifiedFrame::clone(command));
+        }
         let durable = match &command {
             Some(command) if sender.is_honest() => sender.check_sent(command.header()),
             _ => Ok(()),
@@ -547,6 +588,14 @@ impl World {
         let result = match event {
             Event::OwnFrame(frame) => {
                 self.signed += u64::from(frame.header().count);
+                let genesis = self.session(number).and_then(Session::genesis);
+                let read = genesis
+                    .and_then(|g| UnverifiedFrame::decode(frame.bytes().clone(), &g.hash()).ok());
+                if let Some(read) = read
+                    && self.archived.insert(frame.id())
+                {
+                    self.archive.push(read);
+                }
                 self.peers[number].store.keep(&frame);
                 Ok(())
             }
@@ -562,6 +611,7 @@ impl World {
                 self.peers[number].retract(author, after);
                 Ok(())
             }
+            Event::CheckpointStable(stable) => self.on_stable(number, &stable),
             Event::Forked(proof) => self.check_forked(&proof),
             Event::Misbehaved { peer, code } if self.both_honest(number, &peer) => {
                 let judge = self.peers[number].id.clone();
@@ -582,6 +632,7 @@ impl World {
     fn check_forked(&mut self, proof: &ForkProof) -> Result<(), Violation> {
         self.forks += 1;
         let author = proof.author();
+        self.branches.insert(author);
         let honest = |peer: &&Peer| peer.is_honest() && peer.author() == author;
         let forked = self.peers.iter().find(honest);
         forked.map_or(Ok(()), |peer| Err(Violation::Forked(peer.id.clone())))

@@ -2,7 +2,9 @@
 
 use std::{fmt, ops::Range};
 
-use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, VerifierOptions, WIPOffset};
+use flatbuffers::{
+    FlatBufferBuilder, InvalidFlatbuffer, UnionWIPOffset, VerifierOptions, WIPOffset,
+};
 
 use crate::{
     generated::commands::roundtable::commands as fb,
@@ -45,6 +47,24 @@ pub enum ActionRef<'a> {
         /// The put's nonce.
         target: u64,
     },
+    /// Proposes a checkpoint.
+    Propose {
+        /// Its fixed layout; not checked here. At most [`MAX_PAYLOAD_LEN`] bytes.
+        checkpoint: &'a [u8],
+    },
+    /// Says that a proposed checkpoint is true.
+    Acknowledge(Ballot),
+    /// Takes back a proposal of the same author.
+    Withdraw(Ballot),
+    /// Makes a proposed checkpoint final, as far as this author is concerned.
+    Commit(Ballot),
+    /// Asks that the next checkpoint need not wait for an author.
+    Retire {
+        /// The author's public key.
+        author: [u8; 32],
+        /// The hash of the stable checkpoint before, zeros if there is none.
+        previous: [u8; 32],
+    },
     /// An action of a later version. It takes a nonce and does nothing.
     Unknown {
         /// Its number in the schema's union.
@@ -52,14 +72,34 @@ pub enum ActionRef<'a> {
     },
 }
 
+/// Which checkpoint an author speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ballot {
+    /// The proposed checkpoint's hash.
+    pub checkpoint: [u8; 32],
+    /// The hash of the stable checkpoint that it follows, zeros if it is the first.
+    pub previous: [u8; 32],
+}
+
+fn build_ballot(ballot: &Ballot) -> fb::Ballot {
+    fb::Ballot::new(&ballot.checkpoint, &ballot.previous)
+}
+
+fn read_ballot(ballot: &fb::Ballot) -> Ballot {
+    Ballot {
+        checkpoint: ballot.checkpoint().into(),
+        previous: ballot.previous().into(),
+    }
+}
+
 impl ActionRef<'_> {
-    /// The bytes that the author's budget pays for: key and value, 0 for anything but a `Put`.
+    /// The bytes that the author's budget pays for: key and value of a `Put`, the checkpoint of a
+    /// `Propose`, 0 for anything else.
     pub const fn payload_len(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
-            Self::SetRole { .. } | Self::Undo { .. } | Self::Redo { .. } | Self::Unknown { .. } => {
-                0
-            }
+            Self::Propose { checkpoint } => checkpoint.len(),
+            _ => 0,
         }
     }
 }
@@ -121,6 +161,8 @@ pub enum BodyError {
 #[derive(Default)]
 pub struct Encoder {
     builder: FlatBufferBuilder<'static>,
+    /// Those of the body that is being written.
+    commands: Vec<WIPOffset<fb::Command<'static>>>,
     /// By command, how far before the end of the body its key and its value begin; 0 if it has none.
     places: Vec<[usize; 2]>,
 }
@@ -142,19 +184,21 @@ impl Encoder {
     ) -> Result<&[u8], EncodeError> {
         self.builder.reset();
         self.places.clear();
-        let mut commands = Vec::new();
+        self.commands.clear();
         let mut payload = 0;
         for action in actions {
             payload += check_payload(&action)?;
             if payload > MAX_BODY_LEN {
                 return Err(EncodeError::Body(payload));
             }
-            commands.push(self.command(&action)?);
+            let command = self.command(&action)?;
+            self.commands.push(command);
         }
-        if commands.is_empty() || commands.len() > MAX_COMMANDS {
-            return Err(EncodeError::Count(commands.len()));
+        let count = self.commands.len();
+        if count == 0 || count > MAX_COMMANDS {
+            return Err(EncodeError::Count(count));
         }
-        let commands = Some(self.builder.create_vector(&commands));
+        let commands = Some(self.builder.create_vector(&self.commands));
         let body = fb::Body::create(&mut self.builder, &fb::BodyArgs { commands });
         fb::finish_body_buffer(&mut self.builder, body);
         let body = self.builder.finished_data();
@@ -190,61 +234,108 @@ impl Encoder {
         &mut self,
         action: &ActionRef<'_>,
     ) -> Result<WIPOffset<fb::Command<'static>>, EncodeError> {
-        let builder = &mut self.builder;
-        let mut places = [0; 2];
-        let (action_type, action) = match *action {
-            ActionRef::Put {
-                key_type,
-                key,
-                value,
-            } => {
-                let key = builder.create_vector(key);
-                let value = builder.create_vector(value);
-                places = [key.value() as usize, value.value() as usize];
-                let (key, value) = (Some(key), Some(value));
-                let put = fb::PutArgs {
-                    key_type,
-                    key,
-                    value,
-                };
-                let put = fb::Put::create(builder, &put);
-                (fb::Action::Put, put.as_union_value())
-            }
-            ActionRef::SetRole {
-                target,
-                role,
-                covered_nonce,
-                covered_id,
-            } => {
-                let set = fb::SetRoleArgs {
-                    target: Some(&fb::Bytes32::new(&target)),
-                    role,
-                    covered: Some(&fb::Position::new(covered_nonce, &covered_id)),
-                };
-                let set = fb::SetRole::create(builder, &set);
-                (fb::Action::SetRole, set.as_union_value())
-            }
-            ActionRef::Undo { target } => {
-                let target = fb::Nonce::new(target);
-                let target = Some(&target);
-                let undo = fb::Undo::create(builder, &fb::UndoArgs { target });
-                (fb::Action::Undo, undo.as_union_value())
-            }
-            ActionRef::Redo { target } => {
-                let target = fb::Nonce::new(target);
-                let target = Some(&target);
-                let redo = fb::Redo::create(builder, &fb::RedoArgs { target });
-                (fb::Action::Redo, redo.as_union_value())
-            }
-            ActionRef::Unknown { .. } => return Err(EncodeError::Unknown),
-        };
+        let (action_type, action, places) = create(&mut self.builder, action)?;
         let command = fb::CommandArgs {
             action_type,
             action: Some(action),
         };
         self.places.push(places);
-        Ok(fb::Command::create(builder, &command))
+        Ok(fb::Command::create(&mut self.builder, &command))
     }
+}
+
+/// Writes an action's table, and says where its key and its value begin.
+fn create(
+    builder: &mut FlatBufferBuilder<'static>,
+    action: &ActionRef<'_>,
+) -> Result<(fb::Action, WIPOffset<UnionWIPOffset>, [usize; 2]), EncodeError> {
+    let mut places = [0; 2];
+    let (action_type, action) = match *action {
+        ActionRef::Put {
+            key_type,
+            key,
+            value,
+        } => {
+            let key = builder.create_vector(key);
+            let value = builder.create_vector(value);
+            places = [key.value() as usize, value.value() as usize];
+            let (key, value) = (Some(key), Some(value));
+            let put = fb::PutArgs {
+                key_type,
+                key,
+                value,
+            };
+            let put = fb::Put::create(builder, &put);
+            (fb::Action::Put, put.as_union_value())
+        }
+        ActionRef::SetRole {
+            target,
+            role,
+            covered_nonce,
+            covered_id,
+        } => {
+            let set = fb::SetRoleArgs {
+                target: Some(&fb::Bytes32::new(&target)),
+                role,
+                covered: Some(&fb::Position::new(covered_nonce, &covered_id)),
+            };
+            let set = fb::SetRole::create(builder, &set);
+            (fb::Action::SetRole, set.as_union_value())
+        }
+        ActionRef::Undo { target } => {
+            let target = fb::Nonce::new(target);
+            let target = Some(&target);
+            let undo = fb::Undo::create(builder, &fb::UndoArgs { target });
+            (fb::Action::Undo, undo.as_union_value())
+        }
+        ActionRef::Redo { target } => {
+            let target = fb::Nonce::new(target);
+            let target = Some(&target);
+            let redo = fb::Redo::create(builder, &fb::RedoArgs { target });
+            (fb::Action::Redo, redo.as_union_value())
+        }
+        _ => create_checkpoint(builder, action)?,
+    };
+    Ok((action_type, action, places))
+}
+
+/// Writes the table of an action that is about checkpoints.
+fn create_checkpoint(
+    builder: &mut FlatBufferBuilder<'static>,
+    action: &ActionRef<'_>,
+) -> Result<(fb::Action, WIPOffset<UnionWIPOffset>), EncodeError> {
+    Ok(match *action {
+        ActionRef::Propose { checkpoint } => {
+            let checkpoint = Some(builder.create_vector(checkpoint));
+            let propose = fb::Propose::create(builder, &fb::ProposeArgs { checkpoint });
+            (fb::Action::Propose, propose.as_union_value())
+        }
+        ActionRef::Acknowledge(ballot) => {
+            let ballot = Some(&build_ballot(&ballot));
+            let said = fb::Acknowledge::create(builder, &fb::AcknowledgeArgs { ballot });
+            (fb::Action::Acknowledge, said.as_union_value())
+        }
+        ActionRef::Withdraw(ballot) => {
+            let ballot = Some(&build_ballot(&ballot));
+            let said = fb::Withdraw::create(builder, &fb::WithdrawArgs { ballot });
+            (fb::Action::Withdraw, said.as_union_value())
+        }
+        ActionRef::Commit(ballot) => {
+            let ballot = Some(&build_ballot(&ballot));
+            let said = fb::Commit::create(builder, &fb::CommitArgs { ballot });
+            (fb::Action::Commit, said.as_union_value())
+        }
+        ActionRef::Retire { author, previous } => {
+            let (author, previous) = (fb::Bytes32::new(&author), fb::Bytes32::new(&previous));
+            let retire = fb::RetireArgs {
+                author: Some(&author),
+                previous: Some(&previous),
+            };
+            let retire = fb::Retire::create(builder, &retire);
+            (fb::Action::Retire, retire.as_union_value())
+        }
+        _ => return Err(EncodeError::Unknown),
+    })
 }
 
 fn check_payload(action: &ActionRef<'_>) -> Result<usize, EncodeError> {
@@ -344,6 +435,25 @@ fn action(command: fb::Command<'_>) -> ActionRef<'_> {
         let target = redo.target().number();
         return ActionRef::Redo { target };
     }
+    if let Some(propose) = command.action_as_propose() {
+        let checkpoint = propose.checkpoint().bytes();
+        return ActionRef::Propose { checkpoint };
+    }
+    if let Some(said) = command.action_as_acknowledge() {
+        return ActionRef::Acknowledge(read_ballot(said.ballot()));
+    }
+    if let Some(said) = command.action_as_withdraw() {
+        return ActionRef::Withdraw(read_ballot(said.ballot()));
+    }
+    if let Some(said) = command.action_as_commit() {
+        return ActionRef::Commit(read_ballot(said.ballot()));
+    }
+    if let Some(retire) = command.action_as_retire() {
+        return ActionRef::Retire {
+            author: retire.author().bytes().into(),
+            previous: retire.previous().bytes().into(),
+        };
+    }
     ActionRef::Unknown {
         kind: command.action_type().0,
     }
@@ -394,11 +504,31 @@ mod tests {
     fn a_body_reads_back_as_it_was_written() {
         let undo = ActionRef::Undo { target: 1 };
         let redo = ActionRef::Redo { target: u64::MAX };
-        let actions = [put(b"red"), grant(), undo, put(b""), redo];
+        let ballot = Ballot {
+            checkpoint: [9; 32],
+            previous: [8; 32],
+        };
+        let actions = [
+            put(b"red"),
+            grant(),
+            undo,
+            put(b""),
+            redo,
+            ActionRef::Propose {
+                checkpoint: &[3; 200],
+            },
+            ActionRef::Acknowledge(ballot),
+            ActionRef::Withdraw(ballot),
+            ActionRef::Commit(ballot),
+            ActionRef::Retire {
+                author: KEY,
+                previous: [8; 32],
+            },
+        ];
         let mut encoder = Encoder::default();
         let bytes = encoder.encode(actions).unwrap();
         let body = Body::verify(bytes).unwrap();
-        assert_eq!(body.count(), 5);
+        assert_eq!(body.count(), actions.len());
         assert!(body.actions().eq(actions));
     }
 

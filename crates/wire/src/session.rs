@@ -66,6 +66,20 @@ pub enum Control {
     /// Answers a [`Control::Probe`], entry by entry: the ids of the sender's frames that hold these
     /// commands, zeros for none.
     Probed(Vec<Head>),
+    /// So many checkpoints are stable, and of what lies below the last the sender has only what it
+    /// comes to. Goes with heads, and answers a [`Control::Want`] for what lies below.
+    Pruned {
+        /// How many, counted from the genesis.
+        checkpoints: u64,
+    },
+    /// Asks for what made later checkpoints stable, and for the state at the last of them: for a few
+    /// pieces of that, on the Snapshot channel. Who has none answers with heads.
+    WantCheckpoint {
+        /// How many checkpoints the sender has.
+        after: u64,
+        /// How many bytes of the answer the sender has.
+        offset: u64,
+    },
     /// A message of a later minor version, to be skipped.
     Unknown,
 }
@@ -206,18 +220,6 @@ fn build<'a>(fbb: &mut FlatBufferBuilder<'a>, control: &Control) -> (fb::Message
             let served = fb::Served::create(fbb, &fb::ServedArgs { ranges });
             (fb::Message::Served, served.as_union_value())
         }
-        &Control::Ping { sequence } => {
-            let ping = fb::Ping::create(fbb, &fb::PingArgs { sequence });
-            (fb::Message::Ping, ping.as_union_value())
-        }
-        &Control::Pong { sequence, wall_ms } => {
-            let pong = fb::Pong::create(fbb, &fb::PongArgs { sequence, wall_ms });
-            (fb::Message::Pong, pong.as_union_value())
-        }
-        Control::FullForms => {
-            let full = fb::FullForms::create(fbb, &fb::FullFormsArgs {});
-            (fb::Message::FullForms, full.as_union_value())
-        }
         Control::Forks(forks) => {
             let forks = Some(build_heads(fbb, forks));
             let forks = fb::Forks::create(fbb, &fb::ForksArgs { forks });
@@ -238,8 +240,36 @@ fn build<'a>(fbb: &mut FlatBufferBuilder<'a>, control: &Control) -> (fb::Message
             let probed = fb::Probed::create(fbb, &fb::ProbedArgs { heads });
             (fb::Message::Probed, probed.as_union_value())
         }
+        _ => build_short(fbb, control),
+    }
+}
+
+/// Those of a few numbers at most.
+fn build_short(fbb: &mut FlatBufferBuilder<'_>, control: &Control) -> (fb::Message, Message) {
+    match control {
+        &Control::Ping { sequence } => {
+            let ping = fb::Ping::create(fbb, &fb::PingArgs { sequence });
+            (fb::Message::Ping, ping.as_union_value())
+        }
+        &Control::Pong { sequence, wall_ms } => {
+            let pong = fb::Pong::create(fbb, &fb::PongArgs { sequence, wall_ms });
+            (fb::Message::Pong, pong.as_union_value())
+        }
+        Control::FullForms => {
+            let full = fb::FullForms::create(fbb, &fb::FullFormsArgs {});
+            (fb::Message::FullForms, full.as_union_value())
+        }
+        &Control::Pruned { checkpoints } => {
+            let pruned = fb::Pruned::create(fbb, &fb::PrunedArgs { checkpoints });
+            (fb::Message::Pruned, pruned.as_union_value())
+        }
+        &Control::WantCheckpoint { after, offset } => {
+            let want = fb::WantCheckpointArgs { after, offset };
+            let want = fb::WantCheckpoint::create(fbb, &want);
+            (fb::Message::WantCheckpoint, want.as_union_value())
+        }
         // What a later version meant cannot be said again; an empty table of no type stands for it.
-        Control::Unknown => {
+        _ => {
             let empty = fb::Ping::create(fbb, &fb::PingArgs { sequence: 0 });
             (fb::Message(u8::MAX), empty.as_union_value())
         }
@@ -330,6 +360,14 @@ fn read(control: &fb::Control<'_>) -> Result<Control, ControlError> {
     if let Some(pong) = control.message_as_pong() {
         let (sequence, wall_ms) = (pong.sequence(), pong.wall_ms());
         return Ok(Control::Pong { sequence, wall_ms });
+    }
+    if let Some(pruned) = control.message_as_pruned() {
+        let checkpoints = pruned.checkpoints();
+        return Ok(Control::Pruned { checkpoints });
+    }
+    if let Some(want) = control.message_as_want_checkpoint() {
+        let (after, offset) = (want.after(), want.offset());
+        return Ok(Control::WantCheckpoint { after, offset });
     }
     if control.message_as_full_forms().is_some() {
         return Ok(Control::FullForms);
@@ -491,6 +529,9 @@ mod tests {
             any::<u64>().prop_map(|sequence| Control::Ping { sequence }),
             any::<(u64, u64)>().prop_map(|(sequence, wall_ms)| Control::Pong { sequence, wall_ms }),
             Just(Control::FullForms),
+            any::<u64>().prop_map(|checkpoints| Control::Pruned { checkpoints }),
+            any::<(u64, u64)>()
+                .prop_map(|(after, offset)| Control::WantCheckpoint { after, offset }),
         ]
     }
 

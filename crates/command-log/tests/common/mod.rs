@@ -1,6 +1,8 @@
 //! A small room to test in, and a forger who signs whatever it is told.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
+pub mod room;
+
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 use roundtable_command_log::{

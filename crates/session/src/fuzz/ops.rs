@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -84,8 +85,6 @@ struct Wire {
 
 struct World {
     now: Timestamp,
-    genesis: Genesis,
-    schema: Schema,
     peers: Vec<Peer>,
     wires: BTreeMap<u64, Wire>,
     wires_made: u64,
@@ -95,6 +94,9 @@ struct World {
 /// and in order, and in the end all agree.
 #[allow(unreachable_pub)] // reached with the feature
 pub fn __fuzz_session_ops(data: &[u8]) {
+    // Signing and verifying is no part of what is looked for, and would be most of the time.
+    #[cfg(feature = "__fuzz")]
+    roundtable_command_log::__remember_verdicts(true);
     let mut input = Unstructured::new(data);
     let mut world = World::new();
     for _ in 0..MAX_OPS {
@@ -109,23 +111,22 @@ pub fn __fuzz_session_ops(data: &[u8]) {
     world.settle();
 }
 
-fn key(number: usize) -> SigningKey {
-    let byte = u8::try_from(number + 1).unwrap_or_default();
-    SigningKey::from_bytes(&[byte; 32])
+/// What is the same in every world: to make it takes longer than many a world lasts.
+struct Constants {
+    keys: [SigningKey; PEERS],
+    schema: Schema,
+    genesis: Genesis,
 }
 
-fn author(number: usize) -> AuthorId {
-    AuthorId::from_bytes(key(number).verifying_key().to_bytes())
+fn constants() -> &'static Constants {
+    static CONSTANTS: OnceLock<Constants> = OnceLock::new();
+    CONSTANTS.get_or_init(Constants::new)
 }
 
-#[allow(clippy::expect_used)] // a digit is a valid name
-fn name(number: usize) -> PeerId {
-    PeerId::new(&format!("p{number}")).expect("a valid name")
-}
-
-impl World {
+impl Constants {
     #[allow(clippy::expect_used)] // all of it is constant
     fn new() -> Self {
+        let keys = [1, 2, 3].map(|byte| SigningKey::from_bytes(&[byte; 32]));
         let types = STRATEGIES.into_iter().zip(1..);
         let schema = types.fold(Schema::builder(1, 0), |schema, (strategy, id)| {
             schema.key_type(id, &format!("type {id}"), strategy)
@@ -138,11 +139,28 @@ impl World {
             },
             ..GenesisParams::new([7; 32], at(Timestamp::ZERO).wall, schema.hash())
         };
-        let genesis = Genesis::create(params, &key(0)).expect("rules in range");
+        let genesis = Genesis::create(params, &keys[0]).expect("rules in range");
+        Self {
+            keys,
+            schema,
+            genesis,
+        }
+    }
+}
+
+fn author(number: usize) -> AuthorId {
+    AuthorId::from_bytes(constants().keys[number].verifying_key().to_bytes())
+}
+
+#[allow(clippy::expect_used)] // a digit is a valid name
+fn name(number: usize) -> PeerId {
+    PeerId::new(&format!("p{number}")).expect("a valid name")
+}
+
+impl World {
+    fn new() -> Self {
         let mut world = Self {
             now: Timestamp::ZERO,
-            genesis,
-            schema,
             peers: Vec::new(),
             wires: BTreeMap::new(),
             wires_made: 0,
@@ -158,7 +176,7 @@ impl World {
         }
         world.input(0, Input::AloneInRoom);
         world.link_all();
-        world.pass(Duration::from_secs(3));
+        world.pass(Duration::from_millis(500));
         world
     }
 
@@ -170,9 +188,9 @@ impl World {
         let config = SessionConfig::new(
             name(number),
             RoomId::new("fuzz").expect("a valid name"),
-            key(number),
-            self.schema.clone(),
-            GenesisSource::Known(self.genesis.clone()),
+            constants().keys[number].clone(),
+            constants().schema.clone(),
+            GenesisSource::Known(constants().genesis.clone()),
             seed,
         );
         Session::new(config, at(self.now)).expect("the defaults work")
@@ -430,9 +448,12 @@ impl World {
         let end = self.now + duration;
         while self.now < end {
             self.deliver_all();
-            self.now = self.now + Duration::from_millis(20);
+            let due = |peer: &Peer| peer.session.next_timeout();
+            let next = self.peers.iter().filter_map(due).chain([end]).min();
+            self.now = next.unwrap_or(end).clamp(self.now, end);
             self.timers();
         }
+        self.deliver_all();
     }
 
     /// All are linked anew and left alone: then they hold the same.
@@ -447,7 +468,7 @@ impl World {
         let deadline = self.now + PATIENCE;
         while !self.agrees() {
             assert!(self.now < deadline, "no agreement");
-            self.pass(Duration::from_millis(500));
+            self.pass(Duration::from_millis(200));
         }
     }
 

@@ -94,6 +94,8 @@ pub fn __fuzz_anti_entropy(data: &[u8]) {
             }
             Op::Arrive(place, count) => {
                 *facts.held.entry(place.author()).or_default() += u64::from(count);
+                sync.go_on(Timestamp::from_millis(now), &facts, place.author());
+                assert!(sync.is_consistent());
             }
             Op::Wait(ms) => now += u64::from(ms),
             Op::LinkLost(place) => {
@@ -132,6 +134,7 @@ fn check_plan(sync: &mut AntiEntropy, facts: &Facts, now: Timestamp) {
             assert!(asked.insert(range.author), "asked of two at a time");
         }
     }
+    assert!(sync.is_consistent());
     // Planning again at once asks for nothing more.
     assert!(sync.plan(now, facts).is_empty());
 }

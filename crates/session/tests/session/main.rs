@@ -2,11 +2,13 @@
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)] // a test may fail
 
 mod agreement;
+mod checkpoints;
 mod convergence;
 mod elision;
 mod failover;
 mod forks;
 mod guests;
 mod handshake;
+mod pacing;
 mod submitting;
 mod world;

@@ -6,24 +6,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer, SigningKey};
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
 use roundtable_command_log::{
-    Action, CommandLog, FrameId, FrameReader, GenesisParams, Key, Limits, MergeRule, Schema,
-    StateHash, Strategy,
+    Action, CommandLog, FrameId, FrameReader, Genesis, GenesisParams, Key, Limits, MergeRule,
+    Schema, StateHash, Strategy,
 };
 use roundtable_core::{
-    AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, Payload, PeerId, RoomId,
-    Timestamp, TransportKind, WallTime,
+    AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, MetricsVisitor, Observe,
+    Payload, PeerId, RoomId, Timestamp, TransportKind, WallTime,
 };
 use roundtable_session::{
     Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Now, Output, Session, SessionConfig,
     Side,
 };
-use roundtable_wire::session::Control;
+use roundtable_wire::{
+    commands::{ActionRef, Encoder},
+    session::Control,
+};
 
 /// Key types of the tests' schema.
 pub(crate) const NOTE: u16 = 1;
@@ -187,6 +190,8 @@ pub(crate) struct World {
     in_flight: BTreeMap<(Timestamp, u64), (u64, usize, Arrival)>,
     counter: u64,
     rng: ChaCha20Rng,
+    /// Who sends other bytes than its session's as a snapshot, and on which link.
+    forged: Option<(String, LinkId, Vec<u8>)>,
 }
 
 impl World {
@@ -198,6 +203,7 @@ impl World {
             in_flight: BTreeMap::new(),
             counter: 0,
             rng: ChaCha20Rng::seed_from_u64(seed),
+            forged: None,
         }
     }
 
@@ -367,6 +373,32 @@ impl World {
         self.send(from, link, Some(frame));
     }
 
+    /// Has a peer send a frame that its session did not.
+    pub(crate) fn inject_frame(&mut self, from: &str, link: LinkId, frame: Frame) {
+        self.send(from, link, Some(frame));
+    }
+
+    /// Has a peer answer the next request for a snapshot on this link with these bytes, before its own
+    /// session can.
+    pub(crate) fn forge_snapshot(&mut self, from: &str, link: LinkId, bytes: &[u8]) {
+        self.forged = Some((from.to_owned(), link, bytes.to_vec()));
+    }
+
+    /// Puts false bytes into the pieces of a snapshot.
+    fn falsify(&self, from: &str, link: LinkId, frame: &mut Frame) {
+        let Some((liar, on, bytes)) = &self.forged else {
+            return;
+        };
+        if let Payload::Binary(piece) = &mut frame.payload
+            && (liar.as_str(), *on) == (from, link)
+            && frame.channel == Channel::Snapshot
+        {
+            let offset = u64::from_le_bytes(piece[20..28].try_into().unwrap()) as usize;
+            let forged = &bytes[offset..offset + piece.len() - 28];
+            *piece = [&piece[..28], forged].concat().into();
+        }
+    }
+
     fn next_moment(&self) -> Option<Timestamp> {
         let arrival = self.in_flight.keys().next().map(|(time, _)| *time);
         let timeouts = self.nodes.values().filter_map(|n| n.session.next_timeout());
@@ -446,7 +478,10 @@ impl World {
 
     /// Puts a frame, or a link's end, on its way. Reliable channels keep their order, each for
     /// itself; one may overtake another.
-    fn send(&mut self, from: &str, link: LinkId, frame: Option<Frame>) {
+    fn send(&mut self, from: &str, link: LinkId, mut frame: Option<Frame>) {
+        if let Some(frame) = &mut frame {
+            self.falsify(from, link, frame);
+        }
         let jitter = self.random(30_000);
         self.counter += 1;
         let Some(cable) = self.cables.get_mut(&link.0) else {
@@ -479,4 +514,49 @@ impl World {
         self.in_flight
             .insert((arrival, self.counter), (link.0, end, what));
     }
+}
+
+struct Counter(&'static str, u64);
+
+impl MetricsVisitor for Counter {
+    fn counter(&mut self, name: &'static str, _: &[(&'static str, &str)], value: u64) {
+        if name == self.0 {
+            self.1 = value;
+        }
+    }
+
+    fn gauge(&mut self, _: &'static str, _: &[(&'static str, &str)], _: f64) {}
+}
+
+/// What one of a session's counters has come to.
+pub(crate) fn counted(world: &World, name: &str, counter: &'static str) -> u64 {
+    let mut counter = Counter(counter, 0);
+    world.node(name).session.observe(&mut counter);
+    counter.1
+}
+
+/// A frame of one command that no session has signed, after a frame and with a nonce of one's choice.
+pub(crate) fn forge(
+    genesis: &Genesis,
+    name: &str,
+    (previous, nonce): ([u8; 32], u64),
+    action: ActionRef<'_>,
+) -> Bytes {
+    let mut encoder = Encoder::default();
+    let body = encoder.encode([action]).unwrap();
+    let fields = [
+        &author(name).as_bytes()[..],
+        &previous,
+        &nonce.to_le_bytes(),
+        &1_u32.to_le_bytes(),
+        &nonce.to_le_bytes(),
+        &at(Timestamp::ZERO).wall.as_millis().to_le_bytes(),
+        schema().hash().as_bytes(),
+    ]
+    .concat();
+    let hash = *blake3::hash(body).as_bytes();
+    let context: &[u8] = b"roundtable/command-frame/v1\0";
+    let signed = [context, genesis.hash().as_bytes(), &fields, &hash].concat();
+    let signature = key(name).sign(&signed).to_bytes();
+    [&[1], &fields[..], &signature, body].concat().into()
 }

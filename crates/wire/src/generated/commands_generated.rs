@@ -20,19 +20,24 @@ pub mod roundtable {
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
-        pub const ENUM_MAX_ACTION: u8 = 4;
+        pub const ENUM_MAX_ACTION: u8 = 9;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_ACTION: [Action; 5] = [
+        pub const ENUM_VALUES_ACTION: [Action; 10] = [
             Action::NONE,
             Action::Put,
             Action::SetRole,
             Action::Undo,
             Action::Redo,
+            Action::Propose,
+            Action::Acknowledge,
+            Action::Withdraw,
+            Action::Commit,
+            Action::Retire,
         ];
 
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -46,11 +51,26 @@ pub mod roundtable {
             pub const SetRole: Self = Self(2);
             pub const Undo: Self = Self(3);
             pub const Redo: Self = Self(4);
+            pub const Propose: Self = Self(5);
+            pub const Acknowledge: Self = Self(6);
+            pub const Withdraw: Self = Self(7);
+            pub const Commit: Self = Self(8);
+            pub const Retire: Self = Self(9);
 
             pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 4;
-            pub const ENUM_VALUES: &'static [Self] =
-                &[Self::NONE, Self::Put, Self::SetRole, Self::Undo, Self::Redo];
+            pub const ENUM_MAX: u8 = 9;
+            pub const ENUM_VALUES: &'static [Self] = &[
+                Self::NONE,
+                Self::Put,
+                Self::SetRole,
+                Self::Undo,
+                Self::Redo,
+                Self::Propose,
+                Self::Acknowledge,
+                Self::Withdraw,
+                Self::Commit,
+                Self::Retire,
+            ];
 
             /// Returns the variant's name or "" if unknown.
             pub fn variant_name(self) -> Option<&'static str> {
@@ -60,6 +80,11 @@ pub mod roundtable {
                     Self::SetRole => Some("SetRole"),
                     Self::Undo => Some("Undo"),
                     Self::Redo => Some("Redo"),
+                    Self::Propose => Some("Propose"),
+                    Self::Acknowledge => Some("Acknowledge"),
+                    Self::Withdraw => Some("Withdraw"),
+                    Self::Commit => Some("Commit"),
+                    Self::Retire => Some("Retire"),
                     _ => None,
                 }
             }
@@ -449,6 +474,116 @@ pub mod roundtable {
                         ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
                     );
                 }
+            }
+        }
+
+        // struct Ballot, aligned to 1
+        #[repr(transparent)]
+        #[derive(Clone, Copy, PartialEq)]
+        pub struct Ballot(pub [u8; 64]);
+
+        impl Default for Ballot {
+            fn default() -> Self {
+                Self([0; 64])
+            }
+        }
+
+        impl ::core::fmt::Debug for Ballot {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+                f.debug_struct("Ballot")
+                    .field("checkpoint", &self.checkpoint())
+                    .field("previous", &self.previous())
+                    .finish()
+            }
+        }
+
+        impl ::flatbuffers::SimpleToVerifyInSlice for Ballot {}
+
+        impl<'a> ::flatbuffers::Follow<'a> for Ballot {
+            type Inner = &'a Ballot;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { <&'a Ballot>::follow(buf, loc) }
+            }
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for &'a Ballot {
+            type Inner = &'a Ballot;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { ::flatbuffers::follow_cast_ref::<Ballot>(buf, loc) }
+            }
+        }
+
+        impl<'b> ::flatbuffers::Push for Ballot {
+            type Output = Ballot;
+
+            #[inline]
+            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+                let src = unsafe {
+                    ::core::slice::from_raw_parts(
+                        self as *const Ballot as *const u8,
+                        <Self as ::flatbuffers::Push>::size(),
+                    )
+                };
+                dst.copy_from_slice(src);
+            }
+
+            #[inline]
+            fn alignment() -> ::flatbuffers::PushAlignment {
+                ::flatbuffers::PushAlignment::new(1)
+            }
+        }
+
+        impl<'a> ::flatbuffers::Verifiable for Ballot {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.in_buffer::<Self>(pos)
+            }
+        }
+
+        impl<'a> Ballot {
+            #[allow(clippy::too_many_arguments)]
+            pub fn new(checkpoint: &[u8; 32], previous: &[u8; 32]) -> Self {
+                let mut s = Self([0; 64]);
+                s.set_checkpoint(checkpoint);
+                s.set_previous(previous);
+                s
+            }
+
+            pub fn checkpoint(&'a self) -> ::flatbuffers::Array<'a, u8, 32> {
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid array in this slot
+                use ::flatbuffers::Follow;
+                unsafe { ::flatbuffers::Array::follow(&self.0, 0) }
+            }
+
+            pub fn set_checkpoint(&mut self, items: &[u8; 32]) {
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid array in this slot
+                unsafe { ::flatbuffers::emplace_scalar_array(&mut self.0, 0, items) };
+            }
+
+            pub fn previous(&'a self) -> ::flatbuffers::Array<'a, u8, 32> {
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid array in this slot
+                use ::flatbuffers::Follow;
+                unsafe { ::flatbuffers::Array::follow(&self.0, 32) }
+            }
+
+            pub fn set_previous(&mut self, items: &[u8; 32]) {
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid array in this slot
+                unsafe { ::flatbuffers::emplace_scalar_array(&mut self.0, 32, items) };
             }
         }
 
@@ -1036,6 +1171,634 @@ pub mod roundtable {
             }
         }
 
+        pub enum ProposeOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Propose<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Propose<'a> {
+            type Inner = Propose<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Propose<'a> {
+            pub const VT_CHECKPOINT: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Propose { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args ProposeArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Propose<'bldr>> {
+                let mut builder = ProposeBuilder::new(_fbb);
+                if let Some(x) = args.checkpoint {
+                    builder.add_checkpoint(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn checkpoint(&self) -> ::flatbuffers::Vector<'a, u8> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
+                            Propose::VT_CHECKPOINT,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Propose<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
+                        "checkpoint",
+                        Self::VT_CHECKPOINT,
+                        true,
+                    )?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct ProposeArgs<'a> {
+            pub checkpoint: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+        }
+
+        impl<'a> Default for ProposeArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                ProposeArgs {
+                    checkpoint: None, // required field
+                }
+            }
+        }
+
+        pub struct ProposeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProposeBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_checkpoint(
+                &mut self,
+                checkpoint: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
+            ) {
+                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
+                    Propose::VT_CHECKPOINT,
+                    checkpoint,
+                );
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> ProposeBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                ProposeBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Propose<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Propose::VT_CHECKPOINT, "checkpoint");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Propose<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Propose");
+                ds.field("checkpoint", &self.checkpoint());
+                ds.finish()
+            }
+        }
+
+        pub enum AcknowledgeOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Acknowledge<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Acknowledge<'a> {
+            type Inner = Acknowledge<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Acknowledge<'a> {
+            pub const VT_BALLOT: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Acknowledge { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args AcknowledgeArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Acknowledge<'bldr>> {
+                let mut builder = AcknowledgeBuilder::new(_fbb);
+                if let Some(x) = args.ballot {
+                    builder.add_ballot(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn ballot(&self) -> &'a Ballot {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<Ballot>(Acknowledge::VT_BALLOT, None)
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Acknowledge<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<Ballot>("ballot", Self::VT_BALLOT, true)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct AcknowledgeArgs<'a> {
+            pub ballot: Option<&'a Ballot>,
+        }
+
+        impl<'a> Default for AcknowledgeArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                AcknowledgeArgs {
+                    ballot: None, // required field
+                }
+            }
+        }
+
+        pub struct AcknowledgeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AcknowledgeBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_ballot(&mut self, ballot: &Ballot) {
+                self.fbb_
+                    .push_slot_always::<&Ballot>(Acknowledge::VT_BALLOT, ballot);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> AcknowledgeBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                AcknowledgeBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Acknowledge<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Acknowledge::VT_BALLOT, "ballot");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Acknowledge<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Acknowledge");
+                ds.field("ballot", &self.ballot());
+                ds.finish()
+            }
+        }
+
+        pub enum WithdrawOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Withdraw<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Withdraw<'a> {
+            type Inner = Withdraw<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Withdraw<'a> {
+            pub const VT_BALLOT: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Withdraw { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args WithdrawArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Withdraw<'bldr>> {
+                let mut builder = WithdrawBuilder::new(_fbb);
+                if let Some(x) = args.ballot {
+                    builder.add_ballot(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn ballot(&self) -> &'a Ballot {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<Ballot>(Withdraw::VT_BALLOT, None).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Withdraw<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<Ballot>("ballot", Self::VT_BALLOT, true)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct WithdrawArgs<'a> {
+            pub ballot: Option<&'a Ballot>,
+        }
+
+        impl<'a> Default for WithdrawArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                WithdrawArgs {
+                    ballot: None, // required field
+                }
+            }
+        }
+
+        pub struct WithdrawBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WithdrawBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_ballot(&mut self, ballot: &Ballot) {
+                self.fbb_
+                    .push_slot_always::<&Ballot>(Withdraw::VT_BALLOT, ballot);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> WithdrawBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                WithdrawBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Withdraw<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Withdraw::VT_BALLOT, "ballot");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Withdraw<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Withdraw");
+                ds.field("ballot", &self.ballot());
+                ds.finish()
+            }
+        }
+
+        pub enum CommitOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Commit<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Commit<'a> {
+            type Inner = Commit<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Commit<'a> {
+            pub const VT_BALLOT: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Commit { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args CommitArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Commit<'bldr>> {
+                let mut builder = CommitBuilder::new(_fbb);
+                if let Some(x) = args.ballot {
+                    builder.add_ballot(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn ballot(&self) -> &'a Ballot {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<Ballot>(Commit::VT_BALLOT, None).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Commit<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<Ballot>("ballot", Self::VT_BALLOT, true)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct CommitArgs<'a> {
+            pub ballot: Option<&'a Ballot>,
+        }
+
+        impl<'a> Default for CommitArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                CommitArgs {
+                    ballot: None, // required field
+                }
+            }
+        }
+
+        pub struct CommitBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CommitBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_ballot(&mut self, ballot: &Ballot) {
+                self.fbb_
+                    .push_slot_always::<&Ballot>(Commit::VT_BALLOT, ballot);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> CommitBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                CommitBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Commit<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Commit::VT_BALLOT, "ballot");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Commit<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Commit");
+                ds.field("ballot", &self.ballot());
+                ds.finish()
+            }
+        }
+
+        pub enum RetireOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Retire<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Retire<'a> {
+            type Inner = Retire<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Retire<'a> {
+            pub const VT_AUTHOR: ::flatbuffers::VOffsetT = 4;
+            pub const VT_PREVIOUS: ::flatbuffers::VOffsetT = 6;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Retire { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args RetireArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Retire<'bldr>> {
+                let mut builder = RetireBuilder::new(_fbb);
+                if let Some(x) = args.previous {
+                    builder.add_previous(x);
+                }
+                if let Some(x) = args.author {
+                    builder.add_author(x);
+                }
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn author(&self) -> &'a Bytes32 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<Bytes32>(Retire::VT_AUTHOR, None).unwrap() }
+            }
+
+            #[inline]
+            pub fn previous(&self) -> &'a Bytes32 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<Bytes32>(Retire::VT_PREVIOUS, None).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Retire<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<Bytes32>("author", Self::VT_AUTHOR, true)?
+                    .visit_field::<Bytes32>("previous", Self::VT_PREVIOUS, true)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct RetireArgs<'a> {
+            pub author: Option<&'a Bytes32>,
+            pub previous: Option<&'a Bytes32>,
+        }
+
+        impl<'a> Default for RetireArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                RetireArgs {
+                    author: None,   // required field
+                    previous: None, // required field
+                }
+            }
+        }
+
+        pub struct RetireBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RetireBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_author(&mut self, author: &Bytes32) {
+                self.fbb_
+                    .push_slot_always::<&Bytes32>(Retire::VT_AUTHOR, author);
+            }
+
+            #[inline]
+            pub fn add_previous(&mut self, previous: &Bytes32) {
+                self.fbb_
+                    .push_slot_always::<&Bytes32>(Retire::VT_PREVIOUS, previous);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> RetireBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                RetireBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Retire<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Retire::VT_AUTHOR, "author");
+                self.fbb_.required(o, Retire::VT_PREVIOUS, "previous");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Retire<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Retire");
+                ds.field("author", &self.author());
+                ds.field("previous", &self.previous());
+                ds.finish()
+            }
+        }
+
         pub enum CommandOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -1163,6 +1926,76 @@ pub mod roundtable {
                     None
                 }
             }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_propose(&self) -> Option<Propose<'a>> {
+                if self.action_type() == Action::Propose {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Propose::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_acknowledge(&self) -> Option<Acknowledge<'a>> {
+                if self.action_type() == Action::Acknowledge {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Acknowledge::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_withdraw(&self) -> Option<Withdraw<'a>> {
+                if self.action_type() == Action::Withdraw {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Withdraw::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_commit(&self) -> Option<Commit<'a>> {
+                if self.action_type() == Action::Commit {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Commit::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn action_as_retire(&self) -> Option<Retire<'a>> {
+                if self.action_type() == Action::Retire {
+                    let u = self.action();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Retire::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Command<'_> {
@@ -1172,36 +2005,20 @@ pub mod roundtable {
                 pos: usize,
             ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
                 v.visit_table(pos)?
-                    .visit_union::<Action, _>(
-                        "action_type",
-                        Self::VT_ACTION_TYPE,
-                        "action",
-                        Self::VT_ACTION,
-                        true,
-                        |key, v, pos| match key {
-                            Action::Put => v
-                                .verify_union_variant::<::flatbuffers::ForwardsUOffset<Put>>(
-                                    "Action::Put",
-                                    pos,
-                                ),
-                            Action::SetRole => v
-                                .verify_union_variant::<::flatbuffers::ForwardsUOffset<SetRole>>(
-                                    "Action::SetRole",
-                                    pos,
-                                ),
-                            Action::Undo => v
-                                .verify_union_variant::<::flatbuffers::ForwardsUOffset<Undo>>(
-                                    "Action::Undo",
-                                    pos,
-                                ),
-                            Action::Redo => v
-                                .verify_union_variant::<::flatbuffers::ForwardsUOffset<Redo>>(
-                                    "Action::Redo",
-                                    pos,
-                                ),
+                    .visit_union::<Action, _>("action_type", Self::VT_ACTION_TYPE, "action", Self::VT_ACTION, true, |key, v, pos| {
+                        match key {
+                            Action::Put => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Put>>("Action::Put", pos),
+                            Action::SetRole => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetRole>>("Action::SetRole", pos),
+                            Action::Undo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Undo>>("Action::Undo", pos),
+                            Action::Redo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Redo>>("Action::Redo", pos),
+                            Action::Propose => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Propose>>("Action::Propose", pos),
+                            Action::Acknowledge => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Acknowledge>>("Action::Acknowledge", pos),
+                            Action::Withdraw => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdraw>>("Action::Withdraw", pos),
+                            Action::Commit => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Commit>>("Action::Commit", pos),
+                            Action::Retire => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Retire>>("Action::Retire", pos),
                             _ => Ok(()),
-                        },
-                    )?
+                        }
+                    })?
                     .finish();
                 Ok(())
             }
@@ -1299,6 +2116,56 @@ pub mod roundtable {
                     }
                     Action::Redo => {
                         if let Some(x) = self.action_as_redo() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Propose => {
+                        if let Some(x) = self.action_as_propose() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Acknowledge => {
+                        if let Some(x) = self.action_as_acknowledge() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Withdraw => {
+                        if let Some(x) = self.action_as_withdraw() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Commit => {
+                        if let Some(x) = self.action_as_commit() {
+                            ds.field("action", &x)
+                        } else {
+                            ds.field(
+                                "action",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Action::Retire => {
+                        if let Some(x) = self.action_as_retire() {
                             ds.field("action", &x)
                         } else {
                             ds.field(

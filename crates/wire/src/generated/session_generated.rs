@@ -20,14 +20,14 @@ pub mod roundtable {
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
-        pub const ENUM_MAX_MESSAGE: u8 = 13;
+        pub const ENUM_MAX_MESSAGE: u8 = 15;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_MESSAGE: [Message; 14] = [
+        pub const ENUM_VALUES_MESSAGE: [Message; 16] = [
             Message::NONE,
             Message::Hello,
             Message::Proof,
@@ -42,6 +42,8 @@ pub mod roundtable {
             Message::WantForks,
             Message::Probe,
             Message::Probed,
+            Message::Pruned,
+            Message::WantCheckpoint,
         ];
 
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -64,9 +66,11 @@ pub mod roundtable {
             pub const WantForks: Self = Self(11);
             pub const Probe: Self = Self(12);
             pub const Probed: Self = Self(13);
+            pub const Pruned: Self = Self(14);
+            pub const WantCheckpoint: Self = Self(15);
 
             pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 13;
+            pub const ENUM_MAX: u8 = 15;
             pub const ENUM_VALUES: &'static [Self] = &[
                 Self::NONE,
                 Self::Hello,
@@ -82,6 +86,8 @@ pub mod roundtable {
                 Self::WantForks,
                 Self::Probe,
                 Self::Probed,
+                Self::Pruned,
+                Self::WantCheckpoint,
             ];
 
             /// Returns the variant's name or "" if unknown.
@@ -101,6 +107,8 @@ pub mod roundtable {
                     Self::WantForks => Some("WantForks"),
                     Self::Probe => Some("Probe"),
                     Self::Probed => Some("Probed"),
+                    Self::Pruned => Some("Pruned"),
+                    Self::WantCheckpoint => Some("WantCheckpoint"),
                     _ => None,
                 }
             }
@@ -2417,6 +2425,264 @@ pub mod roundtable {
             }
         }
 
+        pub enum PrunedOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Pruned<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Pruned<'a> {
+            type Inner = Pruned<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Pruned<'a> {
+            pub const VT_CHECKPOINTS: ::flatbuffers::VOffsetT = 4;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Pruned { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args PrunedArgs,
+            ) -> ::flatbuffers::WIPOffset<Pruned<'bldr>> {
+                let mut builder = PrunedBuilder::new(_fbb);
+                builder.add_checkpoints(args.checkpoints);
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn checkpoints(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u64>(Pruned::VT_CHECKPOINTS, Some(0))
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Pruned<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<u64>("checkpoints", Self::VT_CHECKPOINTS, false)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct PrunedArgs {
+            pub checkpoints: u64,
+        }
+
+        impl<'a> Default for PrunedArgs {
+            #[inline]
+            fn default() -> Self {
+                PrunedArgs { checkpoints: 0 }
+            }
+        }
+
+        pub struct PrunedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PrunedBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_checkpoints(&mut self, checkpoints: u64) {
+                self.fbb_
+                    .push_slot::<u64>(Pruned::VT_CHECKPOINTS, checkpoints, 0);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> PrunedBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                PrunedBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Pruned<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Pruned<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Pruned");
+                ds.field("checkpoints", &self.checkpoints());
+                ds.finish()
+            }
+        }
+
+        pub enum WantCheckpointOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct WantCheckpoint<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for WantCheckpoint<'a> {
+            type Inner = WantCheckpoint<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> WantCheckpoint<'a> {
+            pub const VT_AFTER: ::flatbuffers::VOffsetT = 4;
+            pub const VT_OFFSET: ::flatbuffers::VOffsetT = 6;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                WantCheckpoint { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args WantCheckpointArgs,
+            ) -> ::flatbuffers::WIPOffset<WantCheckpoint<'bldr>> {
+                let mut builder = WantCheckpointBuilder::new(_fbb);
+                builder.add_offset(args.offset);
+                builder.add_after(args.after);
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn after(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u64>(WantCheckpoint::VT_AFTER, Some(0))
+                        .unwrap()
+                }
+            }
+
+            #[inline]
+            pub fn offset(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u64>(WantCheckpoint::VT_OFFSET, Some(0))
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for WantCheckpoint<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<u64>("after", Self::VT_AFTER, false)?
+                    .visit_field::<u64>("offset", Self::VT_OFFSET, false)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct WantCheckpointArgs {
+            pub after: u64,
+            pub offset: u64,
+        }
+
+        impl<'a> Default for WantCheckpointArgs {
+            #[inline]
+            fn default() -> Self {
+                WantCheckpointArgs {
+                    after: 0,
+                    offset: 0,
+                }
+            }
+        }
+
+        pub struct WantCheckpointBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WantCheckpointBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_after(&mut self, after: u64) {
+                self.fbb_
+                    .push_slot::<u64>(WantCheckpoint::VT_AFTER, after, 0);
+            }
+
+            #[inline]
+            pub fn add_offset(&mut self, offset: u64) {
+                self.fbb_
+                    .push_slot::<u64>(WantCheckpoint::VT_OFFSET, offset, 0);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> WantCheckpointBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                WantCheckpointBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<WantCheckpoint<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for WantCheckpoint<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("WantCheckpoint");
+                ds.field("after", &self.after());
+                ds.field("offset", &self.offset());
+                ds.finish()
+            }
+        }
+
         pub enum ControlOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -2670,6 +2936,34 @@ pub mod roundtable {
                     None
                 }
             }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_pruned(&self) -> Option<Pruned<'a>> {
+                if self.message_type() == Message::Pruned {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Pruned::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_want_checkpoint(&self) -> Option<WantCheckpoint<'a>> {
+                if self.message_type() == Message::WantCheckpoint {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { WantCheckpoint::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Control<'_> {
@@ -2694,6 +2988,8 @@ pub mod roundtable {
                             Message::WantForks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantForks>>("Message::WantForks", pos),
                             Message::Probe => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probe>>("Message::Probe", pos),
                             Message::Probed => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probed>>("Message::Probed", pos),
+                            Message::Pruned => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pruned>>("Message::Pruned", pos),
+                            Message::WantCheckpoint => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantCheckpoint>>("Message::WantCheckpoint", pos),
                             _ => Ok(()),
                         }
                     })?
@@ -2887,6 +3183,26 @@ pub mod roundtable {
                     }
                     Message::Probed => {
                         if let Some(x) = self.message_as_probed() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::Pruned => {
+                        if let Some(x) = self.message_as_pruned() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::WantCheckpoint => {
+                        if let Some(x) = self.message_as_want_checkpoint() {
                             ds.field("message", &x)
                         } else {
                             ds.field(
