@@ -9,8 +9,12 @@ use url::Url;
 
 use crate::{JoinError, TokenSource, grant};
 
-/// How long an attempt may take where another server can be tried instead.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server may take to open the WebSocket where another can be tried instead. Its answer to
+/// the announce is waited for however many there are ([`limits::ANNOUNCE_ANSWER`]): it may have let us in.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Servers that a client keeps in mind; it takes note of no more than that from others.
+const MAX_SERVERS: usize = 16;
 
 /// Why a [`ClientConfig`] was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -188,8 +192,8 @@ impl ClientConfig {
         self
     }
 
-    /// How long one attempt to connect and announce may take. Default 10 s; 3 s at most where there
-    /// are further servers to try.
+    /// How long one attempt to connect and announce may take. Default 10 s, which is as long as a slow
+    /// cluster may take; where there are further servers to try, 3 s of it at most to connect.
     #[must_use]
     pub fn with_join_timeout(mut self, join_timeout: Duration) -> Self {
         self.join_timeout = join_timeout;
@@ -204,6 +208,21 @@ impl ClientConfig {
         self
     }
 
+    /// Takes note of a server that another has named; gives its number. Not if it is one without TLS and the
+    /// first has it, or one too many.
+    pub(crate) fn learn(&mut self, url: &str) -> Option<usize> {
+        let url = endpoint(url).ok()?;
+        if self.url().scheme() == "wss" && url.scheme() != "wss" {
+            return None;
+        }
+        let known = self.urls.iter().position(|known| *known == url);
+        if known.is_none() && self.urls.len() < MAX_SERVERS {
+            self.urls.push(url);
+            return Some(self.urls.len() - 1);
+        }
+        known
+    }
+
     /// The first server's endpoint.
     pub fn url(&self) -> &Url {
         &self.urls[0]
@@ -214,17 +233,17 @@ impl ClientConfig {
         &self.urls
     }
 
-    /// How long one attempt may take.
-    pub(crate) fn attempt_timeout(&self) -> Duration {
+    /// How long one attempt may take until the WebSocket is open.
+    pub(crate) fn dial_timeout(&self) -> Duration {
         match self.urls.len() {
             1 => self.join_timeout,
-            _ => self.join_timeout.min(ATTEMPT_TIMEOUT),
+            _ => self.join_timeout.min(DIAL_TIMEOUT),
         }
     }
 
-    /// How long one server may take to exchange an invite: the announce is to have its part of the attempt, too.
+    /// How long one server may take to exchange an invite: the connection is to have its part of the attempt, too.
     fn exchange_timeout(&self) -> Duration {
-        self.attempt_timeout() / 2
+        self.dial_timeout() / 2
     }
 
     /// Where grants come from, if they can be had again. Invites are exchanged at `server` first, by its number: a grant is
@@ -314,6 +333,34 @@ mod tests {
         assert_eq!(urls, ["ws://a/v1/ws", "ws://b/v1/ws"]);
         let refused = config.with_more_urls(["ws://c", "http://d"]);
         assert_eq!(refused.unwrap_err(), ConfigError::Scheme);
+    }
+
+    #[test]
+    fn an_attempt_is_not_given_up_while_the_server_may_still_let_us_in() {
+        let config = config("ws://a").unwrap().with_more_urls(["ws://b"]);
+        let config = config.unwrap();
+        let answer_by = config.dial_timeout() + limits::ANNOUNCE_ANSWER;
+        assert!(answer_by <= config.join_timeout);
+    }
+
+    #[test]
+    fn a_server_names_others_but_none_that_is_less_safe_and_not_without_end() {
+        let mut open = config("ws://a").unwrap();
+        assert_eq!(open.learn("ws://b"), Some(1));
+        assert_eq!(
+            (open.learn("ws://a/"), open.learn("nonsense")),
+            (Some(0), None)
+        );
+        for n in 0..100 {
+            open.learn(&format!("ws://c{n}"));
+        }
+        assert_eq!(open.urls().len(), MAX_SERVERS);
+        if let Ok(mut safe) = config("wss://a") {
+            assert_eq!(
+                (safe.learn("ws://b"), safe.learn("wss://b")),
+                (None, Some(1))
+            );
+        }
     }
 
     #[test]

@@ -100,9 +100,27 @@ impl JoinError {
             Self::Unreachable { .. }
                 | Self::Insecure { .. }
                 | Self::NotASignalingServer { .. }
+                | Self::Unauthorized
+                | Self::NoToken { .. }
                 | Self::Unavailable { .. }
                 | Self::Timeout
         )
+    }
+
+    /// How much it tells, where each of several servers has another: what one says of us tells more than
+    /// that it has no place, and that more than that it was not there.
+    pub(crate) fn weight(&self) -> u8 {
+        match self {
+            Self::Unreachable { .. } => 0,
+            Self::Timeout => 1,
+            Self::NotASignalingServer { .. } | Self::Insecure { .. } => 2,
+            Self::Unavailable { .. } => 3,
+            Self::NoToken { .. } => 4,
+            Self::Unauthorized
+            | Self::PeerIdTaken
+            | Self::RoomFull { .. }
+            | Self::Rejected { .. } => 5,
+        }
     }
 
     /// What the server asked for before the next attempt.

@@ -6,11 +6,18 @@ mod config;
 mod error;
 mod event;
 mod grant;
+mod reconnect;
 mod socket;
 mod task;
 mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use roundtable_core::PeerId;
 use roundtable_signaling_protocol::Request;
@@ -39,6 +46,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct SignalingClient {
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<ClientState>,
+    ice_servers: watch::Receiver<Vec<IceServer>>,
     hints: Arc<Hints>,
 }
 
@@ -49,6 +57,14 @@ struct Hints {
     reconnect: Notify,
     /// It is another one.
     network: Notify,
+    /// Somebody waits for it.
+    urgent: AtomicBool,
+}
+
+impl Hints {
+    fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed)
+    }
 }
 
 impl SignalingClient {
@@ -63,11 +79,13 @@ impl SignalingClient {
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
         let (event_queue, events) = mpsc::channel(event::QUEUE);
         let (state_writer, state) = watch::channel(ClientState::Connected);
+        let (ice_writer, ice_servers) = watch::channel(joined.ice_servers.clone());
         let hints = Arc::new(Hints::default());
         let channels = Channels {
             commands: command_queue,
             events: event_queue,
             state: state_writer,
+            ice_servers: ice_writer,
             hints: Arc::clone(&hints),
         };
         let task = Task::new(config, &joined, server, channels);
@@ -75,6 +93,7 @@ impl SignalingClient {
         let client = Self {
             commands,
             state: state.clone(),
+            ice_servers,
             hints,
         };
         Ok((client, joined, EventStream::new(events, state)))
@@ -146,9 +165,17 @@ impl SignalingClient {
     }
 
     /// Says that the network may have changed: a pending reconnect is tried at once, and a live
-    /// connection is asked for a sign of life within 5 s.
+    /// connection is asked for a sign of life within 5 s, or 1 s while it is [urgent](Self::set_urgent).
     pub fn hint_reconnect_now(&self) {
         self.hints.reconnect.notify_one();
+    }
+
+    /// Says whether somebody waits for the connection, such as a user whose links are silent. While it is lost then, it is
+    /// tried every 500 ms, and an attempt that does not get through is replaced rather than waited for; otherwise pauses
+    /// grow ([`Backoff`]). A server that asks for patience gets it either way. Not urgent at first; to be said for a minute
+    /// at most, as many may be in the same hurry.
+    pub fn set_urgent(&self, urgent: bool) {
+        self.hints.urgent.store(urgent, Ordering::Relaxed);
     }
 
     /// Says that this machine is on another network now, as when it changes from one wireless network
@@ -161,6 +188,13 @@ impl SignalingClient {
     /// The client's state, to be looked at or waited on.
     pub fn state(&self) -> watch::Receiver<ClientState> {
         self.state.clone()
+    }
+
+    /// The STUN and TURN servers to gather candidates with now, to be looked at or waited on. Credentials are renewed at
+    /// some moment of their life's third quarter, by a new connection that takes the place of the old one ([`Event::Resumed`]); while no server can be reached the last ones stay. Connections that relay already go on with what
+    /// they have.
+    pub fn ice_servers(&self) -> watch::Receiver<Vec<IceServer>> {
+        self.ice_servers.clone()
     }
 
     /// Leaves the room and returns when the socket and the task are gone, at most 2 s later. The

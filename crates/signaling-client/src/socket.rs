@@ -149,20 +149,24 @@ pub(crate) fn tls_config() -> Result<std::sync::Arc<rustls::ClientConfig>, rustl
     Ok(config.into())
 }
 
-/// Enters the room by any of the servers; gives the number of the one that let us in.
+/// Enters the room by any of the servers; gives the number of the one that let us in. If none does, the
+/// refusal that tells most counts.
 pub(crate) async fn join_any(
     config: &ClientConfig,
     first: usize,
 ) -> Result<(Socket, Joined, usize), JoinError> {
     let servers = config.urls().len();
-    let mut refused = None;
+    let mut refused: Option<JoinError> = None;
     for server in (0..servers).map(|n| (first + n) % servers) {
-        match join(config, server, None, config.attempt_timeout()).await {
+        match join(config, server, None, None).await {
             Ok((socket, joined)) => return Ok((socket, joined, server)),
             Err(error) if !error.is_of_the_server() => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "trying the next server");
-                refused.get_or_insert(error);
+                let tells_more = |known: &JoinError| error.weight() > known.weight();
+                if refused.as_ref().is_none_or(tells_more) {
+                    refused = Some(error);
+                }
             }
         }
     }
@@ -170,17 +174,23 @@ pub(crate) async fn join_any(
     Err(refused.unwrap_or(JoinError::Timeout))
 }
 
-/// Connects to a server, by its number, and announces, with `resume` to take an earlier place again.
+/// Connects to a server, by its number, within `patience` if that is less than the config's, and announces, with `resume`
+/// to take an earlier place again.
 pub(crate) async fn join(
     config: &ClientConfig,
     server: usize,
     resume: Option<ResumeToken>,
-    patience: Duration,
+    patience: Option<Duration>,
 ) -> Result<(Socket, Joined), JoinError> {
+    let dial_timeout = config.dial_timeout().min(patience.unwrap_or(Duration::MAX));
     let url = &config.urls()[server];
-    let joining = async {
+    let dialing = async {
         let token = config.token(server).await?;
-        let mut socket = Socket::connect(url).await?;
+        Ok((token, Socket::connect(url).await?))
+    };
+    let joining = async {
+        let dialed = timeout(dial_timeout, dialing).await;
+        let (token, mut socket) = dialed.map_err(|_| JoinError::Timeout)??;
         let announce = Request::Announce(Box::new(config.announce(token, resume)));
         let announce = ClientMessage::request(MessageId::Number(ANNOUNCE_ID), announce);
         let lost = |Lost(code)| lost_while_joining(url, code);
@@ -204,7 +214,7 @@ pub(crate) async fn join(
             _ => Err(stranger()),
         }
     };
-    let joined = timeout(patience, joining).await;
+    let joined = timeout(config.join_timeout, joining).await;
     joined.map_err(|_| JoinError::Timeout)?
 }
 

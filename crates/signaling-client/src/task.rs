@@ -8,17 +8,18 @@ use std::{
     time::Duration,
 };
 
+use roundtable_core::Timestamp;
 use roundtable_signaling_protocol::{
-    ClientMessage, CloseReason, Joined, MessageId, Notification, Request, ResumeToken,
-    ServerMessage,
+    ClientMessage, IceServer, Joined, MessageId, Notification, Request, ResumeToken, ServerMessage,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use crate::{
     ClientConfig, ClientState, EndReason, Event, Hints, JoinError, RequestError, clock, event,
+    reconnect::{Attempt, Reconnect},
     socket::{self, Lost, Received, Socket},
     token::{Renewal, TokenError},
 };
@@ -29,14 +30,12 @@ pub(crate) const COMMAND_QUEUE: usize = 64;
 /// Requests waiting for the server's answer, and requests waiting for the connection to come back.
 const MAX_PENDING: usize = 64;
 
-/// How long a connection may take to show life after [`Task::hint`].
+/// How long a connection may take to show life after a hint, and while somebody waits for it.
 const HINT_TIMEOUT: Duration = Duration::from_secs(5);
+const URGENT_HINT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Shortest pause before another connection is tried again while the present one stands.
-const MOVE_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long a connection that was replaced may take to end: what it was sent comes first.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a server that drains may take to say that it has read all that was written to it.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long leaving may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,6 +79,7 @@ pub(crate) struct Channels {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) state: watch::Sender<ClientState>,
+    pub(crate) ice_servers: watch::Sender<Vec<IceServer>>,
     pub(crate) hints: Arc<Hints>,
 }
 
@@ -93,11 +93,11 @@ impl From<Lost> for Stop {
 pub(crate) struct Task {
     config: ClientConfig,
     resume: ResumeToken,
-    /// Which of the config's servers we are connected to, or were last.
-    server: usize,
+    reconnect: Reconnect,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     state: watch::Sender<ClientState>,
+    ice_servers: watch::Sender<Vec<IceServer>>,
     hints: Arc<Hints>,
     /// Requests made while there was no connection.
     waiting: VecDeque<(Request, Done)>,
@@ -107,10 +107,6 @@ pub(crate) struct Task {
     renewal: Renewal,
     /// The `session.refresh` that is not answered yet.
     refreshing: Option<i64>,
-    /// When to make another connection, though this one stands.
-    move_at: Option<Instant>,
-    /// How often that has failed.
-    move_failures: u32,
 }
 
 impl Task {
@@ -124,23 +120,25 @@ impl Task {
             commands,
             events,
             state,
+            ice_servers,
             hints,
         } = channels;
+        let mut reconnect = Reconnect::new(config.backoff, config.urls().len(), server);
+        reconnect.connected(clock::now(), server, ice_life(joined), random());
         Self {
             renewal: Renewal::new(config.token_source(server), joined),
             refreshing: None,
             resume: joined.resume.clone(),
             config,
-            server,
+            reconnect,
             commands,
             events,
             state,
+            ice_servers,
             hints,
             waiting: VecDeque::new(),
             pending: HashMap::new(),
             last_id: socket::ANNOUNCE_ID,
-            move_at: None,
-            move_failures: 0,
         }
     }
 
@@ -215,11 +213,14 @@ impl Task {
                         return lost.into();
                     }
                 }
-                () = due(self.move_at), if moving.is_none() => {
-                    moving = Some(self.start_moving(1));
+                () = due(self.reconnect.move_at()), if moving.is_none() => {
+                    match self.start_moving(socket).await {
+                        Ok(started) => moving = Some(started),
+                        Err(lost) => return lost.into(),
+                    }
                 }
                 () = self.hints.network.notified(), if moving.is_none() => {
-                    moving = Some(self.start_moving(0));
+                    self.reconnect.network_changed(clock::now());
                 }
                 moved = moved(&mut moving) => {
                     moving = None;
@@ -232,8 +233,7 @@ impl Task {
                     if let Err(lost) = socket.ping().await {
                         return lost.into();
                     }
-                    let soon = clock::deadline(HINT_TIMEOUT);
-                    let deadline = silence.deadline().min(soon);
+                    let deadline = silence.deadline().min(self.hint_deadline());
                     silence.as_mut().reset(deadline);
                 }
                 () = &mut silence => return Lost(None).into(),
@@ -241,32 +241,41 @@ impl Task {
         }
     }
 
+    /// When a connection that was asked for a sign of life counts as lost.
+    fn hint_deadline(&self) -> tokio::time::Instant {
+        clock::deadline(match self.hints.is_urgent() {
+            true => URGENT_HINT_TIMEOUT,
+            false => HINT_TIMEOUT,
+        })
+    }
+
     // --- from one connection to another -----------------------------------------------------------
 
-    /// Takes our place by a new connection, while the present one stands: to the server that is so
-    /// many after this one.
-    fn start_moving(&mut self, further: u32) -> Moving {
-        self.move_at = None;
-        let servers = self.config.urls().len();
-        let server = (self.server + (further + self.move_failures) as usize) % servers;
+    /// Takes our place by a new connection, while the present one stands: once a server that drains has read
+    /// what was written to it, for it would take nothing from us afterwards.
+    async fn start_moving(&mut self, socket: &mut Socket) -> Result<Moving, Lost> {
+        let (done, all_read) = oneshot::channel();
+        if self.reconnect.is_asked_to_go() {
+            self.write(socket, Request::Ping, done).await?;
+        }
+        let server = self.reconnect.begin_move();
         let (config, resume) = (self.config.clone(), self.resume.clone());
-        Box::pin(async move {
-            // There is no hurry, and an answer that came too late would leave us without a token.
-            let patience = config.join_timeout;
-            let (socket, joined) = socket::join(&config, server, Some(resume), patience).await?;
+        Ok(Box::pin(async move {
+            // A server that does not say so is not waited for; neither is one that was not asked.
+            let _ = timeout(READ_TIMEOUT, all_read).await;
+            let (socket, joined) = socket::join(&config, server, Some(resume), None).await?;
             Ok((socket, joined, server))
-        })
+        }))
     }
 
     fn could_not_move(&mut self, error: &JoinError) {
         tracing::debug!(%error, "no other connection yet");
-        self.move_failures = self.move_failures.saturating_add(1);
-        let delay = self.delay(self.move_failures);
-        self.move_at = Some(clock::deadline(delay.max(MOVE_PAUSE)));
+        self.reconnect.move_failed(clock::now(), random());
     }
 
     /// Hears the old connection out, and goes on with the new one.
     async fn settle(&mut self, old: &mut Socket, fresh: (Socket, Joined, usize)) -> Stop {
+        let last_words = self.reconnect.last_words();
         let hearing = async {
             while let Ok(received) = receive(&self.events, old).await {
                 if let Received::Message(message) = received
@@ -278,7 +287,7 @@ impl Task {
             Ok(())
         };
         // A connection that hangs is left to itself.
-        if let Ok(Err(end)) = timeout(LAST_WORDS_TIMEOUT, hearing).await {
+        if let Ok(Err(end)) = timeout(last_words, hearing).await {
             return Stop::End(end);
         }
         self.fail_pending();
@@ -309,11 +318,12 @@ impl Task {
 
     /// The client is in the room by a new connection.
     fn arrive(&mut self, (socket, joined, server): (Socket, Joined, usize)) -> Result<Socket, End> {
-        self.server = server;
+        let (now, life) = (clock::now(), ice_life(&joined));
+        self.reconnect.connected(now, server, life, random());
         self.resume = joined.resume.clone();
         self.renewal.joined(&joined);
         self.refreshing = None;
-        (self.move_at, self.move_failures) = (None, 0);
+        self.ice_servers.send_replace(joined.ice_servers.clone());
         let event = match joined.resumed {
             true => Event::Resumed(joined),
             false => Event::Rejoined(joined),
@@ -332,14 +342,6 @@ impl Task {
             // The caller may have given up.
             let _ = done.send(Err(RequestError::ConnectionLost));
         }
-    }
-
-    /// How long to wait before an attempt, the first of which is 1: each server is tried before the
-    /// pause grows.
-    fn delay(&self, attempt: u32) -> Duration {
-        let servers = u32::try_from(self.config.urls().len()).unwrap_or(u32::MAX);
-        let round = 1 + attempt.saturating_sub(1) / servers;
-        self.config.backoff.delay(round, random())
     }
 
     // --- requests and messages --------------------------------------------------------------------
@@ -434,12 +436,14 @@ impl Task {
             }
             ServerMessage::Notification(notification) => {
                 if let Notification::Draining {
-                    reconnect_after_ms, ..
-                } = notification
+                    reconnect_after_ms,
+                    url,
+                } = &notification
                 {
-                    let after = Duration::from_millis(reconnect_after_ms);
-                    let after = after.min(self.config.backoff.max);
-                    self.move_at = Some(clock::deadline(after));
+                    let named = url.as_deref().and_then(|url| self.config.learn(url));
+                    named.into_iter().for_each(|n| self.reconnect.sent_to(n));
+                    let after = Duration::from_millis(*reconnect_after_ms);
+                    self.reconnect.draining(clock::now(), after);
                 }
                 if matches!(notification, Notification::Expiring { .. })
                     && self.refreshing.is_none()
@@ -476,26 +480,19 @@ impl Task {
     /// Reconnects until it succeeds or there is no point in going on.
     async fn come_back(&mut self, Lost(code): Lost) -> Result<Socket, End> {
         self.fail_pending();
-        match code.and_then(CloseReason::from_code) {
-            // After an attempt of ours whose end is not known it may have been that.
-            Some(CloseReason::Replaced) if self.move_failures == 0 => {
-                return Err(EndReason::Replaced.into());
-            }
-            // With another grant it may go on.
-            Some(CloseReason::Unauthorized) if self.config.token_source(self.server).is_none() => {
-                return Err(EndReason::Unauthorized.into());
-            }
-            _ => {}
-        }
+        let has_grants = self.config.token_source(self.reconnect.server()).is_some();
+        self.reconnect.lost(clock::now(), code, has_grants)?;
         self.refreshing = None;
-        let now = clock::deadline(Duration::ZERO);
-        let asked = self.move_at.take();
-        let mut at_least = asked.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        let mut attempt = 0_u32;
-        let servers = self.config.urls().len();
+        let mut took = Duration::ZERO;
         loop {
-            attempt = attempt.saturating_add(1);
-            let delay = at_least + self.delay(attempt);
+            let urgent = self.hints.is_urgent();
+            let next = self.reconnect.next_attempt(urgent, took, random());
+            let Attempt {
+                number: attempt,
+                delay,
+                server,
+                patience,
+            } = next;
             self.state
                 .send_replace(ClientState::Reconnecting { attempt });
             tracing::debug!(attempt, ?delay, ?code, "signaling connection lost");
@@ -512,24 +509,22 @@ impl Task {
             };
             self.meanwhile(pause).await?;
             let (config, resume) = (self.config.clone(), self.resume.clone());
-            let server = (self.server + attempt as usize) % servers;
+            let (hints, begun) = (Arc::clone(&self.hints), clock::now());
             let joining = async move {
-                let patience = config.attempt_timeout();
-                socket::join(&config, server, Some(resume), patience).await
+                tokio::select! {
+                    joined = socket::join(&config, server, Some(resume), patience) => joined,
+                    // It was begun on a network that is no more, or when nobody was in a hurry.
+                    () = hints.reconnect.notified() => Err(JoinError::Timeout),
+                    () = hints.network.notified() => Err(JoinError::Timeout),
+                }
             };
             let error = match self.meanwhile(joining).await? {
                 Ok((socket, joined)) => return self.arrive((socket, joined, server)),
                 Err(error) => error,
             };
-            if let Some(reason) = error.ends() {
-                return Err(reason.into());
-            }
-            // Another server may not ask for patience.
-            at_least = match attempt as usize % servers {
-                0 => error.retry_after().unwrap_or_default(),
-                _ => Duration::ZERO,
-            };
+            took = clock::now().saturating_since(begun);
             tracing::debug!(attempt, %error, "reconnect failed");
+            self.reconnect.attempt_failed(&error)?;
         }
     }
 
@@ -548,9 +543,14 @@ impl Task {
     }
 }
 
-async fn due(at: Option<Instant>) {
+/// How long the ICE servers serve that the client was told of; for ever where there are no credentials.
+fn ice_life(joined: &Joined) -> Option<Duration> {
+    joined.ice_ttl_ms.map(Duration::from_millis)
+}
+
+async fn due(at: Option<Timestamp>) {
     match at {
-        Some(at) => sleep_until(at).await,
+        Some(at) => sleep_until(clock::instant(at)).await,
         None => std::future::pending().await,
     }
 }

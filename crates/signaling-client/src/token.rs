@@ -13,6 +13,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Why a [`TokenSource`] has no grant: whatever it met.
 pub type TokenError = Box<dyn Error + Send + Sync>;
 
+/// How long after one grant another is asked for at the earliest, whatever the server says of their ends.
+const FLOOR: Duration = Duration::from_secs(1);
+
 type Fetch = Pin<Box<dyn Future<Output = Result<String, TokenError>> + Send>>;
 
 /// Gets a grant each time one is needed: before each announce, and when three quarters of the
@@ -46,6 +49,8 @@ impl fmt::Debug for TokenSource {
 pub(crate) struct Renewal {
     source: Option<TokenSource>,
     due: Option<Instant>,
+    /// Before this, none is due.
+    earliest: Instant,
     fetching: Option<Fetch>,
     /// The server's clock in milliseconds since the Unix epoch, and when it was told.
     server_time: (u64, Instant),
@@ -56,6 +61,7 @@ impl Renewal {
         let mut renewal = Self {
             source,
             due: None,
+            earliest: clock::deadline(FLOOR),
             fetching: None,
             server_time: (0, clock::deadline(Duration::ZERO)),
         };
@@ -67,6 +73,7 @@ impl Renewal {
     pub(crate) fn joined(&mut self, joined: &Joined) {
         self.server_time = (joined.server_time_ms, clock::deadline(Duration::ZERO));
         (self.due, self.fetching) = (None, None);
+        self.earliest = clock::deadline(FLOOR);
         if let Some(expires_ms) = joined.grant_expires_ms {
             self.granted(expires_ms);
         }
@@ -104,8 +111,9 @@ impl Renewal {
             let (Some(source), Some(due)) = (&self.source, self.due) else {
                 return std::future::pending().await;
             };
-            sleep_until(due).await;
+            sleep_until(due.max(self.earliest)).await;
             self.due = None;
+            self.earliest = clock::deadline(FLOOR);
             self.fetching = Some(source.fetch());
         }
     }
@@ -116,5 +124,29 @@ impl fmt::Debug for Renewal {
         f.debug_struct("Renewal")
             .field("due", &self.due)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn grants_that_end_at_once_are_asked_for_once_a_second() {
+        let joined: Joined = serde_json::from_value(serde_json::json!({
+            "peer_id": "alice", "room": "room", "server_time_ms": 1_000_000, "grant_expires_ms": 1_000_000,
+            "resume": "AAAAAAAAAAAAAAAAAAAAAA", "resume_ttl_ms": 30_000, "peers": [], "max_peers": 10,
+        }))
+        .unwrap();
+        let source = TokenSource::new(async || Ok("grant".to_owned()));
+        let begin = clock::now();
+        let mut renewal = Renewal::new(Some(source), &joined);
+        for _ in 0..10 {
+            renewal.next().await.unwrap();
+            renewal.granted(0);
+            renewal.hurry();
+        }
+        let took = clock::now().saturating_since(begin);
+        assert!(took >= Duration::from_secs(9), "{took:?}");
     }
 }

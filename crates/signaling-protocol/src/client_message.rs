@@ -8,8 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use serde_json::{Value, error::Category, json, value::RawValue};
 
 use crate::{
-    AnswerBody, Capabilities, Description, DescriptionError, ErrorCode, IceCandidate, MessageId,
-    OfferBody, PeerInfo, RequestId, ResumeToken, RpcError, json_rpc, limits, model::RawDescription,
+    AnswerBody, Capabilities, Description, DescriptionError, ErrorCode, IceCandidate, Kind,
+    MessageId, OfferBody, PeerInfo, RequestId, ResumeToken, RpcError,
+    json_rpc::{self, Party},
+    limits,
+    model::RawDescription,
     text,
 };
 
@@ -161,23 +164,41 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MessageI
     MessageId::deserialize(deserializer).map(Some)
 }
 
-/// What a message about a negotiation has besides its body. Both are read by themselves, since a flattened body would first
-/// be collected field by field.
+/// The parameters of `peer.offer` and `peer.answer`. They are read in one pass: a flattened body would first be collected field by
+/// field.
+#[derive(Deserialize)]
+struct Described {
+    #[serde(with = "text")]
+    to: PeerId,
+    request_id: RequestId,
+    #[serde(default)]
+    kind: Kind,
+    #[serde(default)]
+    sdp: Option<String>,
+    #[serde(default)]
+    author_key: Option<String>,
+    #[serde(default)]
+    addresses: Option<Vec<String>>,
+}
+
+impl Described {
+    fn split(self, code: ErrorCode) -> Result<(PeerId, RequestId, Description), RpcError> {
+        let raw = RawDescription {
+            kind: self.kind,
+            sdp: self.sdp,
+            author_key: self.author_key,
+            addresses: self.addresses,
+        };
+        Ok((self.to, self.request_id, describe(raw, code)?))
+    }
+}
+
+/// The address of a `peer.ice_candidate`, which is short enough to be read twice.
 #[derive(Deserialize)]
 struct Address {
     #[serde(with = "text")]
     to: PeerId,
     request_id: RequestId,
-}
-
-/// The same as it is written.
-#[derive(Serialize)]
-struct Directed<'a, T> {
-    #[serde(with = "text")]
-    to: &'a PeerId,
-    request_id: &'a RequestId,
-    #[serde(flatten)]
-    body: &'a T,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -319,8 +340,8 @@ fn parse_request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcErr
     match method {
         "peer.announce" => parse_announce(raw),
         "peer.offer" => {
-            let Address { to, request_id } = params(raw)?;
-            let body = describe(params(raw)?, ErrorCode::OfferInvalid)?;
+            let params: Described = params(raw)?;
+            let (to, request_id, body) = params.split(ErrorCode::OfferInvalid)?;
             Ok(Request::Offer {
                 to,
                 request_id,
@@ -328,8 +349,8 @@ fn parse_request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcErr
             })
         }
         "peer.answer" => {
-            let Address { to, request_id } = params(raw)?;
-            let body = describe(params(raw)?, ErrorCode::AnswerInvalid)?;
+            let params: Described = params(raw)?;
+            let (to, request_id, body) = params.split(ErrorCode::AnswerInvalid)?;
             Ok(Request::Answer {
                 to,
                 request_id,
@@ -414,12 +435,12 @@ impl ClientMessage {
                 to,
                 request_id,
                 body,
-            } => self.encode_directed(to, request_id, body),
+            } => self.encode_directed(to, request_id, &body.to_json()),
             Request::Candidate {
                 to,
                 request_id,
                 candidate,
-            } => self.encode_directed(to, request_id, candidate),
+            } => self.encode_directed(to, request_id, &candidate.to_json()),
             Request::Disconnect { to, reason } => encode(&json!(Disconnect {
                 to: to.clone(),
                 reason: reason.clone(),
@@ -429,18 +450,9 @@ impl ClientMessage {
         }
     }
 
-    fn encode_directed(
-        &self,
-        to: &PeerId,
-        request_id: &RequestId,
-        body: &impl Serialize,
-    ) -> String {
-        let params = Directed {
-            to,
-            request_id,
-            body,
-        };
-        json_rpc::call(self.id.as_ref(), self.request.method(), &params)
+    fn encode_directed(&self, to: &PeerId, request_id: &RequestId, body: &str) -> String {
+        let (id, method) = (self.id.as_ref(), self.request.method());
+        json_rpc::directed(id, method, Party::To(to), request_id, body)
     }
 }
 

@@ -2,6 +2,8 @@
 #![doc = include_str!("../README.md")]
 
 mod client_message;
+#[cfg(any(test, feature = "__fuzz"))]
+mod cluster_ops;
 mod error;
 mod grant;
 mod json_rpc;
@@ -26,13 +28,18 @@ pub use model::{
     Joined, Kind, LeaveReason, MessageId, OfferBody, PeerInfo, RequestId, ResumeToken,
 };
 pub use negotiation::{CandidateAction, Negotiation, OfferAction, Phase, UnexpectedAnswer};
-pub use room::cluster::{Applicant, Draft, HandOver, Parcel, Ruling};
+pub use room::cluster::{Applicant, Draft, Ruling};
+pub use room::hand_over::HandOver;
+pub use room::parcel::Parcel;
 pub use room::{ConnectionId, Output, Room, RoomLimits};
-pub use roster::{Fingerprint, NodeId, Roster, Seat};
+pub use roster::{Fingerprint, NodeId, Roster, Seat, SeatKey};
 pub use server_message::{Malformed, Notification, Reply, ServerMessage};
 pub use token_bucket::{Spent, TokenBucket};
 pub use turn::{TurnCredentials, TurnSecret};
 
+#[cfg(feature = "__fuzz")]
+#[doc(hidden)]
+pub use cluster_ops::__fuzz_cluster_ops;
 #[cfg(feature = "__fuzz")]
 #[doc(hidden)]
 pub use room_ops::__fuzz_room_ops;

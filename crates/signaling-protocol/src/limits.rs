@@ -56,6 +56,9 @@ pub const RESUME_TTL: Duration = Duration::from_secs(30);
 /// How long a fresh connection may take to send `peer.announce`.
 pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a server takes at most to answer `peer.announce`. Who gives up earlier may have been let in.
+pub const ANNOUNCE_ANSWER: Duration = Duration::from_secs(7);
+
 /// How often the server sends a WebSocket ping.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 

@@ -7,10 +7,10 @@ use std::{
 };
 
 use roundtable_core::{AuthorId, IdError, PeerId, RoomId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error, ser::SerializeMap};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde_json::{Value, json};
 
-use crate::{limits, text};
+use crate::{json_rpc, limits, text};
 
 /// The `id` of a JSON-RPC request: a whole number or a string of at most
 /// [`MAX_ID_LEN`](limits::MAX_ID_LEN) bytes.
@@ -250,8 +250,8 @@ pub struct PeerInfo {
     pub user_data: Value,
 }
 
-/// A STUN or TURN server, in the form that `RTCPeerConnection` takes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A STUN or TURN server, in the form that `RTCPeerConnection` takes. `Debug` does not show the credential.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IceServer {
     /// `stun:`, `turn:` and `turns:` URLs (RFC 7064, RFC 7065).
     pub urls: Vec<String>,
@@ -261,6 +261,15 @@ pub struct IceServer {
     /// For TURN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer")
+            .field("urls", &self.urls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The result of `peer.announce`.
@@ -284,6 +293,9 @@ pub struct Joined {
     /// STUN and TURN servers to use.
     #[serde(default)]
     pub ice_servers: Vec<IceServer>,
+    /// How long the credentials among them serve, in milliseconds from now; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ice_ttl_ms: Option<u64>,
     /// When the grant ends, in milliseconds since the Unix epoch; absent in an open server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_expires_ms: Option<u64>,
@@ -291,6 +303,9 @@ pub struct Joined {
     pub peers: Vec<PeerInfo>,
     /// How many peers the room takes, this one included.
     pub max_peers: usize,
+    /// Other servers of the cluster, as URLs; sixteen at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
 }
 
 /// Why a peer is no longer in the room.
@@ -302,7 +317,7 @@ pub enum LeaveReason {
     Left,
     /// Its socket was lost and not resumed in time.
     Lost,
-    /// The server threw it out: it did not read, or too much waited for it.
+    /// The server threw it out: it did not read.
     Evicted,
     /// Its grant expired.
     Expired,
@@ -331,6 +346,11 @@ impl IceCandidate {
     /// Whether this says that no more candidates follow.
     pub fn is_end(&self) -> bool {
         self.candidate.is_empty()
+    }
+
+    /// The candidate as a JSON object.
+    pub(crate) fn to_json(&self) -> String {
+        json_rpc::text(self)
     }
 
     /// The longest of the text fields, in bytes.
@@ -409,13 +429,13 @@ pub enum DescriptionError {
 #[derive(Debug, Deserialize)]
 pub(crate) struct RawDescription {
     #[serde(default)]
-    kind: Kind,
+    pub(crate) kind: Kind,
     #[serde(default)]
-    sdp: Option<String>,
+    pub(crate) sdp: Option<String>,
     #[serde(default)]
-    author_key: Option<String>,
+    pub(crate) author_key: Option<String>,
     #[serde(default)]
-    addresses: Option<Vec<String>>,
+    pub(crate) addresses: Option<Vec<String>>,
 }
 
 impl TryFrom<RawDescription> for Description {
@@ -448,21 +468,27 @@ impl TryFrom<RawDescription> for Description {
     }
 }
 
-impl Serialize for Description {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_map(None)?;
-        fields.serialize_entry("kind", &self.kind())?;
+impl Description {
+    /// The description as a JSON object.
+    pub(crate) fn to_json(&self) -> String {
         match self {
-            Self::WebRtc { sdp } => fields.serialize_entry("sdp", sdp)?,
+            Self::WebRtc { sdp } => {
+                let mut json = String::with_capacity(sdp.len() + sdp.len() / 16 + 32);
+                json.push_str(r#"{"kind":"webrtc","sdp":"#);
+                json_rpc::quote(sdp, &mut json);
+                json.push('}');
+                json
+            }
             Self::Quic {
                 author_key,
                 addresses,
-            } => {
-                fields.serialize_entry("author_key", &author_key.to_string())?;
-                fields.serialize_entry("addresses", addresses)?;
-            }
+            } => json!({
+                "kind": Kind::Quic,
+                "author_key": author_key.to_string(),
+                "addresses": addresses,
+            })
+            .to_string(),
         }
-        fields.end()
     }
 }
 
@@ -487,6 +513,16 @@ mod tests {
         assert_ne!(token, ResumeToken::from_random([8; 16]));
         assert_ne!(token, ResumeToken("07".into()));
         assert_eq!(format!("{token:?}"), "ResumeToken(..)");
+    }
+
+    #[test]
+    fn a_credential_is_not_shown() {
+        let server = IceServer {
+            urls: vec!["turn:turn.example.org".into()],
+            username: Some("1800000000:alice".into()),
+            credential: Some("secret".into()),
+        };
+        assert!(!format!("{server:?}").contains("secret"));
     }
 
     #[test]

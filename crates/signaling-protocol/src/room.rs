@@ -11,10 +11,17 @@ use roundtable_core::{PeerId, RoomId, Timestamp, WallTime};
 use crate::{
     Announce, CloseReason, Description, ErrorCode, Fingerprint, IceCandidate, Joined, Kind,
     LeaveReason, NodeId, Notification, PeerInfo, Reply, Request, RequestId, ResumeToken, RpcError,
-    limits, roster::Departure,
+    limits,
+    roster::{Departure, SeatKey},
 };
 
 pub(crate) mod cluster;
+pub(crate) mod hand_over;
+mod held;
+pub(crate) mod parcel;
+
+use hand_over::Left;
+use held::Held;
 
 /// Names a connection to the server; never used twice by one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,9 +36,10 @@ pub struct RoomLimits {
     pub offer_ttl: Duration,
     /// How long a lost connection keeps its place. Default 30 s.
     pub resume_ttl: Duration,
-    /// Most messages held for a peer whose connection is lost; one more evicts it. Default 64.
+    /// Most offers, answers and candidates held for a peer whose connection is lost, half of them from
+    /// one peer; one more is refused. Default 64.
     pub max_held_messages: usize,
-    /// Most bytes held for such a peer; more evict it. Default 128 KiB.
+    /// Most bytes of them, half of them from one peer; more are refused. Default 128 KiB.
     pub max_held_bytes: usize,
 }
 
@@ -72,8 +80,7 @@ enum Presence {
     /// The socket is lost; messages wait until `until`.
     Away {
         until: Timestamp,
-        held: VecDeque<Notification>,
-        bytes: usize,
+        held: Held,
     },
     /// Connected to another server of the cluster.
     Remote {
@@ -88,7 +95,7 @@ struct Member {
     info: PeerInfo,
     /// Tells this member from a later one of the same name.
     seat: Fingerprint,
-    resume: Fingerprint,
+    key: SeatKey,
     presence: Presence,
 }
 
@@ -137,6 +144,8 @@ pub struct Room {
     outputs: VecDeque<Output>,
     /// The latest departures of peers of this server, for the roster.
     departures: VecDeque<Departure>,
+    /// What peers that moved to other servers left behind, until it is asked for.
+    left_behind: VecDeque<Left>,
 }
 
 fn not_found() -> RpcError {
@@ -152,9 +161,12 @@ fn full(max_peers: usize) -> RpcError {
     RpcError::new(ErrorCode::RoomFull, "the room is full").with_max_peers(max_peers)
 }
 
-fn fits(announce: &Announce, resume: Fingerprint) -> bool {
-    let shown = announce.resume.as_ref();
-    shown.is_some_and(|token| Fingerprint::of(token) == resume)
+/// When to try again what could not wait for a lost peer: by then it may be back.
+const CROWDED_RETRY: Duration = Duration::from_secs(1);
+
+fn crowded() -> RpcError {
+    let message = "this peer's connection is lost, and no more can wait for it: try again";
+    RpcError::new(ErrorCode::Unavailable, message).with_retry_after(CROWDED_RETRY)
 }
 
 fn expired() -> RpcError {
@@ -181,6 +193,7 @@ impl Room {
             offers: BTreeMap::new(),
             outputs: VecDeque::new(),
             departures: VecDeque::new(),
+            left_behind: VecDeque::new(),
         }
     }
 
@@ -200,7 +213,8 @@ impl Room {
     }
 
     /// Lets a peer in, or back in if `announce.resume` fits. `resume` is the fresh token that it
-    /// gets. The result's `ice_servers` and `grant_expires_ms` are the caller's to fill in.
+    /// gets. The result's `ice_servers`, `ice_ttl_ms`,
+    /// `grant_expires_ms` and `servers` are the caller's to fill in.
     ///
     /// The caller sends the result before it takes outputs.
     ///
@@ -214,18 +228,19 @@ impl Room {
         resume: ResumeToken,
     ) -> Result<Joined, RpcError> {
         match self.members.get(&announce.peer_id) {
-            Some(member) if fits(&announce, member.resume) => {}
+            Some(member) if member.key.fits(&announce) => {}
             Some(_) => return Err(taken()),
             None if self.members.len() >= self.limits.max_peers => {
                 return Err(full(self.limits.max_peers));
             }
             None => {}
         }
-        Ok(self.let_in(wall, connection, announce, &resume))
+        Ok(self.let_in(wall, connection, announce, &resume, None))
     }
 
     /// Lets a peer in that has the right to: [`announce`](Self::announce) has checked it, or the
-    /// roster that was [adopted](Self::adopt) gives it a seat.
+    /// roster that was [adopted](Self::adopt) gives it a seat; `seat` is the one that it takes over from
+    /// another server.
     ///
     /// The caller sends the result before it takes outputs.
     pub fn let_in(
@@ -234,13 +249,15 @@ impl Room {
         connection: ConnectionId,
         announce: Announce,
         resume: &ResumeToken,
+        seat: Option<Fingerprint>,
     ) -> Joined {
         let peer_id = announce.peer_id.clone();
-        let resumed = self.members.contains_key(&peer_id);
-        if resumed {
-            self.take_place(&peer_id, connection, resume);
+        let is_known = self.members.contains_key(&peer_id);
+        let resumed = is_known || seat.is_some();
+        if is_known {
+            self.take_place(connection, &announce, resume);
         } else {
-            self.enter(connection, announce, resume);
+            self.enter(connection, announce, resume, seat);
         }
         let others = self.peers().filter(|info| info.peer_id != peer_id);
         Joined {
@@ -250,33 +267,46 @@ impl Room {
             resume: resume.clone(),
             resume_ttl_ms: u64::try_from(self.limits.resume_ttl.as_millis()).unwrap_or(u64::MAX),
             ice_servers: Vec::new(),
+            ice_ttl_ms: None,
             grant_expires_ms: None,
             peers: others.cloned().collect(),
             max_peers: self.limits.max_peers,
+            servers: Vec::new(),
             peer_id,
         }
     }
 
-    fn enter(&mut self, connection: ConnectionId, announce: Announce, resume: &ResumeToken) {
+    fn enter(
+        &mut self,
+        connection: ConnectionId,
+        announce: Announce,
+        resume: &ResumeToken,
+        seat: Option<Fingerprint>,
+    ) {
         let info = announce.info();
         self.broadcast(&Notification::PeerAnnounced(info.clone()));
         self.connections
             .insert(connection, announce.peer_id.clone());
-        let resume = Fingerprint::of(resume);
+        let fresh = Fingerprint::of(resume);
+        let key = match seat {
+            Some(_) => SeatKey::new(&announce, resume),
+            None => SeatKey::first(fresh),
+        };
         let member = Member {
             info,
-            seat: resume,
-            resume,
+            seat: seat.unwrap_or(fresh),
+            key,
             presence: Presence::Here(connection),
         };
         self.members.insert(announce.peer_id, member);
     }
 
-    fn take_place(&mut self, peer: &PeerId, connection: ConnectionId, resume: &ResumeToken) {
+    fn take_place(&mut self, connection: ConnectionId, announce: &Announce, resume: &ResumeToken) {
+        let peer = &announce.peer_id;
         let Some(member) = self.members.get_mut(peer) else {
             return;
         };
-        member.resume = Fingerprint::of(resume);
+        member.key = SeatKey::new(announce, resume);
         match std::mem::replace(&mut member.presence, Presence::Here(connection)) {
             Presence::Here(old) => {
                 self.connections.remove(&old);
@@ -286,8 +316,7 @@ impl Room {
                 });
             }
             Presence::Away { held, .. } => {
-                let held = held.into_iter();
-                let held = held.map(|message| Output::Send {
+                let held = held.into_messages().map(|message| Output::Send {
                     to: connection,
                     message,
                 });
@@ -371,8 +400,7 @@ impl Room {
         if let Some(member) = self.members.get_mut(&peer) {
             member.presence = Presence::Away {
                 until: now + self.limits.resume_ttl,
-                held: VecDeque::new(),
-                bytes: 0,
+                held: Held::default(),
             };
         }
     }
@@ -398,6 +426,7 @@ impl Room {
 
     /// Lets time pass: offers and places of lost peers expire.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.forget_left_behind(now);
         let over = self.offers.extract_if(.., |_, offer| !offer.is_live(now));
         for ((from, to, _), Offer { request_id, .. }) in over.collect::<Vec<_>>() {
             self.send(&from, Notification::OfferExpired { to, request_id });
@@ -414,7 +443,8 @@ impl Room {
         let unanswered = self.offers.values().filter(|offer| !offer.answered);
         let offers = unanswered.map(|offer| offer.expires);
         let places = self.members.values().filter_map(Member::ends);
-        offers.chain(places).min()
+        let left_behind = self.left_behind.iter().map(|left| left.until);
+        offers.chain(places).chain(left_behind).min()
     }
 
     /// The next thing to do.
@@ -438,22 +468,23 @@ impl Room {
             return Err(RpcError::new(ErrorCode::OfferInvalid, message));
         }
         let kind = body.kind();
+        let message = Notification::Offer {
+            from: from.clone(),
+            request_id: request_id.clone(),
+            body,
+        };
+        self.check_place(&to, &message)?;
         // The pair's earlier negotiation is over; an offer that crosses this one is not.
         let reverse = (to.clone(), from.clone(), kind);
         if self.offers.get(&reverse).is_some_and(|o| o.answered) {
             self.offers.remove(&reverse);
         }
         let offer = Offer {
-            request_id: request_id.clone(),
+            request_id,
             expires: now + self.limits.offer_ttl,
             answered: false,
         };
-        self.offers.insert((from.clone(), to.clone(), kind), offer);
-        let message = Notification::Offer {
-            from,
-            request_id,
-            body,
-        };
+        self.offers.insert((from, to.clone(), kind), offer);
         self.send(&to, message);
         Ok(Reply::Forwarded)
     }
@@ -470,17 +501,23 @@ impl Room {
             return Err(not_found());
         }
         let key = (to.clone(), from.clone(), body.kind());
-        let waiting = self.offers.get_mut(&key).filter(|offer| {
+        let waiting = self.offers.get(&key).is_some_and(|offer| {
             offer.request_id == request_id && !offer.answered && offer.is_live(now)
         });
-        waiting.ok_or_else(expired)?.answered = true;
-        // An offer of ours that crossed theirs was rolled back: it expires silently.
-        self.offers.remove(&(from.clone(), to.clone(), key.2));
+        if !waiting {
+            return Err(expired());
+        }
         let message = Notification::Answer {
-            from,
+            from: from.clone(),
             request_id,
             body,
         };
+        self.check_place(&to, &message)?;
+        // An offer of ours that crossed theirs was rolled back: it expires silently.
+        self.offers.remove(&(from, to.clone(), key.2));
+        if let Some(offer) = self.offers.get_mut(&key) {
+            offer.answered = true;
+        }
         self.send(&to, message);
         Ok(Reply::Forwarded)
     }
@@ -505,6 +542,7 @@ impl Room {
             request_id,
             candidate,
         };
+        self.check_place(&to, &message)?;
         self.send(&to, message);
         Ok(Reply::Forwarded)
     }
@@ -552,6 +590,16 @@ impl Room {
         }
     }
 
+    /// Whether a signal can be sent, or wait for its target.
+    fn check_place(&self, to: &PeerId, signal: &Notification) -> Result<(), RpcError> {
+        match self.members.get(to).map(|member| &member.presence) {
+            Some(Presence::Away { held, .. }) if !held.takes(signal, &self.limits) => {
+                Err(crowded())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn send(&mut self, peer: &PeerId, message: Notification) {
         let Some(member) = self.members.get_mut(peer) else {
             return;
@@ -561,14 +609,7 @@ impl Room {
                 let to = *connection;
                 self.outputs.push_back(Output::Send { to, message });
             }
-            Presence::Away { held, bytes, .. } => {
-                *bytes += message.encode().len();
-                held.push_back(message);
-                let full = held.len() > self.limits.max_held_messages;
-                if full || *bytes > self.limits.max_held_bytes {
-                    self.remove(peer, LeaveReason::Evicted);
-                }
-            }
+            Presence::Away { held, .. } => held.push(message),
             // Its own server does what this one does, and tells it.
             Presence::Remote { .. } => {}
         }

@@ -299,6 +299,8 @@ struct Model {
 struct Place {
     /// `None` while the socket is lost.
     connection: Option<ConnectionId>,
+    /// The token that was shown for the latest, which counts until the latest is used.
+    shown: Option<ResumeToken>,
     until: Timestamp,
     held: Vec<Notification>,
 }
@@ -336,11 +338,13 @@ impl Model {
         fresh: &ResumeToken,
     ) -> Result<bool, ErrorCode> {
         let latest = self.tokens.get(&name).and_then(|tokens| tokens.first());
-        let fits = shown.is_some() && shown == latest;
+        let before = self.places.get(&name).and_then(|p| p.shown.as_ref());
+        let fits = shown.is_some() && (shown == latest || shown == before);
         let is_full = self.places.len() == MAX_PEERS;
         let resumed = match self.places.get_mut(&name) {
             Some(_) if !fits => return Err(ErrorCode::PeerIdTaken),
             Some(place) => {
+                place.shown = shown.cloned();
                 if let Some(old) = place.connection.replace(connection) {
                     let reason = CloseReason::Replaced;
                     self.outputs.push(Output::Close {
@@ -368,6 +372,7 @@ impl Model {
                 let until = Timestamp::ZERO;
                 let place = Place {
                     connection: Some(connection),
+                    shown: None,
                     until,
                     held: Vec::new(),
                 };
@@ -391,7 +396,8 @@ impl Model {
     ) -> Result<Reply, ErrorCode> {
         let is_there = self.places.contains_key(&to);
         let (sender, request_id) = (from.id(), request_id(id));
-        let message = match ask {
+        let message = Self::message(sender, request_id, ask);
+        match ask {
             Ask::Ping | Ask::AnnounceAgain => return Err(ErrorCode::InvalidRequest),
             Ask::Leave => {
                 self.remove(from, LeaveReason::Left);
@@ -403,51 +409,63 @@ impl Model {
                 if self.serves(now, from, to, id) {
                     return Err(ErrorCode::OfferInvalid);
                 }
+                self.check_place(to, &message)?;
                 self.note_offer(now, from, to, id, description(quic).kind());
-                Notification::Offer {
-                    from: sender,
-                    request_id,
-                    body: description(quic),
-                }
             }
             Ask::Answer(quic) => {
                 let kind = description(quic).kind();
-                let offer = self.offers.get_mut(&(to, from, kind));
+                let offer = self.offers.get(&(to, from, kind));
                 let waits =
-                    |offer: &&mut Offer| offer.id == id && !offer.answered && now < offer.expires;
-                let Some(offer) = offer.filter(waits) else {
+                    |offer: &Offer| offer.id == id && !offer.answered && now < offer.expires;
+                if !offer.is_some_and(waits) {
                     return Err(ErrorCode::OfferExpired);
-                };
-                offer.answered = true;
-                self.offers.remove(&(from, to, kind));
-                Notification::Answer {
-                    from: sender,
-                    request_id,
-                    body: description(quic),
                 }
+                self.check_place(to, &message)?;
+                let offer = self.offers.get_mut(&(to, from, kind));
+                offer.into_iter().for_each(|offer| offer.answered = true);
+                self.offers.remove(&(from, to, kind));
             }
             Ask::Candidate => {
                 if !self.serves(now, from, to, id) && !self.serves(now, to, from, id) {
                     return Err(ErrorCode::OfferExpired);
                 }
-                Notification::Candidate {
-                    from: sender,
-                    request_id,
-                    candidate: IceCandidate::default(),
-                }
+                self.check_place(to, &message)?;
             }
             Ask::Disconnect => {
                 let pair = BTreeSet::from([from, to]);
                 self.offers
                     .retain(|(a, b, _), _| BTreeSet::from([*a, *b]) != pair);
+            }
+        }
+        self.tell(to, message);
+        Ok(Reply::Forwarded)
+    }
+
+    /// What a request makes its target hear; nothing matters for those that have none.
+    fn message(from: PeerId, request_id: RequestId, ask: Ask) -> Notification {
+        match ask {
+            Ask::Offer(quic) => Notification::Offer {
+                from,
+                request_id,
+                body: description(quic),
+            },
+            Ask::Answer(quic) => Notification::Answer {
+                from,
+                request_id,
+                body: description(quic),
+            },
+            Ask::Candidate => Notification::Candidate {
+                from,
+                request_id,
+                candidate: IceCandidate::default(),
+            },
+            Ask::Disconnect | Ask::Leave | Ask::Ping | Ask::AnnounceAgain => {
                 Notification::Disconnected {
-                    peer_id: sender,
+                    peer_id: from,
                     reason: String::new(),
                 }
             }
-        };
-        self.tell(to, message);
-        Ok(Reply::Forwarded)
+        }
     }
 
     /// An offer begins the pair's next negotiation of its kind, unless one that crosses it still waits.
@@ -526,15 +544,74 @@ impl Model {
             self.outputs.push(Output::Send { to, message });
             return;
         }
-        place.held.push(message);
-        let bytes: usize = place
-            .held
-            .iter()
-            .map(|message| message.encode().len())
-            .sum();
-        if place.held.len() > MAX_HELD || bytes > MAX_HELD_BYTES {
-            self.remove(name, LeaveReason::Evicted);
+        let held = &mut place.held;
+        match &message {
+            Notification::Disconnected { .. } => {
+                // It ends what the sender sent before.
+                let who = sender(&message);
+                held.retain(|m| !(is_signal(m) || is_goodbye(m)) || sender(m) != who);
+            }
+            Notification::PeerLeft { peer_id, .. } => {
+                // Nothing of it matters any more; who was never seen has not left.
+                let first = held.iter().find_map(|m| news_of(m, peer_id));
+                held.retain(|m| sender(m) != Some(peer_id));
+                if first == Some(true) {
+                    return;
+                }
+            }
+            _ => {}
         }
+        held.push(message);
+    }
+
+    /// No more than so much waits for a lost peer, and half of it from one other.
+    fn check_place(&self, to: Name, signal: &Notification) -> Result<(), ErrorCode> {
+        let Some(place) = self.places.get(&to).filter(|p| p.connection.is_none()) else {
+            return Ok(());
+        };
+        let mut signals: Vec<_> = place.held.iter().filter(|m| is_signal(m)).collect();
+        signals.push(signal);
+        let own = signals.iter().filter(|m| sender(m) == sender(signal));
+        let own: Vec<_> = own.copied().collect();
+        let bytes = |all: &[&Notification]| all.iter().map(|m| m.encode().len()).sum::<usize>();
+        let fits = signals.len() <= MAX_HELD
+            && bytes(&signals) <= MAX_HELD_BYTES
+            && own.len() <= MAX_HELD / 2
+            && bytes(&own) <= MAX_HELD_BYTES / 2;
+        fits.then_some(()).ok_or(ErrorCode::Unavailable)
+    }
+}
+
+/// Whether a message is one that a peer may send as often as it likes.
+fn is_signal(message: &Notification) -> bool {
+    use Notification::{Answer, Candidate, Offer};
+    matches!(message, Offer { .. } | Answer { .. } | Candidate { .. })
+}
+
+fn is_goodbye(message: &Notification) -> bool {
+    matches!(message, Notification::Disconnected { .. })
+}
+
+/// Whether a message says that the peer came, or that it left.
+fn news_of(message: &Notification, peer: &PeerId) -> Option<bool> {
+    match message {
+        Notification::PeerAnnounced(info) => (info.peer_id == *peer).then_some(true),
+        Notification::PeerLeft { peer_id, .. } => (peer_id == peer).then_some(false),
+        _ => None,
+    }
+}
+
+/// The other peer that a message is from or about.
+fn sender(message: &Notification) -> Option<&PeerId> {
+    match message {
+        Notification::PeerAnnounced(info) => Some(&info.peer_id),
+        Notification::PeerLeft { peer_id: peer, .. }
+        | Notification::Disconnected { peer_id: peer, .. }
+        | Notification::Offer { from: peer, .. }
+        | Notification::Answer { from: peer, .. }
+        | Notification::Candidate { from: peer, .. }
+        | Notification::OfferExpired { to: peer, .. } => Some(peer),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use roundtable_core::{IdError, PeerId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{LeaveReason, PeerInfo, ResumeToken, text};
+use crate::{Announce, LeaveReason, PeerInfo, ResumeToken, text};
 
 /// Most departures that a roster remembers; older ones are forgotten first.
 const MAX_DEPARTURES: usize = 64;
@@ -83,6 +83,40 @@ impl<'de> Deserialize<'de> for Fingerprint {
     }
 }
 
+/// What takes a seat over: the latest resume token, or the one that was shown for it, since the answer
+/// that brought the latest may have been lost. Whoever shows the latest ends the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeatKey {
+    #[serde(rename = "resume")]
+    latest: Fingerprint,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<Fingerprint>,
+}
+
+impl SeatKey {
+    /// The key of who gets `resume` for this announce.
+    pub(crate) fn new(announce: &Announce, resume: &ResumeToken) -> Self {
+        Self {
+            latest: Fingerprint::of(resume),
+            previous: announce.resume.as_ref().map(Fingerprint::of),
+        }
+    }
+
+    /// The key of a seat that nobody has taken over yet.
+    pub(crate) fn first(resume: Fingerprint) -> Self {
+        Self {
+            latest: resume,
+            previous: None,
+        }
+    }
+
+    /// Whether the announce shows a token that takes the seat over.
+    pub(crate) fn fits(&self, announce: &Announce) -> bool {
+        let shown = announce.resume.as_ref().map(Fingerprint::of);
+        shown.is_some_and(|shown| shown == self.latest || Some(shown) == self.previous)
+    }
+}
+
 /// A peer's place in the room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Seat {
@@ -93,8 +127,9 @@ pub struct Seat {
     pub seat: Fingerprint,
     /// The server that the peer is connected to, or was last.
     pub node: NodeId,
-    /// The resume token that takes the seat over.
-    pub resume: Fingerprint,
+    /// What takes the seat over.
+    #[serde(flatten)]
+    pub key: SeatKey,
 }
 
 /// A seat that was given up, and why.
@@ -196,7 +231,10 @@ mod tests {
                 },
                 seat: fingerprint,
                 node: NodeId::new("n1").unwrap(),
-                resume: fingerprint,
+                key: SeatKey {
+                    latest: fingerprint,
+                    previous: (n % 3 == 0).then_some(fingerprint),
+                },
             };
             roster.seats.insert(peer_id.clone(), seat);
             if n % 2 == 0 {

@@ -8,7 +8,11 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     AnswerBody, Description, DescriptionError, IceCandidate, Joined, LeaveReason, MessageId,
-    OfferBody, PeerInfo, RequestId, RpcError, json_rpc, limits, model::RawDescription, text,
+    OfferBody, PeerInfo, RequestId, RpcError,
+    json_rpc::{self, Party},
+    limits,
+    model::RawDescription,
+    text,
 };
 
 /// The result of a request.
@@ -140,16 +144,6 @@ struct Address {
     request_id: RequestId,
 }
 
-/// The same as it is written.
-#[derive(Serialize)]
-struct Directed<'a, T> {
-    #[serde(with = "text")]
-    from: &'a PeerId,
-    request_id: &'a RequestId,
-    #[serde(flatten)]
-    body: &'a T,
-}
-
 #[derive(Deserialize)]
 struct Left {
     #[serde(with = "text")]
@@ -197,14 +191,9 @@ fn encode_directed(
     method: &'static str,
     from: &PeerId,
     request_id: &RequestId,
-    body: &impl Serialize,
+    body: &str,
 ) -> String {
-    let params = Directed {
-        from,
-        request_id,
-        body,
-    };
-    encode_notification(method, &params)
+    json_rpc::directed(None, method, Party::From(from), request_id, body)
 }
 
 impl Notification {
@@ -220,17 +209,17 @@ impl Notification {
                 from,
                 request_id,
                 body,
-            } => encode_directed("peer.offer", from, request_id, body),
+            } => encode_directed("peer.offer", from, request_id, &body.to_json()),
             Self::Answer {
                 from,
                 request_id,
                 body,
-            } => encode_directed("peer.answer", from, request_id, body),
+            } => encode_directed("peer.answer", from, request_id, &body.to_json()),
             Self::Candidate {
                 from,
                 request_id,
                 candidate,
-            } => encode_directed("peer.ice_candidate", from, request_id, candidate),
+            } => encode_directed("peer.ice_candidate", from, request_id, &candidate.to_json()),
             Self::Disconnected { peer_id, reason } => {
                 let params = json!({ "peer_id": peer_id.as_str(), "reason": reason });
                 encode_notification("peer.disconnected", &params)

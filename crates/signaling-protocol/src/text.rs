@@ -1,8 +1,15 @@
 //! Serde through `Display` and `FromStr`, for the names whose own crate knows no serde.
 
-use std::{borrow::Cow, fmt::Display, str::FromStr};
+use std::{
+    fmt::{self, Display},
+    marker::PhantomData,
+    str::FromStr,
+};
 
-use serde::{Deserialize, Deserializer, Serializer, de::Error};
+use serde::{
+    Deserialize, Deserializer, Serializer,
+    de::{Error, Visitor},
+};
 
 pub(crate) fn serialize<T: Display, S: Serializer>(
     value: &T,
@@ -16,8 +23,22 @@ where
     T: FromStr<Err: Display>,
     D: Deserializer<'de>,
 {
-    let text = Cow::<str>::deserialize(deserializer)?;
-    text.parse().map_err(D::Error::custom)
+    deserializer.deserialize_str(Parse(PhantomData))
+}
+
+/// Parses the text where it stands.
+struct Parse<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: Display>> Visitor<'_> for Parse<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 /// The same for an optional field; pair it with `#[serde(default)]`.

@@ -3,63 +3,22 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+mod common;
+
 use std::{collections::BTreeMap, time::Duration};
 
-use proptest::prelude::*;
-use roundtable_core::{PeerId, RoomId, Timestamp, WallTime};
-use roundtable_signaling_protocol::{
-    Announce, Applicant, Capabilities, Capability, CloseReason, ConnectionId, Description,
-    ErrorCode, Joined, LeaveReason, NodeId, Notification, Output, Request, RequestId, ResumeToken,
-    Room, RoomLimits, Roster, RpcError, Ruling,
+use common::{
+    SECOND, announce, answer, answer_of, candidate, leave, left, offer, offer_of, peer, quic,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn peer(name: &str) -> PeerId {
-    PeerId::new(name).unwrap()
-}
+use proptest::prelude::*;
+use roundtable_core::{RoomId, Timestamp, WallTime};
+use roundtable_signaling_protocol::{
+    Applicant, CloseReason, ConnectionId, ErrorCode, Joined, LeaveReason, NodeId, Notification,
+    Output, Parcel, Request, ResumeToken, Room, RoomLimits, Roster, RpcError, Ruling,
+};
 
 fn node(n: usize) -> NodeId {
     NodeId::new(&format!("n{n}")).unwrap()
-}
-
-fn announce(name: &str, resume: Option<ResumeToken>) -> Announce {
-    Announce {
-        protocol: 1,
-        room: RoomId::new("room").unwrap(),
-        peer_id: peer(name),
-        capabilities: Capabilities::from([Capability::Data]),
-        token: None,
-        resume,
-        user_data: serde_json::Value::Null,
-    }
-}
-
-fn sdp() -> Description {
-    Description::WebRtc { sdp: "v=0".into() }
-}
-
-fn quic() -> Description {
-    Description::Quic {
-        author_key: "ab".repeat(32).parse().unwrap(),
-        addresses: Vec::new(),
-    }
-}
-
-fn offer(to: &str, id: &str) -> Request {
-    Request::Offer {
-        to: peer(to),
-        request_id: RequestId::new(id).unwrap(),
-        body: sdp(),
-    }
-}
-
-fn answer(to: &str, id: &str) -> Request {
-    Request::Answer {
-        to: peer(to),
-        request_id: RequestId::new(id).unwrap(),
-        body: sdp(),
-    }
 }
 
 /// Servers that share one room, and what each connection heard.
@@ -71,6 +30,8 @@ struct Cluster {
     heard: BTreeMap<ConnectionId, Vec<Notification>>,
     closed: BTreeMap<ConnectionId, CloseReason>,
     tokens: u8,
+    /// Whether servers hear of the record before they are asked for what a peer left there.
+    record_first: bool,
 }
 
 impl Cluster {
@@ -88,6 +49,7 @@ impl Cluster {
             heard: BTreeMap::new(),
             closed: BTreeMap::new(),
             tokens: 0,
+            record_first: false,
         }
     }
 
@@ -134,11 +96,16 @@ impl Cluster {
         for peer in &draft.displaced {
             self.nodes[n].displace(peer);
         }
+        let mut taken = None;
         let handed = match draft.rulings.remove(0) {
             Ruling::Seated => None,
             Ruling::Moved { from, seat } => {
+                taken = Some(seat);
                 let old = (0..self.nodes.len()).find(|n| node(*n) == from).unwrap();
                 let to = node(n);
+                if self.record_first {
+                    self.nodes[old].adopt(self.now, &draft.roster);
+                }
                 let old = (!gone.contains(&from)).then(|| &mut self.nodes[old]);
                 old.and_then(|room| room.give_up(self.now, &announce.peer_id, seat, &to))
             }
@@ -149,7 +116,13 @@ impl Cluster {
         room.adopt(self.now, &self.record);
         let connection = ConnectionId(connection);
         let peer_id = announce.peer_id.clone();
-        let joined = room.let_in(WallTime::from_millis(1), connection, announce, &token);
+        let joined = room.let_in(
+            WallTime::from_millis(1),
+            connection,
+            announce,
+            &token,
+            taken,
+        );
         room.take_over(self.now, &peer_id, handed.unwrap_or_default());
         self.spread();
         Ok(joined)
@@ -196,13 +169,6 @@ impl Cluster {
         self.heard
             .remove(&ConnectionId(connection))
             .unwrap_or_default()
-    }
-}
-
-fn left(name: &str, reason: LeaveReason) -> Notification {
-    Notification::PeerLeft {
-        peer_id: peer(name),
-        reason,
     }
 }
 
@@ -281,12 +247,8 @@ fn a_negotiation_goes_on_between_servers_and_both_keep_its_rules() {
 fn what_was_refused_there_has_not_happened_here() {
     let (mut cluster, ..) = pair();
     // Bob leaves, and server 0 has not heard of it.
-    let left = Request::Disconnect {
-        to: None,
-        reason: String::new(),
-    };
     cluster.nodes[1]
-        .handle(cluster.now, ConnectionId(2), left)
+        .handle(cluster.now, ConnectionId(2), leave())
         .unwrap();
     let refused = cluster.relay(0, 1, offer("bob", "o")).unwrap_err();
     assert_eq!(refused.code, ErrorCode::PeerNotFound);
@@ -300,12 +262,9 @@ fn what_was_refused_there_has_not_happened_here() {
 #[test]
 fn who_resumes_elsewhere_keeps_seat_messages_and_negotiations_and_nobody_notices() {
     let (mut cluster, _, bob) = pair();
-    let other_kind = Request::Offer {
-        to: peer("alice"),
-        request_id: RequestId::new("theirs").unwrap(),
-        body: quic(),
-    };
-    cluster.relay(1, 2, other_kind).unwrap();
+    cluster
+        .relay(1, 2, offer_of(quic(), "alice", "theirs"))
+        .unwrap();
     cluster.hears(1);
     cluster.nodes[1].connection_lost(cluster.now, ConnectionId(2));
     cluster.relay(0, 1, offer("bob", "held")).unwrap();
@@ -316,18 +275,17 @@ fn who_resumes_elsewhere_keeps_seat_messages_and_negotiations_and_nobody_notices
     assert!(matches!(&cluster.hears(3)[..],
         [Notification::Offer { request_id, .. }] if request_id.as_str() == "held"));
     cluster.relay(2, 3, answer("alice", "held")).unwrap();
-    let other_kind = Request::Answer {
-        to: peer("bob"),
-        request_id: RequestId::new("theirs").unwrap(),
-        body: quic(),
-    };
-    cluster.relay(0, 1, other_kind).unwrap();
+    cluster
+        .relay(0, 1, answer_of(quic(), "bob", "theirs"))
+        .unwrap();
     assert!(matches!(
         &cluster.hears(3)[..],
         [Notification::Answer { .. }]
     ));
-    // The token was used up.
-    let stale = cluster.join(0, 4, "bob", Some(bob.resume)).unwrap_err();
+    // The token counts until the next one is used.
+    let anew = cluster.join(0, 4, "bob", Some(again.resume)).unwrap();
+    assert!(anew.resumed);
+    let stale = cluster.join(1, 5, "bob", Some(bob.resume)).unwrap_err();
     assert_eq!(stale.code, ErrorCode::PeerIdTaken);
 }
 
@@ -342,6 +300,138 @@ fn who_comes_back_to_a_server_brings_what_was_negotiated_meanwhile() {
     assert!(back.resumed);
     // The server where Bob was before still knew the first offer alone, as unanswered.
     cluster.relay(1, 4, answer("alice", "second")).unwrap();
+}
+
+#[test]
+fn an_answer_to_a_resume_that_got_lost_does_not_cost_the_seat() {
+    let (mut cluster, _, bob) = pair();
+    cluster.join(2, 3, "bob", Some(bob.resume.clone())).unwrap();
+    let again = cluster.join(0, 4, "bob", Some(bob.resume)).unwrap();
+    assert!(again.resumed);
+    assert_eq!(cluster.nodes[0].local_len(), 2);
+    assert!(!cluster.nodes[2].has_local());
+}
+
+#[test]
+fn what_waits_for_a_peer_is_handed_over_also_if_the_record_comes_first() {
+    let (mut cluster, _, bob) = pair();
+    cluster.nodes[1].connection_lost(cluster.now, ConnectionId(2));
+    cluster.relay(0, 1, offer("bob", "held")).unwrap();
+    cluster.record_first = true;
+    cluster.join(2, 3, "bob", Some(bob.resume)).unwrap();
+    assert!(matches!(&cluster.hears(3)[..],
+        [Notification::Offer { request_id, .. }] if request_id.as_str() == "held"));
+    cluster.relay(2, 3, answer("alice", "held")).unwrap();
+    assert!(!cluster.nodes[1].keeps_for_others());
+}
+
+#[test]
+fn what_nobody_asks_for_is_kept_for_a_while_and_for_one_server_alone() {
+    let (mut cluster, _, bob) = pair();
+    cluster.nodes[1].connection_lost(cluster.now, ConnectionId(2));
+    cluster.relay(0, 1, offer("bob", "held")).unwrap();
+    let seat = cluster
+        .record
+        .seats()
+        .find(|s| s.info.peer_id == peer("bob"));
+    let seat = seat.unwrap().seat;
+    let gone = std::mem::replace(&mut cluster.gone, vec![node(1)]);
+    // Server 2 cannot ask, and server 1 hears of it later.
+    cluster.join(2, 3, "bob", Some(bob.resume)).unwrap();
+    cluster.gone = gone;
+    cluster.spread();
+    assert!(cluster.nodes[1].keeps_for_others());
+    let (now, bob) = (cluster.now, peer("bob"));
+    assert_eq!(cluster.nodes[1].give_up(now, &bob, seat, &node(0)), None);
+    assert_eq!(
+        cluster.nodes[1].poll_timeout(),
+        Some(cluster.now + 5 * SECOND)
+    );
+    cluster.pass(5 * SECOND);
+    assert!(!cluster.nodes[1].keeps_for_others());
+    let now = cluster.now;
+    assert_eq!(cluster.nodes[1].give_up(now, &bob, seat, &node(2)), None);
+}
+
+#[test]
+fn who_asks_again_because_the_answer_was_lost_is_told_the_same() {
+    let (mut cluster, _, bob) = pair();
+    cluster.nodes[1].connection_lost(cluster.now, ConnectionId(2));
+    cluster.relay(0, 1, offer("bob", "held")).unwrap();
+    let seat = cluster
+        .record
+        .seats()
+        .find(|s| s.info.peer_id == peer("bob"));
+    let (seat, name) = (seat.unwrap().seat, peer("bob"));
+    let now = cluster.now;
+    let first = cluster.nodes[1].give_up(now, &name, seat, &node(2));
+    assert!(first.is_some() && !cluster.nodes[1].keeps_for_others());
+    let again = cluster.nodes[1].give_up(now + 4 * SECOND, &name, seat, &node(2));
+    assert_eq!(again, first);
+    let late = cluster.nodes[1].give_up(now + 5 * SECOND, &name, seat, &node(2));
+    assert_eq!(late, None);
+    // With it the peer enters the other server, and comes back: then another thing is left.
+    let back = cluster.join(2, 3, "bob", Some(bob.resume)).unwrap();
+    let back = cluster.join(1, 4, "bob", Some(back.resume)).unwrap();
+    cluster.join(2, 5, "bob", Some(back.resume)).unwrap();
+    let now = cluster.now;
+    let new = cluster.nodes[1].give_up(now, &name, seat, &node(2));
+    assert!(new.is_some() && new != first);
+}
+
+/// Alice's parcel to Bob on another server, not yet there.
+fn posted(cluster: &mut Cluster, request: Request) -> Parcel {
+    cluster.nodes[0]
+        .send_out(cluster.now, ConnectionId(1), request)
+        .unwrap()
+}
+
+#[test]
+fn who_comes_by_a_name_later_gets_none_of_its_predecessors_letters() {
+    let (mut cluster, ..) = pair();
+    let parcel = posted(&mut cluster, offer("bob", "o"));
+    cluster.nodes[1]
+        .handle(cluster.now, ConnectionId(2), leave())
+        .unwrap();
+    cluster.settle(1);
+    cluster.join(1, 3, "bob", None).unwrap();
+    assert_eq!(cluster.nodes[0].node_for(&parcel), None, "no way to him");
+    assert!(cluster.nodes[0].node_of(&peer("bob")).is_some());
+    let refused = cluster.nodes[1].receive(cluster.now, parcel).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PeerNotFound);
+    cluster.flush();
+    assert!(cluster.hears(3).is_empty());
+}
+
+#[test]
+fn nothing_is_taken_from_who_has_left_though_another_has_its_name() {
+    let (mut cluster, ..) = pair();
+    let parcel = posted(&mut cluster, offer("bob", "o"));
+    cluster.nodes[0]
+        .handle(cluster.now, ConnectionId(1), leave())
+        .unwrap();
+    cluster.settle(0);
+    cluster.join(0, 3, "alice", None).unwrap();
+    let refused = cluster.nodes[1].receive(cluster.now, parcel).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PeerNotFound);
+}
+
+#[test]
+fn a_parcel_whose_peer_has_come_here_meanwhile_is_delivered_here() {
+    let (mut cluster, _, bob) = pair();
+    let offered = posted(&mut cluster, offer("bob", "o"));
+    let candidate = posted(&mut cluster, candidate("bob", "o"));
+    cluster.join(0, 3, "bob", Some(bob.resume)).unwrap();
+    let now = cluster.now;
+    cluster.nodes[0].bring_home(now, offered).unwrap();
+    cluster.nodes[0].bring_home(now, candidate).unwrap();
+    cluster.flush();
+    assert!(matches!(
+        &cluster.hears(3)[..],
+        [Notification::Offer { .. }, Notification::Candidate { .. }]
+    ));
+    let reply = cluster.nodes[0].handle(now, ConnectionId(3), answer("alice", "o"));
+    assert!(reply.is_ok());
 }
 
 #[test]
@@ -415,6 +505,51 @@ fn who_lost_its_seat_to_another_while_its_server_was_cut_off_is_put_out() {
     assert_eq!(holder.unwrap().node, node(2));
 }
 
+#[test]
+fn who_takes_its_seat_over_where_another_of_its_name_is_put_out_keeps_it() {
+    let (mut cluster, _, bob) = pair();
+    // Server 1 is cut off, the record lost, and another Bob comes to server 2.
+    cluster.record = Roster::default();
+    let second = cluster.join(2, 3, "bob", None).unwrap();
+    assert_ne!(bob.resume, second.resume);
+    let moved = cluster.join(1, 4, "bob", Some(second.resume)).unwrap();
+    assert!(moved.resumed);
+    assert_eq!(
+        cluster.closed.get(&ConnectionId(2)),
+        Some(&CloseReason::Draining)
+    );
+    cluster.settle(1);
+    cluster.spread();
+    assert_eq!(cluster.closed.get(&ConnectionId(4)), None);
+}
+
+#[test]
+fn what_is_under_way_arrives_though_its_sender_overtakes_it() {
+    let (mut cluster, alice, bob) = pair();
+    let offered = posted(&mut cluster, offer("bob", "o"));
+    // Alice comes to Bob's server before her offer does.
+    let there = cluster.join(1, 3, "alice", Some(alice.resume)).unwrap();
+    let now = cluster.now;
+    cluster.nodes[1].receive(now, offered).unwrap();
+    cluster.flush();
+    assert!(matches!(
+        &cluster.hears(2)[..],
+        [Notification::Offer { .. }]
+    ));
+    // And so does an answer.
+    cluster.join(0, 4, "alice", Some(there.resume)).unwrap();
+    let answered = cluster.nodes[1]
+        .send_out(now, ConnectionId(2), answer("alice", "o"))
+        .unwrap();
+    cluster.join(0, 5, "bob", Some(bob.resume)).unwrap();
+    cluster.nodes[0].receive(now, answered).unwrap();
+    cluster.flush();
+    assert!(matches!(
+        &cluster.hears(4)[..],
+        [Notification::Answer { .. }]
+    ));
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Join {
@@ -467,8 +602,7 @@ proptest! {
                     cluster.nodes[*node].connection_lost(cluster.now, ConnectionId(*connection));
                 },
                 Op::Leave { name } => if let Some((node, connection, _)) = last.get(&name) {
-                    let leave = Request::Disconnect { to: None, reason: String::new() };
-                    let _ = cluster.nodes[*node].handle(cluster.now, ConnectionId(*connection), leave);
+                    let _ = cluster.nodes[*node].handle(cluster.now, ConnectionId(*connection), leave());
                 },
                 Op::Settle { node } => cluster.settle(node),
                 Op::Pass { seconds } => cluster.pass(Duration::from_secs(seconds)),

@@ -2,63 +2,22 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+mod common;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use common::{
+    SECOND, announce, answer, answer_of, candidate, id, leave, left, offer, offer_of, peer, quic,
+};
 use proptest::prelude::*;
 use roundtable_core::{PeerId, RoomId, Timestamp, WallTime};
 use roundtable_signaling_protocol::{
-    Announce, Capabilities, Capability, CloseReason, ConnectionId, Description, ErrorCode,
-    IceCandidate, Joined, LeaveReason, Notification, Output, Reply, Request, RequestId,
-    ResumeToken, Room, RoomLimits, RpcError,
+    CloseReason, ConnectionId, Description, ErrorCode, Joined, LeaveReason, Notification, Output,
+    Reply, Request, RequestId, ResumeToken, Room, RoomLimits, RpcError,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn peer(name: &str) -> PeerId {
-    PeerId::new(name).unwrap()
-}
-
-fn id(text: &str) -> RequestId {
-    RequestId::new(text).unwrap()
-}
-
-fn sdp() -> Description {
-    Description::WebRtc { sdp: "v=0".into() }
-}
-
-fn quic() -> Description {
-    Description::Quic {
-        author_key: "ab".repeat(32).parse().unwrap(),
-        addresses: Vec::new(),
-    }
-}
-
-fn offer(to: &str, request_id: &str) -> Request {
-    Request::Offer {
-        to: peer(to),
-        request_id: id(request_id),
-        body: sdp(),
-    }
-}
-
-fn answer(to: &str, request_id: &str) -> Request {
-    Request::Answer {
-        to: peer(to),
-        request_id: id(request_id),
-        body: sdp(),
-    }
-}
-
-fn candidate(to: &str, request_id: &str) -> Request {
-    Request::Candidate {
-        to: peer(to),
-        request_id: id(request_id),
-        candidate: IceCandidate::default(),
-    }
-}
 
 /// A room, its clock, and a different token for each announce.
 struct World {
@@ -92,21 +51,12 @@ impl World {
         name: &str,
         resume: Option<ResumeToken>,
     ) -> Result<Joined, RpcError> {
-        let announce = Announce {
-            protocol: 1,
-            room: RoomId::new("room").unwrap(),
-            peer_id: peer(name),
-            capabilities: Capabilities::from([Capability::Data]),
-            token: None,
-            resume,
-            user_data: serde_json::Value::Null,
-        };
         self.tokens += 1;
         let token = ResumeToken::from_random([self.tokens; 16]);
         self.room.announce(
             WallTime::from_millis(0),
             ConnectionId(connection),
-            announce,
+            announce(name, resume),
             token,
         )
     }
@@ -185,12 +135,7 @@ fn an_answered_offer_serves_the_candidates_of_both_until_the_next_of_its_kind() 
     world.pass(3600 * SECOND);
     world.ask(1, candidate("bob", "first")).unwrap();
     world.ask(2, candidate("alice", "first")).unwrap();
-    let quic_offer = Request::Offer {
-        to: peer("bob"),
-        request_id: id("quic"),
-        body: quic(),
-    };
-    world.ask(1, quic_offer).unwrap();
+    world.ask(1, offer_of(quic(), "bob", "quic")).unwrap();
     world.ask(1, candidate("bob", "first")).unwrap();
     world.ask(1, offer("bob", "second")).unwrap();
     assert_eq!(
@@ -219,11 +164,7 @@ fn when_offers_cross_the_one_not_answered_expires_silently() {
 fn an_answer_of_another_kind_or_with_a_used_id_is_refused() {
     let mut world = World::with(&["alice", "bob"]);
     world.ask(2, offer("alice", "o")).unwrap();
-    let wrong_kind = Request::Answer {
-        to: peer("bob"),
-        request_id: id("o"),
-        body: quic(),
-    };
+    let wrong_kind = answer_of(quic(), "bob", "o");
     assert_eq!(world.ask(1, wrong_kind), Err(ErrorCode::OfferExpired));
     assert_eq!(
         world.ask(2, offer("alice", "o")),
@@ -270,11 +211,7 @@ fn a_lost_connection_keeps_its_place_for_thirty_seconds() {
         ErrorCode::PeerIdTaken
     );
     world.pass(Duration::from_micros(1));
-    let (peer_id, reason) = (peer("bob"), LeaveReason::Lost);
-    assert_eq!(
-        world.messages(),
-        [(1, Notification::PeerLeft { peer_id, reason })]
-    );
+    assert_eq!(world.messages(), [(1, left("bob", LeaveReason::Lost))]);
     assert!(!world.join(3, "bob", None).unwrap().resumed);
 }
 
@@ -297,19 +234,107 @@ fn the_news_that_an_old_connection_broke_does_not_hurt_the_new_one() {
 }
 
 #[test]
-fn what_waits_for_a_lost_peer_is_bounded() {
-    let mut world = World::with(&["alice", "bob"]);
+fn what_waits_for_a_lost_peer_is_bounded_and_whoever_sends_more_is_told() {
+    let mut world = World::new(RoomLimits::default());
+    let bob = world.join(2, "bob", None).unwrap();
+    world.join(1, "alice", None).unwrap();
+    world.join(3, "carol", None).unwrap();
+    world.outputs();
     world.room.connection_lost(world.now, ConnectionId(2));
-    for n in 0..64 {
+    // One peer takes no more than half of the place.
+    for n in 0..32 {
         world.ask(1, offer("bob", &format!("o{n}"))).unwrap();
     }
-    assert_eq!(world.outputs(), []);
-    world.ask(1, offer("bob", "one-too-many")).unwrap();
-    let (peer_id, reason) = (peer("bob"), LeaveReason::Evicted);
+    let one_too_many = world.ask(1, offer("bob", "one-too-many"));
+    assert_eq!(one_too_many, Err(ErrorCode::Unavailable));
+    // It did not happen: there is nothing to be answered, or to expire, but what waits.
     assert_eq!(
-        world.messages(),
-        [(1, Notification::PeerLeft { peer_id, reason })]
+        world.ask(1, candidate("bob", "one-too-many")),
+        Err(ErrorCode::OfferExpired)
     );
+    for n in 0..32 {
+        world.ask(3, offer("bob", &format!("c{n}"))).unwrap();
+    }
+    assert_eq!(
+        world.ask(3, offer("bob", "one-too-many")),
+        Err(ErrorCode::Unavailable)
+    );
+    assert_eq!(world.outputs(), []);
+    assert!(world.join(4, "bob", Some(bob.resume)).unwrap().resumed);
+    assert_eq!(world.messages().len(), 64);
+}
+
+#[test]
+fn the_bytes_that_wait_for_a_lost_peer_are_bounded_too() {
+    let mut world = World::with(&["alice", "bob"]);
+    world.room.connection_lost(world.now, ConnectionId(2));
+    let large = || long_sdp(30 * 1024);
+    world.ask(1, offer_of(large(), "bob", "first")).unwrap();
+    world.ask(1, offer_of(large(), "bob", "second")).unwrap();
+    assert_eq!(
+        world.ask(1, offer_of(large(), "bob", "third")),
+        Err(ErrorCode::Unavailable)
+    );
+    world.ask(1, offer("bob", "small")).unwrap();
+}
+
+fn long_sdp(len: usize) -> Description {
+    Description::WebRtc {
+        sdp: "x".repeat(len),
+    }
+}
+
+#[test]
+fn a_lost_peer_hears_of_who_is_there_and_cannot_be_driven_out_by_coming_and_going() {
+    let mut world = World::new(RoomLimits::default());
+    world.join(1, "alice", None).unwrap();
+    world.join(2, "carol", None).unwrap();
+    let bob = world.join(3, "bob", None).unwrap();
+    world.outputs();
+    world.room.connection_lost(world.now, ConnectionId(3));
+    world.ask(1, offer("bob", "of-one-who-leaves")).unwrap();
+    world.ask(2, offer("bob", "stays")).unwrap();
+    world.ask(1, leave()).unwrap();
+    for connection in 10..100 {
+        world.join(connection, "alice", None).unwrap();
+        let visitor = 1000 + connection;
+        world.join(visitor, "visitor", None).unwrap();
+        world.ask(visitor, leave()).unwrap();
+        if connection < 99 {
+            world.ask(connection, leave()).unwrap();
+        }
+    }
+    world.outputs();
+    let bob = world.join(4, "bob", Some(bob.resume)).unwrap();
+    assert!(bob.resumed);
+    let heard: Vec<_> = world.messages().into_iter().map(|(_, m)| m).collect();
+    assert!(
+        matches!(&heard[..], [
+            Notification::Offer { request_id, .. },
+            Notification::PeerLeft { peer_id, .. },
+            Notification::PeerAnnounced(info),
+        ] if *request_id == id("stays") && *peer_id == peer("alice") && info.peer_id == peer("alice")),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn a_token_counts_until_the_next_one_is_used_since_the_answer_may_be_lost() {
+    let mut world = World::new(RoomLimits::default());
+    let first = world.join(1, "alice", None).unwrap().resume;
+    let lost = world.join(2, "alice", Some(first.clone())).unwrap().resume;
+    let second = world.join(3, "alice", Some(first.clone())).unwrap();
+    assert!(second.resumed);
+    let taken = Some(ErrorCode::PeerIdTaken);
+    let code = |joined: Result<Joined, RpcError>| joined.err().map(|error| error.code);
+    assert_eq!(code(world.join(4, "alice", Some(lost))), taken);
+    let third = world.join(5, "alice", Some(second.resume)).unwrap();
+    assert_eq!(code(world.join(6, "alice", Some(first))), taken);
+    // A token that opened nothing opens nothing later.
+    world.ask(5, leave()).unwrap();
+    let anew = world.join(7, "alice", Some(third.resume.clone())).unwrap();
+    assert!(!anew.resumed);
+    assert_eq!(code(world.join(8, "alice", Some(third.resume))), taken);
 }
 
 /// What a peer of the property test does.
@@ -336,10 +361,7 @@ fn act() -> impl Strategy<Value = Act> {
             to: Some(peer(to)),
             reason: String::new(),
         },
-        _ => Request::Disconnect {
-            to: None,
-            reason: String::new(),
-        },
+        _ => leave(),
     });
     prop_oneof![
         3 => Just(Act::Join),

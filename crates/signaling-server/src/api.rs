@@ -7,7 +7,7 @@ use axum::{
     Json, Router,
     body::{Bytes, to_bytes},
     extract::{Path, Query, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -20,6 +20,7 @@ use crate::{
     Shared,
     access::{Access, AccessError},
     clock,
+    http::may_connect,
 };
 
 /// Largest request body in bytes.
@@ -195,19 +196,36 @@ struct GrantRequest {
     creator_token: Option<String>,
 }
 
+/// Answers pages of the cluster's other servers, too (CORS): they go on here when theirs stops.
 async fn grant(
     State(shared): State<Arc<Shared>>,
     Path(room): Path<String>,
     request: Request,
+) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let origin = origin.filter(|_| may_connect(request.headers(), &shared));
+    let mut answer = exchange(&shared, &room, request).await.into_response();
+    if let Some(origin) = origin {
+        let headers = answer.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    answer
+}
+
+async fn exchange(
+    shared: &Arc<Shared>,
+    room: &str,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let access = access(&shared)?;
-    let request: GrantRequest = body(&shared, request).await?;
+    let access = access(shared)?;
+    let request: GrantRequest = body(shared, request).await?;
     let secret_text = match (request.invite, request.creator_token) {
         (Some(secret), None) | (None, Some(secret)) => secret,
         _ => return Err(ApiError::Body),
     };
     let peer_id = PeerId::new(&request.peer_id).map_err(|_| ApiError::Body)?;
-    let granted = access.grant(clock::wall(), &room_id(&room)?, &secret_text, peer_id);
+    let granted = access.grant(clock::wall(), &room_id(room)?, &secret_text, peer_id);
     let grant = granted.inspect_err(|_| shared.metrics.refused_grants.add(1))?;
     shared.metrics.grants.add(1);
     Ok(secret(StatusCode::CREATED, grant).into_response())

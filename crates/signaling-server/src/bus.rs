@@ -131,6 +131,9 @@ pub(crate) trait Bus: Debug + Send + Sync {
     /// Whether a server's lease has run out. Its peers are then lost.
     fn is_gone(&self, node: &NodeId) -> bool;
 
+    /// The public URLs of the other servers that live, as far as they have any.
+    fn elsewhere(&self) -> Vec<String>;
+
     /// Whether it falls to this server to look after the rooms that nobody is in.
     fn leads(&self) -> bool;
 
@@ -145,7 +148,7 @@ pub(crate) trait Bus: Debug + Send + Sync {
         roster: &'a Arc<Roster>,
     ) -> Pending<'a, Result<Stored, Unreachable>>;
 
-    /// Asks another server. Letters may overtake each other.
+    /// Asks another server, which has 2 s to answer. Letters may overtake each other.
     fn ask<'a>(
         &'a self,
         node: &'a NodeId,

@@ -1,6 +1,13 @@
 //! A server as one of several: how it finds the others, and who is told what comes from them.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use roundtable_core::RoomId;
 use tokio::{
@@ -8,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval_at, sleep},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     access::{Access, SharedRoom},
@@ -29,6 +37,10 @@ const NOTICE_ROOMS: usize = 200;
 /// Pause between two batches.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 
+/// Notices of rooms that wait to be learned; when more come, the other servers are asked for all rooms
+/// once these are done.
+const LEARNING_QUEUE: usize = 64;
+
 /// What is wrong with a [`NatsConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -39,6 +51,16 @@ pub enum NatsConfigError {
     /// Subjects and the bucket begin with it.
     #[error("the cluster's name has 1 to 32 characters of A-Z, a-z, 0-9, _ and -")]
     Cluster,
+    /// No URL that a client could be sent to.
+    #[error("a server's public URL is like wss://one.example.org, of at most 256 characters")]
+    PublicUrl,
+}
+
+/// Whether others may be told of this URL: nothing in it can be taken for anything but a URL.
+pub(crate) fn is_public_url(url: &str) -> bool {
+    let rest = url.strip_prefix("wss://").or(url.strip_prefix("ws://"));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:/[]".contains(c);
+    rest.is_some_and(|rest| !rest.is_empty() && url.len() <= 256 && rest.chars().all(is_plain))
 }
 
 /// The NATS that joins several servers to one: peers on any of them meet in the same rooms. Needs
@@ -48,6 +70,7 @@ pub struct NatsConfig {
     pub(crate) addresses: Vec<async_nats::ServerAddr>,
     pub(crate) cluster: String,
     pub(crate) credentials: Option<PathBuf>,
+    pub(crate) public_url: Option<String>,
 }
 
 impl NatsConfig {
@@ -71,6 +94,7 @@ impl NatsConfig {
             addresses,
             cluster: "roundtable".to_owned(),
             credentials: None,
+            public_url: None,
         })
     }
 
@@ -84,6 +108,19 @@ impl NatsConfig {
             return Err(NatsConfigError::Cluster);
         }
         self.cluster = cluster.to_owned();
+        Ok(self)
+    }
+
+    /// Under which URL clients reach this server, `wss://…` or `ws://…`: the others name it to theirs, above all when
+    /// they stop. Default: none, and clients know the servers that they were told of.
+    ///
+    /// # Errors
+    /// [`NatsConfigError::PublicUrl`]
+    pub fn with_public_url(mut self, url: &str) -> Result<Self, NatsConfigError> {
+        if !is_public_url(url) {
+            return Err(NatsConfigError::PublicUrl);
+        }
+        self.public_url = Some(url.to_owned());
         Ok(self)
     }
 
@@ -103,6 +140,7 @@ pub(crate) async fn run(
     access: Option<Arc<Access>>,
 ) {
     let mut news = access.as_ref().map(|access| access.news());
+    let pupil = access.as_ref().map(|access| Pupil::start(access, &bus));
     let mut sweeps = interval_at(clock::deadline(SWEEP), SWEEP);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweeping = JoinSet::new();
@@ -112,9 +150,9 @@ pub(crate) async fn run(
             event = events.recv() => match event {
                 Some(event) => {
                     let is_gone = matches!(event, BusEvent::Gone);
-                    let event = match &access {
-                        Some(access) => on_rooms(event, access, &bus).await,
-                        None => Some(event),
+                    let event = match (&access, &pupil) {
+                        (Some(access), Some(pupil)) => on_rooms(event, access, pupil, &bus).await,
+                        _ => Some(event),
                     };
                     if let Some(event) = event {
                         on_event(event, &rooms).await;
@@ -146,19 +184,15 @@ async fn next(news: &mut Option<broadcast::Receiver<SharedRoom>>) -> Option<Shar
 }
 
 /// Does what an event means for who may be where; gives back what means something to the rooms.
-async fn on_rooms(event: BusEvent, access: &Arc<Access>, bus: &Arc<dyn Bus>) -> Option<BusEvent> {
+async fn on_rooms(
+    event: BusEvent,
+    access: &Access,
+    pupil: &Pupil,
+    bus: &Arc<dyn Bus>,
+) -> Option<BusEvent> {
     match event {
         BusEvent::Noticed(Notice::Rooms(rooms)) => {
-            let access = Arc::clone(access);
-            let learning = tokio::task::spawn_blocking(move || {
-                for room in rooms {
-                    if let Err(error) = access.learn(clock::wall(), room) {
-                        tracing::error!(%error, "a room of another server is not known here");
-                    }
-                }
-            });
-            // It fails only when the server stops.
-            let _ = learning.await;
+            pupil.learn(rooms);
             None
         }
         BusEvent::Noticed(Notice::WhichRooms) => {
@@ -171,6 +205,49 @@ async fn on_rooms(event: BusEvent, access: &Arc<Access>, bus: &Arc<dyn Bus>) -> 
             Some(BusEvent::Reset)
         }
         other => Some(other),
+    }
+}
+
+/// Takes note of the rooms that other servers tell of. It writes files, and nothing else waits for it.
+struct Pupil {
+    lessons: mpsc::Sender<Vec<SharedRoom>>,
+    has_missed: Arc<AtomicBool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Pupil {
+    fn start(access: &Arc<Access>, bus: &Arc<dyn Bus>) -> Self {
+        let (lessons, mut queue) = mpsc::channel::<Vec<SharedRoom>>(LEARNING_QUEUE);
+        let has_missed = Arc::new(AtomicBool::new(false));
+        let (access, bus, missed) = (Arc::clone(access), Arc::clone(bus), Arc::clone(&has_missed));
+        let task = tokio::spawn(async move {
+            while let Some(rooms) = queue.recv().await {
+                let access = Arc::clone(&access);
+                let learning = tokio::task::spawn_blocking(move || {
+                    for room in rooms {
+                        if let Err(error) = access.learn(clock::wall(), room) {
+                            tracing::error!(%error, "a room of another server is not known here");
+                        }
+                    }
+                });
+                // It fails only when the server stops.
+                let _ = learning.await;
+                if queue.is_empty() && missed.swap(false, Ordering::Relaxed) {
+                    bus.tell_all(Notice::WhichRooms).await;
+                }
+            }
+        });
+        Self {
+            lessons,
+            has_missed,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    fn learn(&self, rooms: Vec<SharedRoom>) {
+        if self.lessons.try_send(rooms).is_err() {
+            self.has_missed.store(true, Ordering::Relaxed);
+        }
     }
 }
 

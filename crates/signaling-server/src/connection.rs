@@ -2,18 +2,18 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use roundtable_core::WallTime;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use roundtable_core::{Timestamp, WallTime};
 use roundtable_signaling_protocol::{
     Announce, ClientMessage, CloseReason, ConnectionId, ErrorCode, Joined, MessageId, Notification,
     Refusal, Reply, Request, RpcError, Spent, TokenBucket,
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Interval, MissedTickBehavior, interval_at, sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use crate::{
     Shared,
@@ -23,6 +23,7 @@ use crate::{
     outbox::{self, Delivery, Inbox},
     room_task::{Input, Join},
     session::{Moment, Session},
+    turn::TurnConfig,
 };
 
 /// How long a closing handshake may take.
@@ -88,7 +89,10 @@ struct Connection {
     id: ConnectionId,
     socket: WebSocket,
     shared: Arc<Shared>,
-    pings: Interval,
+    /// When the client gave its last sign of life.
+    heard_at: Timestamp,
+    /// When it is asked for one again.
+    ping_at: Timestamp,
     /// What may still be sent; absent where the server sets no bound.
     bucket: Option<TokenBucket>,
     /// Whether the client knows that the server drains.
@@ -98,30 +102,24 @@ struct Connection {
 /// Serves a WebSocket from upgrade to close.
 pub(crate) async fn run(socket: WebSocket, slot: Slot, shared: Arc<Shared>) {
     let _counted = Gauged::new(&shared.metrics.connections);
-    let ping_interval = shared.config.ping_interval;
-    let mut pings = interval_at(clock::deadline(ping_interval), ping_interval);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let rate = shared.config.message_rate;
-    let bucket = rate.map(|rate| TokenBucket::new(clock::now(), rate.burst, rate.per_second));
+    let now = clock::now();
     let mut connection = Connection {
         id: shared.next_connection(),
         socket,
         shared: Arc::clone(&shared),
-        pings,
-        bucket,
+        heard_at: now,
+        ping_at: now + shared.config.ping_interval,
+        bucket: rate.map(|rate| TokenBucket::new(now, rate.burst, rate.per_second)),
         told_to_go: false,
     };
     let exit = match connection.enter().await {
         Ok((mut place, reply)) => {
-            let span = place.span.clone();
-            let staying = async {
-                tracing::debug!("joined");
-                let Err(exit) = connection.stay(&mut place, reply).await;
-                exit.log();
-                place.give_up(connection.id, &exit).await;
-                exit
-            };
-            staying.instrument(span).await
+            place.span.in_scope(|| tracing::debug!("joined"));
+            let Err(exit) = connection.stay(&mut place, reply).await;
+            place.span.in_scope(|| exit.log());
+            place.give_up(connection.id, &exit).await;
+            exit
         }
         Err(exit) => exit,
     };
@@ -133,25 +131,31 @@ impl Connection {
     /// Waits for the announce until it succeeds or time is up; gives the place and what to answer.
     async fn enter(&mut self) -> Result<(Place, String), Exit> {
         let stop = self.shared.stop.clone();
-        let deadline = sleep_until(clock::deadline(self.shared.config.announce_timeout));
+        let ends = clock::now() + self.shared.config.announce_timeout;
+        let deadline = sleep_until(clock::instant(ends));
         tokio::pin!(deadline);
         loop {
             let message = tokio::select! {
+                // What has come in time counts, though this task may be late to read it.
+                biased;
+                () = stop.cancelled() => return Err(Exit::Close(CloseReason::Draining)),
                 message = self.socket.recv() => message,
                 () = &mut deadline => return Err(Exit::Close(CloseReason::AnnounceTimeout)),
-                () = stop.cancelled() => return Err(Exit::Close(CloseReason::Draining)),
             };
-            let Some(text) = self.admit(None, message).await? else {
-                continue;
-            };
-            match self.on_first_text(&text).await? {
-                Ok(entered) => return Ok(entered),
-                Err(refusal) => {
-                    self.refuse(None, &refusal).await?;
-                    if refusal.error.code == ErrorCode::Unauthorized {
-                        return Err(Exit::Close(CloseReason::Unauthorized));
+            if let Some(text) = self.admit(None, message).await? {
+                match self.on_first_text(&text).await? {
+                    Ok(entered) => return Ok(entered),
+                    Err(refusal) => {
+                        self.refuse(None, &refusal).await?;
+                        if refusal.error.code == ErrorCode::Unauthorized {
+                            return Err(Exit::Close(CloseReason::Unauthorized));
+                        }
                     }
                 }
+            }
+            // Who never stops talking would otherwise never be late.
+            if ends <= clock::now() {
+                return Err(Exit::Close(CloseReason::AnnounceTimeout));
             }
         }
     }
@@ -194,10 +198,11 @@ impl Connection {
         &mut self,
         place: Option<&mut Place>,
         message: Option<Result<Message, axum::Error>>,
-    ) -> Result<Option<String>, Exit> {
+    ) -> Result<Option<Utf8Bytes>, Exit> {
         let text = read(message)?;
+        self.heard_at = clock::now();
         let bucket = self.bucket.as_mut();
-        match bucket.map_or(Spent::Granted, |bucket| bucket.spend(clock::now())) {
+        match bucket.map_or(Spent::Granted, |bucket| bucket.spend(self.heard_at)) {
             Spent::Granted => return Ok(text),
             Spent::Denied(wait) => {
                 if let Some(text) = text {
@@ -239,8 +244,10 @@ impl Connection {
         Some(answer.await.ok()?.map(|mut joined| {
             joined.ice_servers.clone_from(&config.ice_servers);
             let turn = config.turn.as_ref();
+            joined.ice_ttl_ms = turn.map(TurnConfig::ttl_ms);
             let turn = turn.map(|turn| turn.ice_server(clock::wall(), &joined.peer_id));
             joined.ice_servers.extend(turn);
+            joined.servers = self.shared.bus.elsewhere();
             let expires = session.as_ref().map(Session::expires);
             joined.grant_expires_ms = expires.map(WallTime::as_millis);
             let (room_id, peer_id) = (&joined.room, &joined.peer_id);
@@ -258,22 +265,15 @@ impl Connection {
     /// Answers the announce and serves the peer until there is a reason to stop.
     async fn stay(&mut self, place: &mut Place, reply: String) -> Result<Infallible, Exit> {
         self.write(Some(place), Message::text(reply)).await?;
-        // Made once: each message would otherwise take and leave the locks of both.
-        let (drain, stop) = (
-            self.shared.life.drain.clone(),
-            self.shared.life.stop.clone(),
-        );
-        let (drain, stop) = (drain.cancelled(), stop.cancelled());
-        tokio::pin!(drain, stop);
-        let silence_timeout = self.shared.config.silence_timeout;
-        let mut silent_since = clock::now();
-        // Looks only now and then, and sleeps on if something came meanwhile.
-        let silence = sleep_until(clock::deadline(silence_timeout));
-        tokio::pin!(silence);
+        // One timer and one token, made once: whatever is waited for here is looked at with every message.
+        let due = self.due(place);
+        let alarm = sleep_until(clock::instant(due));
+        let mut armed = Some(due);
+        let ending = self.shared.life.drain.clone().cancelled_owned();
+        tokio::pin!(alarm, ending);
         loop {
             tokio::select! {
                 message = self.socket.recv() => {
-                    silent_since = clock::now();
                     if let Some(text) = self.admit(Some(place), message).await? {
                         self.on_text(place, &text).await?;
                     }
@@ -284,26 +284,65 @@ impl Connection {
                         return Err(Exit::Close(reason));
                     }
                 },
-                moment = moment(&mut place.session) => self.on_moment(place, &moment).await?,
-                _ = self.pings.tick() => {
-                    self.write(Some(place), Message::Ping(Vec::new().into())).await?;
+                () = &mut alarm => {
+                    self.on_alarm(place).await?;
+                    armed = None;
                 }
-                () = &mut silence => {
-                    let due = silent_since + silence_timeout;
-                    if due <= clock::now() {
-                        return Err(Exit::Lost);
+                () = revoked(&mut place.session) => return Err(self.expired()),
+                () = &mut ending => {
+                    if self.told_to_go {
+                        return Err(Exit::Close(CloseReason::Draining));
                     }
-                    silence.as_mut().reset(clock::instant(due));
-                }
-                () = &mut drain, if !self.told_to_go => {
                     if let Some(grace) = self.shared.drain_grace() {
                         self.tell_to_go(place, grace).await?;
                     }
                     self.told_to_go = true;
+                    ending.set(self.shared.life.stop.clone().cancelled_owned());
                 }
-                () = &mut stop => return Err(Exit::Close(CloseReason::Draining)),
+            }
+            // What moves away is looked at when the alarm goes off in vain.
+            let due = self.due(place);
+            if armed.is_none_or(|armed| due < armed) {
+                alarm.as_mut().reset(clock::instant(due));
+                armed = Some(due);
             }
         }
+    }
+
+    /// When the next thing is due: a ping, the end of patience, a grant's end.
+    fn due(&self, place: &Place) -> Timestamp {
+        let silence = self.heard_at + self.shared.config.silence_timeout;
+        let first = self.ping_at.min(silence);
+        let session = place.session.as_ref().map(Session::due);
+        session.map_or(first, |session| first.min(session))
+    }
+
+    async fn on_alarm(&mut self, place: &mut Place) -> Result<(), Exit> {
+        let now = clock::now();
+        if self.heard_at + self.shared.config.silence_timeout <= now {
+            return Err(Exit::Lost);
+        }
+        if self.ping_at <= now {
+            self.ping_at = now + self.shared.config.ping_interval;
+            let ping = Message::Ping(Vec::new().into());
+            self.write(Some(place), ping).await?;
+        }
+        match place.session.as_mut().and_then(Session::look) {
+            Some(Moment::Expiring(left)) => {
+                let expires_in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                let notification = Notification::Expiring { expires_in_ms };
+                self.write(Some(place), Message::text(notification.encode()))
+                    .await
+            }
+            Some(Moment::Ended) => Err(self.expired()),
+            None => Ok(()),
+        }
+    }
+
+    /// The grant has ended, or was revoked.
+    fn expired(&self) -> Exit {
+        self.shared.metrics.expirations.add(1);
+        Exit::Close(CloseReason::Unauthorized)
     }
 
     /// Asks the client to go to another server, at a moment of its own.
@@ -311,10 +350,18 @@ impl Connection {
         let spread = u64::try_from(grace.as_millis() / 2).unwrap_or(u64::MAX);
         let notification = Notification::Draining {
             reconnect_after_ms: random_below(spread.max(1)),
-            url: None,
+            url: self.elsewhere(),
         };
         self.write(Some(place), Message::text(notification.encode()))
             .await
+    }
+
+    /// One of the other servers, if they say where they are: their turn comes by chance.
+    fn elsewhere(&self) -> Option<String> {
+        let mut urls = self.shared.bus.elsewhere();
+        let chosen = random_below(u64::try_from(urls.len()).ok()?.max(1));
+        let chosen = usize::try_from(chosen).ok().filter(|n| *n < urls.len())?;
+        Some(urls.swap_remove(chosen))
     }
 
     async fn on_text(&mut self, place: &mut Place, text: &str) -> Result<(), Exit> {
@@ -346,21 +393,6 @@ impl Connection {
                 // The room is gone only when the server stops.
                 let sent = place.room.send(input).await;
                 sent.map_err(|_| Exit::Close(CloseReason::Draining))
-            }
-        }
-    }
-
-    async fn on_moment(&mut self, place: &mut Place, moment: &Moment) -> Result<(), Exit> {
-        match moment {
-            Moment::Expiring(left) => {
-                let expires_in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                let notification = Notification::Expiring { expires_in_ms };
-                self.write(Some(place), Message::text(notification.encode()))
-                    .await
-            }
-            Moment::Ended => {
-                self.shared.metrics.expirations.add(1);
-                Err(Exit::Close(CloseReason::Unauthorized))
             }
         }
     }
@@ -400,26 +432,27 @@ impl Connection {
 
     /// Writes one message; who does not take it in time is a slow consumer.
     async fn write(&mut self, place: Option<&mut Place>, message: Message) -> Result<(), Exit> {
+        // Most often the message goes out at once, and nothing else need even be made.
         let closed = async {
             match place {
                 Some(place) => place.inbox.closed().await,
                 None => std::future::pending().await,
             }
         };
-        let write_timeout = self.shared.config.write_timeout;
+        let stopped = async { self.shared.life.stop.cancelled().await };
+        let too_late = async { sleep(self.shared.config.write_timeout).await };
         tokio::select! {
-            // Most often the message goes out at once, and nothing else need be looked at.
             biased;
-            written = timeout(write_timeout, self.socket.send(message)) => match written {
-                Ok(Ok(())) => {
+            written = self.socket.send(message) => match written {
+                Ok(()) => {
                     self.shared.metrics.sent_messages.add(1);
                     Ok(())
                 }
-                Ok(Err(_)) => Err(Exit::Lost),
-                Err(_) => Err(Exit::Close(CloseReason::SlowConsumer)),
+                Err(_) => Err(Exit::Lost),
             },
             reason = closed => Err(Exit::Close(reason)),
-            () = self.shared.life.stop.cancelled() => Err(Exit::Close(CloseReason::Draining)),
+            () = stopped => Err(Exit::Close(CloseReason::Draining)),
+            () = too_late => Err(Exit::Close(CloseReason::SlowConsumer)),
         }
     }
 
@@ -457,9 +490,9 @@ impl Connection {
     }
 }
 
-async fn moment(session: &mut Option<Session>) -> Moment {
+async fn revoked(session: &mut Option<Session>) {
     match session {
-        Some(session) => session.moment().await,
+        Some(session) => session.revoked().await,
         None => std::future::pending().await,
     }
 }
@@ -479,9 +512,9 @@ fn too_fast(text: &str, wait: Duration) -> Refusal {
 }
 
 /// The text of a message, `None` for what only shows life.
-fn read(message: Option<Result<Message, axum::Error>>) -> Result<Option<String>, Exit> {
+fn read(message: Option<Result<Message, axum::Error>>) -> Result<Option<Utf8Bytes>, Exit> {
     match message {
-        Some(Ok(Message::Text(text))) => Ok(Some(text.as_str().to_owned())),
+        Some(Ok(Message::Text(text))) => Ok(Some(text)),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
         Some(Ok(Message::Binary(_))) => Err(Exit::Close(CloseReason::Protocol)),
         Some(Ok(Message::Close(frame))) => match frame {

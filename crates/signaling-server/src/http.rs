@@ -79,7 +79,7 @@ async fn upgrade(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    if !origin_is_allowed(&headers, &shared.config.allowed_origins) {
+    if !may_connect(&headers, &shared) {
         return (StatusCode::FORBIDDEN, "this origin may not connect\n").into_response();
     }
     let client = address::client_address(peer, &headers, &shared.config.trusted_proxies);
@@ -105,6 +105,25 @@ async fn upgrade(
             connection::run(socket, slot, shared).await;
             drop((running, forwarded));
         })
+}
+
+/// Whether the page may connect that a request comes from, if it comes from one: also from those of the cluster's
+/// other servers.
+pub(crate) fn may_connect(headers: &HeaderMap, shared: &Shared) -> bool {
+    let cluster = || -> Vec<_> {
+        let urls = shared.bus.elsewhere();
+        urls.iter().map(|url| origin_of(url)).collect()
+    };
+    origin_is_allowed(headers, &shared.config.allowed_origins)
+        || origin_is_allowed(headers, &cluster())
+}
+
+/// The origin of the page of the server whose WebSocket has this URL.
+pub(crate) fn origin_of(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let host = rest.split('/').next().unwrap_or_default();
+    let scheme = if scheme == "wss" { "https" } else { "http" };
+    format!("{scheme}://{host}")
 }
 
 /// Whether a page of this origin (RFC 6454) may connect: none at all, the server's own, or one on
@@ -135,6 +154,15 @@ mod tests {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
         origin_is_allowed(&headers, &["https://friend.example".into()])
+    }
+
+    #[test]
+    fn a_servers_page_has_its_sockets_host_and_port() {
+        assert_eq!(
+            origin_of("wss://a.example:8443/v1/ws"),
+            "https://a.example:8443"
+        );
+        assert_eq!(origin_of("ws://127.0.0.1:80"), "http://127.0.0.1:80");
     }
 
     #[test]

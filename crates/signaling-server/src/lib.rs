@@ -148,11 +148,27 @@ impl Shared {
         let _ = self.slots.acquire_many(all).await;
     }
 
-    /// Completes when no peer has its place here.
+    /// Completes when no peer has its place here, and nothing remains that another server is to get.
     async fn peers_gone(&self) {
-        while self.metrics.peers.get() > 0 {
+        while self.metrics.peers.get() + self.metrics.owing_rooms.get() > 0 {
             sleep(LINGER_STEP).await;
         }
+    }
+}
+
+/// The keys of a closed server, which a handle can have read again.
+#[derive(Debug, Clone)]
+pub struct GrantKeys(Arc<Access>);
+
+impl GrantKeys {
+    /// Reads `keys.json` of the data directory again: its first key signs from now on, both count. Grants
+    /// of keys that are no longer in it end at once. Gives the id of the key that signs. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// [`DataError`]; the keys then stay as they were.
+    pub fn reload(&self) -> Result<String, DataError> {
+        self.0.reload_keys().map(|id| id.to_string())
     }
 }
 
@@ -238,6 +254,11 @@ impl Server {
     /// The address that the server listens on, its port filled in.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The keys that sign grants, to be read again while the server runs; none in an open server.
+    pub fn grant_keys(&self) -> Option<GrantKeys> {
+        self.shared.access.clone().map(GrantKeys)
     }
 
     /// Serves until `shutdown` completes. Clients are then told to go elsewhere or to come back

@@ -72,6 +72,8 @@ pub(crate) struct Metrics {
     pub(crate) bus_conflicts: Count,
     pub(crate) route_failures: Count,
     pub(crate) unavailable: Count,
+    /// Rooms that have something for another server. Not shown: it matters only while the server stops.
+    pub(crate) owing_rooms: Count,
     received: [Count; METHODS.len()],
     errors: [Count; ErrorCode::ALL.len()],
 }

@@ -1,5 +1,6 @@
 //! Signals from peers of this server to peers of others. Each pair's go one after the other, the
-//! next when the last is answered: so they arrive in their order, wherever the peer is by then.
+//! next when the last is answered: so they arrive in their order, wherever the peer is by then. A
+//! server that is silent takes two seconds for each; what waited too long behind it is given up.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,10 +17,14 @@ use crate::bus::{Answer, Bus, Letter, Pending, Revision, RouteError};
 /// Signals waiting for one pair; more are refused.
 const QUEUE: usize = 64;
 
+/// Bytes of the signals waiting for one pair; more are refused.
+const QUEUE_BYTES: usize = 128 * 1024;
+
 /// After how long a signal is sent again to a peer that is between two servers.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How long such a peer is waited for: who lost its server is back on another within this.
+/// How long a signal waits for such a peer, or behind others: who lost its server is back on another
+/// within this.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// From whom, to whom.
@@ -32,14 +37,24 @@ pub(crate) struct Signal {
     pub(crate) connection: ConnectionId,
     pub(crate) id: Option<MessageId>,
     since: Timestamp,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct Route {
     /// The first is the one under way, if one is.
     queue: VecDeque<Box<Signal>>,
+    bytes: usize,
     asking: bool,
     retry_at: Option<Timestamp>,
+}
+
+impl Route {
+    fn pop(&mut self) -> Option<Box<Signal>> {
+        let signal = self.queue.pop_front()?;
+        self.bytes -= signal.bytes;
+        Some(signal)
+    }
 }
 
 /// What became of a signal.
@@ -71,6 +86,11 @@ impl Routes {
         self.routes.is_empty()
     }
 
+    /// Whether a signal is on its way to this peer: what comes later must not overtake it.
+    pub(crate) fn lead_to(&self, peer: &PeerId) -> bool {
+        self.routes.keys().any(|(_, to)| to == peer)
+    }
+
     /// Takes a signal; gives it back if too many wait for its pair.
     pub(crate) fn push(
         &mut self,
@@ -80,6 +100,7 @@ impl Routes {
         id: Option<MessageId>,
     ) -> Result<(), Box<Signal>> {
         let signal = Box::new(Signal {
+            bytes: parcel.bytes(),
             parcel,
             connection,
             id,
@@ -87,30 +108,39 @@ impl Routes {
         });
         let pair = (signal.parcel.from.clone(), signal.parcel.to.clone());
         let route = self.routes.entry(pair).or_default();
-        if route.queue.len() >= QUEUE {
+        let is_full = route.queue.len() >= QUEUE || route.bytes + signal.bytes > QUEUE_BYTES;
+        if is_full {
             return Err(signal);
         }
+        route.bytes += signal.bytes;
         route.queue.push_back(signal);
         Ok(())
     }
 
-    /// Sends what can be sent, where `node_of` says; gives what has nowhere to go any more.
+    /// Sends what can be sent, where `node_for` says; gives what has nowhere to go any more, and what has
+    /// waited too long.
     pub(crate) fn advance(
         &mut self,
         now: Timestamp,
         revision: Revision,
-        node_of: impl Fn(&PeerId) -> Option<NodeId>,
+        node_for: impl Fn(&Parcel) -> Option<NodeId>,
     ) -> Vec<Signal> {
         let mut stranded = Vec::new();
         for (pair, route) in &mut self.routes {
             if route.asking || route.retry_at.is_some_and(|at| now < at) {
                 continue;
             }
-            let Some(node) = node_of(&pair.1) else {
-                stranded.extend(route.queue.drain(..).map(|signal| *signal));
-                continue;
-            };
-            let Some(signal) = route.queue.front() else {
+            let mut there = None;
+            while let Some(signal) = route.queue.front() {
+                match node_for(&signal.parcel) {
+                    Some(node) if now < signal.since + PATIENCE => {
+                        there = Some(node);
+                        break;
+                    }
+                    _ => stranded.extend(route.pop().map(|signal| *signal)),
+                }
+            }
+            let (Some(node), Some(signal)) = (there, route.queue.front()) else {
                 continue;
             };
             let letter = Letter::Signal {
@@ -163,7 +193,7 @@ impl Routes {
             return Outcome::Again;
         }
         route.retry_at = None;
-        match route.queue.pop_front() {
+        match route.pop() {
             Some(signal) => Outcome::Answered(signal, answer),
             None => Outcome::Again,
         }

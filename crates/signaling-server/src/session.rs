@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use roundtable_core::WallTime;
+use roundtable_core::{Timestamp, WallTime};
 use roundtable_signaling_protocol::{
     Announce, Capabilities, Grant, GrantError, GrantKeyId, limits,
 };
-use tokio::{sync::watch, time::sleep_until};
+use tokio::sync::watch;
 
 use crate::{access::Access, clock};
 
@@ -18,7 +18,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 pub(crate) enum Moment {
     /// The grant ends soon.
     Expiring(Duration),
-    /// It has ended, or was revoked.
+    /// It has ended.
     Ended,
 }
 
@@ -32,6 +32,7 @@ pub(crate) struct Session {
     capabilities: Capabilities,
     /// How long before its end the peer is told; `None` once it is.
     notice: Option<Duration>,
+    due: Timestamp,
 }
 
 impl Session {
@@ -42,14 +43,17 @@ impl Session {
         let token = announce.token.as_deref().unwrap_or_default();
         let (grant, key) = access.verify(clock::wall(), token)?;
         grant.covers(&announce.room, &announce.peer_id, announce.capabilities)?;
-        Ok(Self {
+        let mut session = Self {
             access: Arc::clone(access),
             revocations,
             notice: Some(notice(&grant)),
             grant,
             key,
             capabilities: announce.capabilities,
-        })
+            due: Timestamp::ZERO,
+        };
+        session.schedule();
+        Ok(session)
     }
 
     /// When the grant ends.
@@ -63,31 +67,40 @@ impl Session {
         grant.covers(&self.grant.room, &self.grant.peer_id, self.capabilities)?;
         self.notice = Some(notice(&grant));
         (self.grant, self.key) = (grant, key);
+        self.schedule();
         Ok(self.grant.expires)
     }
 
-    /// Waits for what comes next. Cancel safe.
-    pub(crate) async fn moment(&mut self) -> Moment {
+    /// When to [look](Self::look) again.
+    pub(crate) fn due(&self) -> Timestamp {
+        self.due
+    }
+
+    /// What the time has brought, if anything.
+    pub(crate) fn look(&mut self) -> Option<Moment> {
+        let left = until(self.grant.expires);
+        if left.is_zero() {
+            return Some(Moment::Ended);
+        }
+        let told = self.notice.take_if(|notice| left <= *notice);
+        self.schedule();
+        told.map(|_| Moment::Expiring(left))
+    }
+
+    /// Completes when the grant no longer counts though its time is not over. Cancel safe.
+    pub(crate) async fn revoked(&mut self) {
         loop {
-            let left = until(self.grant.expires);
-            if left.is_zero() {
-                return Moment::Ended;
-            }
-            let pause = left.saturating_sub(self.notice.unwrap_or_default());
-            if pause.is_zero() {
-                self.notice = None;
-                return Moment::Expiring(left);
-            }
-            tokio::select! {
-                () = sleep_until(clock::deadline(pause.min(LONGEST_SLEEP))) => {}
-                // The sender lives as long as `access`.
-                _ = self.revocations.changed() => {
-                    if !self.access.counts(clock::wall(), &self.grant, &self.key) {
-                        return Moment::Ended;
-                    }
-                }
+            // The sender lives as long as `access`.
+            let _ = self.revocations.changed().await;
+            if !self.access.counts(clock::wall(), &self.grant, &self.key) {
+                return;
             }
         }
+    }
+
+    fn schedule(&mut self) {
+        let pause = until(self.grant.expires).saturating_sub(self.notice.unwrap_or_default());
+        self.due = clock::now() + pause.min(LONGEST_SLEEP);
     }
 }
 

@@ -35,6 +35,12 @@ pub enum DataError {
         /// Which file.
         path: PathBuf,
     },
+    /// Keys of a server that has another name for itself.
+    #[error("{path} is of another server: its `server` must stay as it is while the server runs")]
+    OtherServer {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Another server runs on it.
     #[error("{path} is in use by another server: give each its own --data directory")]
     InUse {
@@ -75,6 +81,11 @@ impl Store {
             }),
             Err(TryLockError::Error(error)) => Err(refused(&path)(error)),
         }
+    }
+
+    /// Where a file is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// What a file holds, if it is there.

@@ -39,7 +39,7 @@ impl TurnConfig {
         }
     }
 
-    /// How long credentials serve. Default one hour; a peer that reconnects gets new ones.
+    /// How long credentials serve. Default one hour; clients renew them before.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
@@ -52,6 +52,16 @@ impl TurnConfig {
         *self.secret.write().unwrap_or_else(PoisonError::into_inner) = secret;
     }
 
+    /// How long credentials serve, in milliseconds.
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        self.ttl_secs().saturating_mul(1000)
+    }
+
+    /// In whole seconds, as their user names have it.
+    fn ttl_secs(&self) -> u64 {
+        self.ttl.as_secs().max(1)
+    }
+
     /// Whether every URI is one of a TURN server.
     pub(crate) fn is_valid(&self) -> bool {
         let is_turn = |uri: &String| {
@@ -62,8 +72,8 @@ impl TurnConfig {
     }
 
     pub(crate) fn answer(&self, now: WallTime, user: &PeerId) -> Answer<'_> {
-        let ttl = self.ttl.as_secs().max(1);
-        let expires_ms = now.as_millis().saturating_add(ttl.saturating_mul(1000));
+        let ttl = self.ttl_secs();
+        let expires_ms = now.as_millis().saturating_add(self.ttl_ms());
         let secret = self.secret.read().unwrap_or_else(PoisonError::into_inner);
         let credentials = secret.credentials(user, WallTime::from_millis(expires_ms));
         Answer {

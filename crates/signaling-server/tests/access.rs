@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Raw, TestServer, any_port, code, next, soon};
+use common::{Raw, TestServer, Wire, any_port, code, next, soon};
 use roundtable_core::{PeerId, RoomId, WallTime};
 use roundtable_signaling_client::{
     ClientConfig, EndReason, Event, JoinError, SignalingClient, TokenSource,
@@ -533,4 +533,64 @@ async fn a_client_without_a_good_grant_is_told_so() {
     let refused = SignalingClient::join(config.with_token_source(source)).await;
     let error = refused.err().unwrap();
     assert!(error.to_string().contains("the door is shut"), "{error}");
+}
+
+/// To join `server` or the one at `first`.
+fn either(
+    first: &str,
+    server: &Closed,
+    address: &std::net::SocketAddr,
+    name: &str,
+) -> ClientConfig {
+    let (room, name) = (RoomId::new(&server.room), PeerId::new(name));
+    let config = ClientConfig::new(first, room.unwrap(), name.unwrap()).unwrap();
+    config.with_more_urls([format!("ws://{address}")]).unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_does_not_keep_a_client_from_the_others() {
+    let (stranger, host) = (Closed::start().await, Closed::start().await);
+    let first = format!("ws://{}", stranger.server.address);
+    // Which is tried first is left to chance.
+    for n in 0..6 {
+        let name = format!("p{n}");
+        let config = either(&first, &host, &host.server.address, &name);
+        let config = config.with_token(host.grant(&name).await);
+        SignalingClient::join(config).await.unwrap();
+    }
+    let config = either(&first, &host, &host.server.address, "invited");
+    let joined = SignalingClient::join(config.with_invite(&host.invite)).await;
+    joined.unwrap();
+
+    // What a server says of the client tells more than that another is not there.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere = format!("ws://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    for first in [first, nowhere] {
+        let config = either(&first, &host, &host.server.address, "mallory");
+        let refused = SignalingClient::join(config.with_token("forged")).await;
+        assert!(
+            matches!(refused, Err(JoinError::Unauthorized)),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_on_its_way_back_asks_the_others_when_one_server_refuses() {
+    let (stranger, host) = (Closed::start().await, Closed::start().await);
+    let wire = Wire::to(host.server.address).await;
+    let first = format!("ws://{}", stranger.server.address);
+    let config = either(&first, &host, &wire.address, "alice");
+    let config = config.with_token(host.grant("alice").await);
+    let (_alice, _, mut hears) = SignalingClient::join(config).await.unwrap();
+    // The one that is tried next does not know her.
+    wire.cut();
+    loop {
+        match next(&mut hears).await {
+            Event::Reconnecting { .. } => {}
+            Event::Resumed(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
 }

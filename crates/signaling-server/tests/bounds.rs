@@ -146,6 +146,25 @@ async fn nothing_but_an_announce_is_taken_first_and_that_not_for_ever() {
 }
 
 #[tokio::test]
+async fn an_announce_that_came_in_time_counts_though_the_server_is_late_to_read_it() {
+    let timeout = Duration::from_millis(50);
+    let server = TestServer::start(any_port().with_announce_timeout(timeout));
+    for n in 0..10 {
+        let mut raw = server.raw().await;
+        // Until the server waits for it.
+        tokio::time::sleep(timeout / 5).await;
+        let announce = json!({"jsonrpc": "2.0", "id": 1, "method": "peer.announce", "params": {
+            "protocol": 1, "room": format!("room-{n}"), "peer_id": "alice", "capabilities": ["data"],
+        }});
+        raw.send_text(announce.to_string()).await;
+        // All of this test runs on one thread, the server too.
+        std::thread::sleep(timeout * 2);
+        let answer = raw.receive().await.expect("the announce was sent in time");
+        assert!(answer["error"].is_null(), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_never_reads_is_evicted_and_others_are_served() {
     let server = TestServer::start(any_port().with_queue(1000, 64 * 1024));
     let socket = TcpSocket::new_v4().unwrap();

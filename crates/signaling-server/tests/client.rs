@@ -5,61 +5,18 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestServer, any_port, code, next, soon};
+use common::{TestServer, Wire, any_port, code, next, soon};
 use roundtable_core::{PeerId, RoomId};
 use roundtable_signaling_client::{
-    Backoff, ClientConfig, ClientState, EndReason, ErrorCode, Event, JoinError, OfferBody,
-    RequestError, SignalingClient,
+    Backoff, ClientConfig, ClientState, EndReason, ErrorCode, Event, EventStream, IceServer,
+    JoinError, LeaveReason, OfferBody, RequestError, SignalingClient,
 };
-use roundtable_signaling_server::ServerConfig;
+use roundtable_signaling_server::{ServerConfig, TurnConfig, TurnSecret};
 use serde_json::json;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::net::TcpListener;
 
 fn body() -> OfferBody {
     OfferBody::WebRtc { sdp: "v=0".into() }
-}
-
-/// A wire to the server that can be cut.
-struct Wire {
-    address: std::net::SocketAddr,
-    cut: watch::Sender<u32>,
-    _accepting: JoinSet<()>,
-}
-
-impl Wire {
-    async fn to(server: std::net::SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (cut, cuts) = watch::channel(0);
-        let mut accepting = JoinSet::new();
-        accepting.spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut cuts = cuts.clone();
-                cuts.mark_unchanged();
-                tokio::spawn(async move {
-                    let mut server = TcpStream::connect(server).await.unwrap();
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = cuts.changed() => {}
-                    }
-                });
-            }
-        });
-        Self {
-            address,
-            cut,
-            _accepting: accepting,
-        }
-    }
-
-    fn cut(&self) {
-        self.cut.send_modify(|cuts| *cuts += 1);
-    }
 }
 
 #[tokio::test]
@@ -217,6 +174,35 @@ async fn a_hint_cuts_a_long_delay_short() {
 }
 
 #[tokio::test]
+async fn a_hint_finds_out_that_a_connection_hangs_long_before_its_silence_would() {
+    let server = TestServer::open();
+    let wire = Wire::to(server.address).await;
+    let config = ClientConfig::new(
+        &format!("ws://{}", wire.address),
+        RoomId::new("room").unwrap(),
+        PeerId::new("alice").unwrap(),
+    )
+    .unwrap()
+    .with_silence_timeout(Duration::from_secs(3600));
+    let (client, _, mut events) = SignalingClient::join(config).await.unwrap();
+    // A connection that lives stays.
+    client.hint_reconnect_now();
+    client
+        .disconnect(&PeerId::new("bob").unwrap(), "")
+        .await
+        .unwrap_err();
+    assert_eq!(*client.state().borrow(), ClientState::Connected);
+    wire.hang();
+    client.hint_reconnect_now();
+    assert!(matches!(
+        next(&mut events).await,
+        Event::Reconnecting { attempt: 1, .. }
+    ));
+    assert!(matches!(next(&mut events).await, Event::Resumed(_)));
+    client.leave().await;
+}
+
+#[tokio::test]
 async fn a_changed_network_costs_a_client_nothing() {
     let server = TestServer::open();
     let (alice, _, mut alice_hears) = SignalingClient::join(server.config("room", "alice"))
@@ -240,6 +226,93 @@ async fn a_changed_network_costs_a_client_nothing() {
     }
     alice.leave().await;
     assert!(matches!(next(&mut bob_hears).await, Event::PeerLeft { .. }));
+}
+
+/// A server with TURN credentials that serve for four seconds.
+fn with_turn() -> TestServer {
+    let secret = TurnSecret::new("north").unwrap();
+    // Where nobody listens: the credentials are not used here.
+    let turn = TurnConfig::new(["turn:127.0.0.1:9".to_owned()], secret);
+    TestServer::start(any_port().with_turn(turn.with_ttl(Duration::from_secs(4))))
+}
+
+/// When the first server's credentials end, in seconds of the Unix epoch.
+fn expiry(servers: &[IceServer]) -> u64 {
+    let username = servers[0].username.as_ref().unwrap();
+    username.split(':').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn turn_credentials_are_renewed_before_they_end_and_nobody_notices() {
+    let server = with_turn();
+    let (alice, _, mut alice_hears) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    let (bob, joined, mut bob_hears) = SignalingClient::join(server.config("room", "bob"))
+        .await
+        .unwrap();
+    assert!(matches!(
+        next(&mut alice_hears).await,
+        Event::PeerAnnounced(_)
+    ));
+    let mut servers = bob.ice_servers();
+    assert_eq!(*servers.borrow_and_update(), joined.ice_servers);
+    let mut ends = expiry(&joined.ice_servers);
+    for _ in 0..2 {
+        soon(servers.changed()).await.unwrap();
+        let renewed = expiry(&servers.borrow_and_update());
+        // Two or three of four seconds are over, give or take the rounding to whole ones.
+        assert!(renewed > ends + 1, "{renewed} after {ends}");
+        ends = renewed;
+        assert!(matches!(next(&mut bob_hears).await, Event::Resumed(_)));
+        assert_eq!(*bob.state().borrow(), ClientState::Connected);
+    }
+    bob.leave().await;
+    assert_eq!(
+        next_of_others(&mut alice_hears).await,
+        Event::PeerLeft {
+            peer_id: PeerId::new("bob").unwrap(),
+            reason: LeaveReason::Left
+        }
+    );
+    alice.leave().await;
+}
+
+/// The next event that is not about a client's own connection.
+async fn next_of_others(events: &mut EventStream) -> Event {
+    loop {
+        match next(events).await {
+            Event::Resumed(_) => {}
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_ended_while_there_was_no_server_are_new_after_it() {
+    let server = with_turn();
+    let address = server.address;
+    let (client, joined, _events) = SignalingClient::join(server.config("room", "alice"))
+        .await
+        .unwrap();
+    let mut servers = client.ice_servers();
+    let first = expiry(&servers.borrow_and_update());
+    assert_eq!(first, expiry(&joined.ice_servers));
+    server.stop().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(
+        !servers.has_changed().unwrap(),
+        "while there are no others the last ones stay"
+    );
+    let secret = TurnSecret::new("south").unwrap();
+    let turn = TurnConfig::new(["turn:127.0.0.1:9".to_owned()], secret);
+    let config = ServerConfig::new(address).with_open(true).with_turn(turn);
+    let server = TestServer::start(config);
+    client.hint_reconnect_now();
+    soon(servers.changed()).await.unwrap();
+    assert!(expiry(&servers.borrow()) > first + 3000);
+    client.leave().await;
+    server.stop().await;
 }
 
 #[tokio::test]

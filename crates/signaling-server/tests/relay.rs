@@ -293,11 +293,46 @@ async fn a_lost_place_is_resumed_with_all_that_came_meanwhile() {
     );
     alice.assert_nothing_came().await;
 
+    // A token counts until the next one is used.
+    let fresh = resumed["result"]["resume"].clone();
+    let resumed = server.raw().await.announce("room", "bob", fresh).await;
+    assert_eq!(resumed["result"]["resumed"], true);
     let mut thief = server.raw().await;
     let stale = thief
         .announce("room", "bob", joined["resume"].clone())
         .await;
     assert_eq!(code(&stale), -32001);
+}
+
+#[tokio::test]
+async fn as_much_as_can_wait_for_a_lost_peer_reaches_it_and_more_is_refused() {
+    let server = TestServer::open();
+    let (mut alice, _) = server.member("room", "alice").await;
+    let (bob, joined) = server.member("room", "bob").await;
+    let (mut carol, _) = server.member("room", "carol").await;
+    drop(bob);
+    // A name that is taken, and a socket that hears nothing: it is lost once an offer waits.
+    let mut last = json!(null);
+    for n in 0..200 {
+        for sender in [&mut alice, &mut carol] {
+            last = sender.offer("bob", &format!("o{n}")).await;
+        }
+    }
+    assert_eq!(code(&last), -32011, "{last}");
+    assert!(last["error"]["data"]["retry_after_ms"].is_u64());
+    let (_dave, _) = server.member("room", "dave").await;
+    let mut bob = server.raw().await;
+    let again = bob.announce("room", "bob", joined["resume"].clone()).await;
+    assert_eq!(again["result"]["resumed"], true, "{again}");
+    for _ in 0..64 {
+        assert_eq!(bob.notification().await["method"], "peer.offer");
+    }
+    assert_eq!(bob.notification().await["method"], "peer.announced");
+    assert_eq!(
+        alice.offer("bob", "now").await["result"]["status"],
+        "forwarded"
+    );
+    assert_eq!(bob.notification().await["params"]["request_id"], "now");
 }
 
 #[tokio::test]

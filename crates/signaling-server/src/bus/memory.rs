@@ -76,6 +76,10 @@ impl Bus for MemoryBus {
         false
     }
 
+    fn elsewhere(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn leads(&self) -> bool {
         false
     }

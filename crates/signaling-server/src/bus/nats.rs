@@ -1,27 +1,24 @@
 //! The bus over NATS. Rosters are a JetStream key-value bucket, changed by the expected sequence of
 //! a key's last message; letters are requests to a server's own subject, where *no responders* says
 //! that the server is gone; leases are renewed by a message a second.
-//!
-//! The JetStream API is spoken as it was in NATS 2.9: later servers take it too, and the client
-//! library's own calls want more.
+
+mod jetstream;
+mod leases;
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Message, RequestErrorKind, ServerAddr, Subscriber,
+    Client, ConnectOptions, Event, Message, RequestErrorKind, ServerAddr, Subscriber,
     connection::State as Connection,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use roundtable_core::RoomId;
 use roundtable_signaling_protocol::{NodeId, Roster};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -33,12 +30,7 @@ use super::{
     Unreachable,
 };
 use crate::{clock, cluster::NatsConfig, metrics::Metrics};
-
-/// How often a server renews its lease.
-const RENEWAL: Duration = Duration::from_secs(1);
-
-/// How long a lease lasts. Two less than the ten seconds in which a dead server's peers are gone.
-const LEASE: Duration = Duration::from_secs(6);
+use leases::{Leases, RENEWAL};
 
 /// How long nobody new is admitted after the records were lost: the servers put their peers back
 /// meanwhile.
@@ -60,14 +52,14 @@ const SUBSCRIPTION_QUEUE: usize = 4096;
 /// Events of the connection that wait to be looked at.
 const CONNECTION_QUEUE: usize = 64;
 
-/// JetStream: the expected sequence is not the last.
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
-/// JetStream: there is no such message.
-const NO_MESSAGE: u64 = 10_037;
+/// Shortest pause between two times that every record is read again because messages were lost.
+const RESET_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct NatsBus {
     node: NodeId,
+    /// What it tells the others each second: its name, and its public URL if it has one.
+    lease: Bytes,
     names: Names,
     metrics: Arc<Metrics>,
     client: OnceLock<Client>,
@@ -111,6 +103,11 @@ impl Names {
         format!("{}.lease", self.cluster)
     }
 
+    /// Where nobody listens.
+    fn nobody(&self) -> String {
+        format!("{}.nobody", self.cluster)
+    }
+
     fn api(&self, call: &str) -> String {
         format!("$JS.API.STREAM.{call}.{}", self.stream)
     }
@@ -118,70 +115,21 @@ impl Names {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Since when the bus can be used without a break; absent while it cannot.
-    up_since: Option<Instant>,
-    /// When each other server was last heard of.
-    heard: BTreeMap<NodeId, Instant>,
+    /// Whether the bus can be used.
+    is_up: bool,
+    leases: Leases,
     /// Which making of the bucket this is: another one has lost its records.
     created: Option<String>,
     /// Until when nobody new is admitted.
     settles: Option<Instant>,
 }
 
-// --- what JetStream says ---------------------------------------------------------------------------
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(default)]
-    err_code: u64,
+impl State {
+    /// While this server's own lease may have run out, as after it stood still, it had best be silent.
+    fn can_be_used(&self) -> bool {
+        self.is_up && self.leases.is_held(clock::deadline(Duration::ZERO))
+    }
 }
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Reply<T> {
-    Failure { error: Failure },
-    Success(T),
-}
-
-#[derive(Deserialize)]
-struct StreamInfo {
-    created: String,
-    #[serde(default)]
-    state: StreamState,
-}
-
-#[derive(Deserialize, Default)]
-struct StreamState {
-    #[serde(default)]
-    subjects: HashMap<String, u64>,
-}
-
-#[derive(Deserialize)]
-struct Got {
-    message: StoredMessage,
-}
-
-#[derive(Deserialize)]
-struct StoredMessage {
-    seq: Revision,
-    #[serde(default)]
-    data: String,
-}
-
-#[derive(Deserialize)]
-struct Ack {
-    seq: Revision,
-}
-
-#[derive(Deserialize)]
-struct Deleted {}
-
-#[derive(Serialize, Deserialize)]
-struct Changed {
-    revision: Revision,
-}
-
-// --- the bus ----------------------------------------------------------------------------------------
 
 /// What has to be done before the server begins: all that can go wrong in the configuration.
 #[derive(Debug)]
@@ -223,6 +171,10 @@ impl Prepared {
             options = options.credentials(&std::fs::read_to_string(path)?)?;
         }
         let bus = NatsBus {
+            lease: match &config.public_url {
+                Some(url) => format!("{node} {url}").into(),
+                None => node.as_str().to_owned().into(),
+            },
             node,
             names: Names::new(&config.cluster),
             metrics,
@@ -264,20 +216,21 @@ impl Prepared {
                 letters: client.subscribe(names.letters(&bus.node, "*")).await?,
                 changes: client.subscribe(names.changed("*")).await?,
                 notices: client.subscribe(names.notices()).await?,
-                leases: client.subscribe(names.leases()).await?,
             })
         };
-        match subscriptions.await {
-            Ok(subscriptions) => {
+        let leases = client.subscribe(names.leases());
+        match tokio::try_join!(subscriptions, leases) {
+            Ok((subscriptions, leases)) => {
                 let manager = Manager {
                     bus: Arc::clone(&bus),
                     events,
                     prepare_at: None,
+                    reset_at: None,
                     answering: JoinSet::new(),
                 };
                 tokio::join!(
                     manager.run(connection, subscriptions),
-                    bus.renew_lease(&client)
+                    bus.keep_leases(&client, leases)
                 );
             }
             Err(error) => tracing::error!(%error, "NATS cannot be used"),
@@ -289,7 +242,6 @@ struct Subscriptions {
     letters: Subscriber,
     changes: Subscriber,
     notices: Subscriber,
-    leases: Subscriber,
 }
 
 /// Watches the connection and hands on what comes.
@@ -298,6 +250,8 @@ struct Manager {
     events: mpsc::Sender<BusEvent>,
     /// When to prepare the store, while it is not.
     prepare_at: Option<Instant>,
+    /// When to say that messages were lost, if any were.
+    reset_at: Option<Instant>,
     /// Letters that wait for a room's answer; each ends when it comes, or with the room.
     answering: JoinSet<()>,
 }
@@ -306,30 +260,18 @@ impl Manager {
     async fn run(mut self, mut connection: mpsc::Receiver<Event>, mut from: Subscriptions) {
         let mut ticks = interval_at(clock::deadline(RENEWAL), RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look_at = None;
         loop {
-            let prepare_at = self.prepare_at;
-            let prepare = async {
-                match prepare_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (prepare, reset) = (due(self.prepare_at), due(self.reset_at));
             tokio::select! {
                 Some(event) = connection.recv() => self.on_connection(event).await,
-                () = prepare => if self.prepare().await {
-                    look_at = Some(clock::deadline(LEASE + RENEWAL));
-                },
+                () = prepare => self.prepare().await,
+                () = reset => self.reset().await,
                 Some(message) = from.letters.next() => self.on_letter(message).await,
                 Some(message) = from.changes.next() => self.on_change(&message).await,
                 Some(message) = from.notices.next() => self.on_notice(&message).await,
-                Some(message) = from.leases.next() => self.bus.on_lease(&message),
-                now = ticks.tick() => {
-                    let was_due = look_at.is_some_and(|at| at <= now);
-                    if was_due {
-                        look_at = None;
-                    }
-                    if self.bus.forget_expired(now) || was_due {
+                _ = ticks.tick() => {
+                    let is_any_gone = self.bus.state().leases.expire();
+                    if is_any_gone {
                         self.tell(BusEvent::Gone).await;
                     }
                 }
@@ -351,24 +293,31 @@ impl Manager {
                 self.prepare_at = None;
                 self.bus.set_down();
             }
-            Event::SlowConsumer(_) => self.tell(BusEvent::Reset).await,
+            Event::SlowConsumer(_) => {
+                self.reset_at
+                    .get_or_insert_with(|| clock::deadline(RESET_PAUSE));
+            }
             other => tracing::debug!(%other, "NATS"),
         }
     }
 
-    /// Makes the store ready; tells whether it is.
-    async fn prepare(&mut self) -> bool {
+    /// Has every record read again.
+    async fn reset(&mut self) {
+        self.reset_at = None;
+        self.tell(BusEvent::Reset).await;
+    }
+
+    /// Makes the store ready, or tries again later.
+    async fn prepare(&mut self) {
         self.prepare_at = None;
-        match timeout(TIMEOUT, self.bus.make_bucket()).await {
+        match timeout(TIMEOUT, self.bus.make_ready()).await {
             Ok(Ok(created)) => {
                 self.bus.set_up(created);
                 tracing::info!("NATS is here");
-                self.tell(BusEvent::Reset).await;
-                true
+                self.reset().await;
             }
             Ok(Err(Unreachable)) | Err(_) => {
                 self.prepare_at = Some(clock::deadline(RETRY));
-                false
             }
         }
     }
@@ -418,8 +367,21 @@ impl Manager {
     }
 }
 
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn last_token(subject: &str) -> Option<RoomId> {
     RoomId::new(subject.rsplit('.').next()?).ok()
+}
+
+/// What a server tells the others when it has stored a record.
+#[derive(Serialize, Deserialize)]
+struct Changed {
+    revision: Revision,
 }
 
 fn encode(value: &impl Serialize) -> Bytes {
@@ -442,161 +404,37 @@ impl NatsBus {
     }
 
     fn usable(&self) -> Result<&Client, Unreachable> {
-        match self.state().up_since {
-            Some(_) => self.client(),
-            None => Err(Unreachable),
+        match self.state().can_be_used() {
+            true => self.client(),
+            false => Err(Unreachable),
+        }
+    }
+
+    /// Makes what is needed, and has the others know of this server; tells when the bucket was made.
+    async fn make_ready(&self) -> Result<String, Unreachable> {
+        let created = self.make_bucket().await?;
+        match self.renew_lease(self.client()?).await {
+            true => Ok(created),
+            false => Err(Unreachable),
         }
     }
 
     fn set_down(&self) {
-        let was_up = self.state().up_since.take().is_some();
+        let mut state = self.state();
+        state.leases.pause();
+        let was_up = std::mem::replace(&mut state.is_up, false);
         self.metrics.bus_up.subtract(u64::from(was_up));
     }
 
     fn set_up(&self, created: String) {
         let now = clock::deadline(Duration::ZERO);
         let mut state = self.state();
-        self.metrics.bus_up.add(u64::from(state.up_since.is_none()));
-        state.up_since = Some(now);
-        // Nobody's lease runs out for what could not be heard.
-        for heard in state.heard.values_mut() {
-            *heard = now;
-        }
+        self.metrics.bus_up.add(u64::from(!state.is_up));
+        state.is_up = true;
+        state.leases.begin(now);
         if state.created.as_ref() != Some(&created) {
             state.settles = Some(now + SETTLING);
             state.created = Some(created);
-        }
-    }
-
-    async fn renew_lease(&self, client: &Client) {
-        let mut ticks = interval_at(clock::deadline(Duration::ZERO), RENEWAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let name = Bytes::copy_from_slice(self.node.as_str().as_bytes());
-        loop {
-            ticks.tick().await;
-            if client.connection_state() == Connection::Connected {
-                // A lost connection is noticed elsewhere.
-                let _ = client.publish(self.names.leases(), name.clone()).await;
-            }
-        }
-    }
-
-    fn on_lease(&self, message: &Message) {
-        let name = std::str::from_utf8(&message.payload).ok();
-        let node = name.and_then(|name| NodeId::new(name).ok());
-        if let Some(node) = node {
-            let now = clock::deadline(Duration::ZERO);
-            self.state().heard.insert(node, now);
-        }
-    }
-
-    /// Forgets the servers whose lease has run out; tells whether there were any.
-    fn forget_expired(&self, now: Instant) -> bool {
-        let mut state = self.state();
-        if state.up_since.is_none() {
-            return false;
-        }
-        let before = state.heard.len();
-        state
-            .heard
-            .retain(|_, heard| now.saturating_duration_since(*heard) <= LEASE);
-        state.heard.len() != before
-    }
-
-    /// Asks JetStream.
-    async fn api<T: DeserializeOwned>(
-        &self,
-        call: &str,
-        body: &serde_json::Value,
-    ) -> Result<Reply<T>, Unreachable> {
-        let client = self.client()?;
-        let reply = client.request(self.names.api(call), encode(body)).await;
-        let reply = reply.map_err(|error| {
-            tracing::debug!(%error, call, "JetStream does not answer");
-            Unreachable
-        })?;
-        serde_json::from_slice(&reply.payload).map_err(|_| Unreachable)
-    }
-
-    /// Makes the bucket if it is not there; tells when it was made.
-    async fn make_bucket(&self) -> Result<String, Unreachable> {
-        let config = json!({
-            "name": self.names.stream,
-            "subjects": [format!("{}.>", self.names.bucket)],
-            "storage": "memory",
-            "max_msgs_per_subject": 1,
-            "discard": "new",
-            "allow_rollup_hdrs": true,
-            "num_replicas": 1,
-        });
-        if let Reply::Success(info) = self.api::<StreamInfo>("CREATE", &config).await? {
-            return Ok(info.created);
-        }
-        // There is one, made otherwise, as by an operator who wants replicas.
-        match self.api::<StreamInfo>("INFO", &json!({})).await? {
-            Reply::Success(info) => Ok(info.created),
-            Reply::Failure { .. } => Err(Unreachable),
-        }
-    }
-
-    async fn get(&self, room: &RoomId) -> Result<Record, Unreachable> {
-        self.usable()?;
-        let last = json!({ "last_by_subj": self.names.record(room) });
-        match self.api::<Got>("MSG.GET", &last).await? {
-            Reply::Success(Got { message }) => {
-                let text = BASE64_STANDARD.decode(message.data);
-                let text = text.map_err(|_| Unreachable)?;
-                // Taken for empty, it would be written over: who is in the room would be forgotten.
-                let roster: Roster = serde_json::from_slice(&text).map_err(|error| {
-                    tracing::error!(%room, %error, "a record cannot be read");
-                    Unreachable
-                })?;
-                Ok(Record {
-                    revision: message.seq,
-                    roster: Arc::new(roster),
-                })
-            }
-            Reply::Failure { error } if error.err_code == NO_MESSAGE => Ok(Record::default()),
-            Reply::Failure { .. } => Err(Unreachable),
-        }
-    }
-
-    async fn put(
-        &self,
-        room: &RoomId,
-        expected: Revision,
-        roster: &Roster,
-    ) -> Result<Stored, Unreachable> {
-        let client = self.usable()?;
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-        let sent = client
-            .request_with_headers(self.names.record(room), headers, encode(roster))
-            .await;
-        let ack = sent.map_err(|error| {
-            tracing::debug!(%error, %room, "a record cannot be stored");
-            Unreachable
-        })?;
-        let revision = match serde_json::from_slice::<Reply<Ack>>(&ack.payload) {
-            Ok(Reply::Success(Ack { seq })) => seq,
-            Ok(Reply::Failure { error }) if error.err_code == WRONG_LAST_SEQUENCE => {
-                return Ok(Stored::Conflict);
-            }
-            Ok(Reply::Failure { .. }) | Err(_) => return Err(Unreachable),
-        };
-        let changed = encode(&Changed { revision });
-        // Whoever misses it reads the record by and by.
-        let _ = client
-            .publish(self.names.changed(room.as_str()), changed)
-            .await;
-        if !roster.is_empty() {
-            return Ok(Stored::At(revision));
-        }
-        // By its number, so that a record that somebody has put in its place stays.
-        let body = json!({ "seq": revision, "no_erase": true });
-        match self.api::<Deleted>("MSG.DELETE", &body).await {
-            Ok(_) => Ok(Stored::At(0)),
-            Err(Unreachable) => Ok(Stored::At(revision)),
         }
     }
 
@@ -616,17 +454,6 @@ impl NatsBus {
             Err(_) => Err(RouteError::Silent),
         }
     }
-
-    async fn list(&self) -> Result<Vec<RoomId>, Unreachable> {
-        let filter = json!({ "subjects_filter": format!("{}.>", self.names.bucket) });
-        match self.api::<StreamInfo>("INFO", &filter).await? {
-            Reply::Success(info) => {
-                let subjects = info.state.subjects.into_keys();
-                Ok(subjects.filter_map(|s| last_token(&s)).collect())
-            }
-            Reply::Failure { .. } => Err(Unreachable),
-        }
-    }
 }
 
 impl Bus for NatsBus {
@@ -641,7 +468,7 @@ impl Bus for NatsBus {
     fn admits(&self) -> Result<(), Duration> {
         let now = clock::deadline(Duration::ZERO);
         let state = self.state();
-        if state.up_since.is_none() {
+        if !state.can_be_used() {
             return Err(Duration::from_secs(1));
         }
         match state.settles {
@@ -651,19 +478,15 @@ impl Bus for NatsBus {
     }
 
     fn is_gone(&self, node: &NodeId) -> bool {
-        let now = clock::deadline(Duration::ZERO);
-        let state = self.state();
-        let Some(up_since) = state.up_since else {
-            return false;
-        };
-        let heard = state.heard.get(node).copied().unwrap_or(up_since);
-        now.saturating_duration_since(heard.max(up_since)) > LEASE
+        self.state().leases.is_gone(node)
+    }
+
+    fn elsewhere(&self) -> Vec<String> {
+        self.state().leases.urls(&self.node)
     }
 
     fn leads(&self) -> bool {
-        let state = self.state();
-        let first = state.heard.keys().next();
-        state.up_since.is_some() && first.is_none_or(|first| self.node < *first)
+        self.state().leases.puts_first(&self.node)
     }
 
     fn load<'a>(&'a self, room: &'a RoomId) -> Pending<'a, Result<Record, Unreachable>> {

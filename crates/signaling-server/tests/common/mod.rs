@@ -8,7 +8,13 @@ use roundtable_core::{PeerId, RoomId};
 use roundtable_signaling_client::{Backoff, ClientConfig, Event, EventStream};
 use roundtable_signaling_server::{Server, ServerConfig};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message},
@@ -131,6 +137,58 @@ impl TestServer {
         let mut response = String::new();
         soon(stream.read_to_string(&mut response)).await.unwrap();
         response
+    }
+}
+
+/// What happens to the connections of a wire.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    Cut,
+    /// Nothing gets through any more, and nobody is told.
+    Hang,
+}
+
+/// A wire to the server that can break. Connections made after a fault are whole.
+pub struct Wire {
+    pub address: SocketAddr,
+    fault: watch::Sender<Fault>,
+    _accepting: JoinSet<()>,
+}
+
+impl Wire {
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (fault, faults) = watch::channel(Fault::Cut);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut faults = faults.clone();
+                faults.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = faults.changed() => if *faults.borrow() == Fault::Hang {
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            fault,
+            _accepting: accepting,
+        }
+    }
+
+    pub fn cut(&self) {
+        self.fault.send_replace(Fault::Cut);
+    }
+
+    pub fn hang(&self) {
+        self.fault.send_replace(Fault::Hang);
     }
 }
 
