@@ -25,11 +25,30 @@ pub(crate) enum Command {
     /// Help with running coturn, the TURN server, beside the signaling server
     #[command(subcommand)]
     Turn(Turn),
+    /// Check each thing that connections depend on, and say what to change; ends with 1 if something must be
+    Doctor(Box<Doctor>),
     /// Join a room: speak, listen, and edit the shared board
     Join(Box<Join>),
+    /// List microphones and speakers, to choose from by join --input and --output
+    Devices(Devices),
     /// Look into the logs that an identity has kept
     #[command(subcommand)]
     Log(Log),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Devices {
+    /// Then show how loud this microphone is, by its id or name; the default one if none is given
+    #[arg(long, value_name = "DEVICE", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) meter: Option<String>,
+
+    /// For so many seconds
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "10", requires = "meter")]
+    pub(crate) duration: Duration,
+
+    /// Write one JSON object for each thing to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +96,38 @@ pub(crate) struct Serve {
     pub(crate) settings: Settings,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// The signaling server, such as ws://127.0.0.1:8080, which names the STUN and TURN servers
+    #[arg(long, value_name = "URL", required_unless_present = "invite")]
+    pub(crate) server: Option<String>,
+
+    /// A room that may be entered for a moment
+    #[arg(long, allow_hyphen_values = true, default_value = "doctor")]
+    pub(crate) room: String,
+
+    /// An invite link, in place of --server and --room
+    #[arg(long, value_name = "LINK", conflicts_with_all = ["server", "room"])]
+    pub(crate) invite: Option<String>,
+
+    /// For a closed server: a grant to show it
+    #[arg(
+        long,
+        value_name = "GRANT",
+        env = "ROUNDTABLE_TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+
+    /// This peer's name meanwhile; a grant may ask for a certain one
+    #[arg(long, allow_hyphen_values = true, default_value = "doctor")]
+    pub(crate) name: String,
+
+    /// Write one JSON object to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Transport {
     /// QUIC where both peers can, WebRTC otherwise
@@ -95,6 +146,18 @@ impl From<Transport> for TransportPreference {
             Transport::Webrtc => Self::WebRtc,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VoicePreset {
+    /// For talking: 20 ms frames, 32 kbit/s
+    Talk,
+    /// As soon as possible: 10 ms frames, 48 kbit/s; needs a network that does not jitter
+    LowLatency,
+    /// For thin lines: 60 ms frames, 16 kbit/s
+    LowBandwidth,
+    /// For instruments: 96 kbit/s, all the time
+    Music,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,6 +216,22 @@ pub(crate) struct Join {
     /// Use the microphone (unless --say is given) and the speakers
     #[arg(long)]
     pub(crate) audio: bool,
+
+    /// With --audio: this microphone, by its id or name as `roundtable devices` tells it
+    #[arg(long, value_name = "DEVICE", requires = "audio")]
+    pub(crate) input: Option<String>,
+
+    /// With --audio: these speakers
+    #[arg(long, value_name = "DEVICE", requires = "audio")]
+    pub(crate) output: Option<String>,
+
+    /// How the voice is sent and played
+    #[arg(long, value_enum, default_value = "talk")]
+    pub(crate) voice: VoicePreset,
+
+    /// Send all that the microphone hears, rather than voice alone
+    #[arg(long)]
+    pub(crate) open_mic: bool,
 
     /// Record each speaker, and the mix, as WAV files into this directory
     #[arg(long, value_name = "DIR")]

@@ -17,6 +17,8 @@ pub(crate) enum CliError {
     Nats(roundtable_signaling_server::NatsConfigError),
     #[error("nats_cluster is wrong: {0}")]
     NatsCluster(roundtable_signaling_server::NatsConfigError),
+    #[error("public_url is wrong: {0}")]
+    PublicUrl(roundtable_signaling_server::NatsConfigError),
     #[error("--host is wrong: {0:?} is no name of a server; give one such as turn.example.org")]
     TurnHost(String),
     #[error("{given} needs {missing} beside it")]
@@ -45,6 +47,9 @@ pub(crate) enum CliError {
     Clip(#[from] roundtable::voice::ClipError),
     #[error("--submit-rate is {0}; give 0 to 1000 commands a second")]
     SubmitRate(f64),
+    #[cfg(feature = "audio")]
+    #[error(transparent)]
+    Device(#[from] roundtable::voice::DeviceError),
     #[cfg(not(feature = "audio"))]
     #[error("this binary was built without sound devices: build it with --features audio")]
     NoAudio,

@@ -5,13 +5,15 @@ use std::{collections::HashMap, time::Duration};
 use futures_util::StreamExt;
 use roundtable::{
     Applied, Channel, Event, Identity, Invite, Limits, Payload, PeerId, Room, SubmitError, Summary,
-    voice::{Clip, Voice},
+    voice::{Activation, Clip, Voice, VoiceSenderConfig},
 };
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
+#[cfg(feature = "audio")]
+use crate::devices;
 use crate::{
-    args::Join,
+    args::{Join, VoicePreset},
     board::{self, Pen},
     clock::{self, unix_us},
     error::CliError,
@@ -105,7 +107,25 @@ fn builder(args: &Join) -> Result<roundtable::RoomBuilder, CliError> {
     if let Some(directory) = &args.identity {
         builder = builder.identity(Identity::open(directory)?);
     }
+    Ok(builder.voice(voice(args)?))
+}
+
+/// How this peer speaks and listens.
+fn voice(args: &Join) -> Result<Voice, CliError> {
+    let sender = match args.voice {
+        VoicePreset::Talk => VoiceSenderConfig::default(),
+        VoicePreset::LowLatency => VoiceSenderConfig::low_latency(),
+        VoicePreset::LowBandwidth => VoiceSenderConfig::low_bandwidth(),
+        VoicePreset::Music => VoiceSenderConfig::music(),
+    };
     let mut voice = Voice::default();
+    if args.voice == VoicePreset::LowLatency {
+        voice = voice.low_latency();
+    }
+    voice = voice.sender(match args.open_mic {
+        true => sender.with_activation(Activation::Always),
+        false => sender,
+    });
     if let Some(file) = &args.say {
         voice = voice.say(Clip::open(file)?.looped(args.looped));
     }
@@ -115,12 +135,18 @@ fn builder(args: &Join) -> Result<roundtable::RoomBuilder, CliError> {
     #[cfg(feature = "audio")]
     if args.audio {
         voice = voice.devices();
+        if let Some(input) = &args.input {
+            voice = voice.input(input);
+        }
+        if let Some(output) = &args.output {
+            voice = voice.output(output);
+        }
     }
     #[cfg(not(feature = "audio"))]
     if args.audio {
         return Err(CliError::NoAudio);
     }
-    Ok(builder.voice(voice))
+    Ok(voice)
 }
 
 /// A joined room and what is remembered about it.
@@ -255,6 +281,11 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                     "unix_us": at.as_micros(), "path": path });
                 self.report.event("recording_started", fields, None);
             }
+            #[cfg(feature = "audio")]
+            Event::Device { direction, state } => {
+                let (fields, words) = devices::told(direction, &state);
+                self.report.event("device", fields, Some(words));
+            }
             other => self.trouble(&other),
         }
     }
@@ -374,11 +405,13 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
         let Some(voice) = self.room.voice() else {
             return;
         };
-        for (peer, stats) in voice.stats().iter() {
+        for speaker in &voice.diagnostics().speakers {
+            let (peer, stats) = (&speaker.peer, &speaker.stats);
+            let latency: HashMap<_, _> = speaker.latency.stages().into_iter().collect();
             let fields = json!({ "peer": peer.as_str(), "packets": stats.packets,
                 "lost": stats.lost, "late": stats.late, "concealed": stats.concealed,
                 "jitter_ms": stats.jitter_ms, "delay_ms": stats.delay_ms,
-                "speaking": self.voices.get(peer) });
+                "latency_ms": latency, "speaking": self.voices.get(peer) });
             self.report.event("voice", fields, None);
         }
     }

@@ -12,7 +12,7 @@ use std::{
 
 use roundtable::{
     Action, AuthorId, Entry, Identity, RoomId, Schema, WallTime,
-    kept::{Contents, Verification},
+    kept::{Ballot, CommandLog, Contents, Verification},
 };
 use serde_json::{Value, json};
 
@@ -97,6 +97,28 @@ fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
+/// What is said of a checkpoint.
+fn about(kind: &str, ballot: &Ballot) -> Value {
+    json!({ "kind": kind, "checkpoint": ballot.checkpoint.to_string() })
+}
+
+/// The last stable checkpoint, below which there are no commands to tell of.
+fn checkpoint(log: &CommandLog) -> Option<Value> {
+    let stable = log.checkpoint()?;
+    Some(json!({
+        "number": stable.number,
+        "name": stable.name.to_string(),
+        "cut": stable.cut,
+    }))
+}
+
+/// How many commands lie below it.
+fn pruned(log: &CommandLog) -> u64 {
+    let authors = log.checkpoint_contents().map(|last| &last.authors);
+    let heads = authors.into_iter().flatten().map(|at| at.head.nonce);
+    heads.sum()
+}
+
 /// A command as export and audit have it.
 fn command(room: &RoomId, schema: &Schema, entry: &Entry) -> Value {
     let mut object = json!({
@@ -127,6 +149,15 @@ fn command(room: &RoomId, schema: &Schema, entry: &Entry) -> Value {
             "role": format!("{role:?}"),
             "covered_nonce": covered.nonce,
             "covered_frame": covered.id.to_string(),
+        }),
+        Action::Propose { .. } => json!({ "kind": "propose" }),
+        Action::Acknowledge(ballot) => about("acknowledge", ballot),
+        Action::Withdraw(ballot) => about("withdraw", ballot),
+        Action::Commit(ballot) => about("commit", ballot),
+        Action::Retire { author, previous } => json!({
+            "kind": "retire",
+            "target": author.to_string(),
+            "previous": previous.to_string(),
         }),
         Action::Undo { target } => json!({ "kind": "undo", "target_nonce": target }),
         Action::Redo { target } => json!({ "kind": "redo", "target_nonce": target }),

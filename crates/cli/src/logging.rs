@@ -7,8 +7,8 @@ use tracing_subscriber::EnvFilter;
 use crate::{error::CliError, settings::LogFormat};
 
 /// What `join` logs unless `RUST_LOG` says otherwise. The WebRTC core warns about every packet that it cannot place,
-/// such as a browser's own.
-pub(crate) const JOIN: &str = "warn,rtc=error";
+/// such as a browser's own; the client of PulseAudio takes each goodbye for an error, and what is one is told as a device's state.
+pub(crate) const JOIN: &str = "warn,rtc=error,pulseaudio=off";
 
 /// Logs what `RUST_LOG` chooses, or else `filter`.
 pub(crate) fn start(filter: &str, format: LogFormat) -> Result<(), CliError> {

@@ -4,6 +4,9 @@
 mod args;
 mod board;
 mod clock;
+#[cfg(feature = "audio")]
+mod devices;
+mod doctor;
 mod error;
 mod join;
 mod leftovers;
@@ -41,6 +44,14 @@ fn run(args: Args) -> Result<ExitCode, CliError> {
         Command::Join(join) => {
             logging::start(logging::JOIN, LogFormat::Text)?;
             runtime()?.block_on(join::run(*join))?;
+        }
+        #[cfg(feature = "audio")]
+        Command::Devices(args) => devices::run(&args)?,
+        #[cfg(not(feature = "audio"))]
+        Command::Devices(_) => return Err(CliError::NoAudio),
+        Command::Doctor(args) => {
+            logging::start(logging::JOIN, LogFormat::Text)?;
+            return runtime()?.block_on(doctor::run(*args));
         }
         Command::Log(log) => return log::run(&log),
     }

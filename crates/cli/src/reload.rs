@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use roundtable_signaling_server::{TlsConfig, TurnConfig, TurnSecret};
+use roundtable_signaling_server::{GrantKeys, TlsConfig, TurnConfig, TurnSecret};
 
 use crate::error::CliError;
 
@@ -14,6 +14,7 @@ use crate::error::CliError;
 pub(crate) struct Reloads {
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) turn: Option<(PathBuf, TurnConfig)>,
+    pub(crate) keys: Option<GrantKeys>,
 }
 
 impl Reloads {
@@ -46,6 +47,11 @@ impl Reloads {
                 }
                 Err(error) => tracing::error!(%error, "the TURN secret stays as it was"),
             }
+        }
+        match self.keys.as_ref().map(GrantKeys::reload) {
+            Some(Ok(signs)) => tracing::info!(signs, "the keys of grants were read again"),
+            Some(Err(error)) => tracing::error!(%error, "the keys of grants stay as they were"),
+            None => {}
         }
         match self.tls.as_ref().map(TlsConfig::reload) {
             Some(Ok(())) => tracing::info!("the certificate was read again"),

@@ -76,6 +76,7 @@ async fn serve(settings: Settings) -> Result<(), CliError> {
         }
     };
     let server = Server::bind(config)?;
+    reloads.keys = server.grant_keys();
     reloads.on_hangup()?;
     println!("listening on {scheme}://{}/", server.local_addr());
     server.run(stopped()).await;
@@ -109,20 +110,8 @@ fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
     if let Some(data) = &settings.data {
         config = config.with_data_dir(data);
     }
-    if !settings.nats.is_empty() {
-        let mut nats = NatsConfig::new(&settings.nats).map_err(CliError::Nats)?;
-        if let Some(cluster) = &settings.nats_cluster {
-            nats = nats.with_cluster(cluster).map_err(CliError::NatsCluster)?;
-        }
-        if let Some(path) = &settings.nats_credentials {
-            nats = nats.with_credentials(path);
-        }
+    if let Some(nats) = cluster(settings)? {
         config = config.with_nats(nats);
-    } else if settings.nats_credentials.is_some() {
-        return Err(CliError::Alone {
-            given: "nats_credentials",
-            missing: "nats",
-        });
     }
     if let Some(secs) = settings.drain_secs {
         config = config.with_drain(Duration::from_secs(secs));
@@ -147,6 +136,38 @@ fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
         config = config.with_lives(Duration::from_secs(grant), Duration::from_secs(room));
     }
     Ok(config)
+}
+
+/// The NATS that joins the server to others, if it is to be one of several.
+fn cluster(settings: &Settings) -> Result<Option<NatsConfig>, CliError> {
+    if settings.nats.is_empty() {
+        let alone = |given| CliError::Alone {
+            given,
+            missing: "nats",
+        };
+        return match settings {
+            Settings {
+                public_url: Some(_),
+                ..
+            } => Err(alone("public_url")),
+            Settings {
+                nats_credentials: Some(_),
+                ..
+            } => Err(alone("nats_credentials")),
+            _ => Ok(None),
+        };
+    }
+    let mut nats = NatsConfig::new(&settings.nats).map_err(CliError::Nats)?;
+    if let Some(cluster) = &settings.nats_cluster {
+        nats = nats.with_cluster(cluster).map_err(CliError::NatsCluster)?;
+    }
+    if let Some(url) = &settings.public_url {
+        nats = nats.with_public_url(url).map_err(CliError::PublicUrl)?;
+    }
+    if let Some(path) = &settings.nats_credentials {
+        nats = nats.with_credentials(path);
+    }
+    Ok(Some(nats))
 }
 
 /// Resolves when the process is asked to stop: Ctrl-C, or SIGTERM from a service manager.

@@ -110,6 +110,11 @@ pub(crate) struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nats_credentials: Option<PathBuf>,
 
+    /// Under which URL clients reach this server of a cluster: the others send theirs there when they stop
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) public_url: Option<String>,
+
     /// How many seconds a server of a cluster that is to stop gives its clients to go to another
     #[arg(long, value_name = "SECS")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,18 +5,20 @@
 #![cfg(target_os = "linux")] // which tells what a process takes
 
 mod common;
+#[path = "common/raw.rs"]
+mod raw;
 
 use std::{
     any::Any,
     io::Write,
     net::TcpStream,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
 };
 
 use common::Serve;
-use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+use raw::Client;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Resident memory in bytes.
 fn resident(serve: &Serve) -> u64 {
@@ -27,56 +29,6 @@ fn resident(serve: &Serve) -> u64 {
         .unwrap();
     let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kilobytes * 1024
-}
-
-struct Client(WebSocket<TcpStream>);
-
-impl Client {
-    fn connect(serve: &Serve) -> Self {
-        let stream = TcpStream::connect(&serve.address).unwrap();
-        Self::over(serve, stream)
-    }
-
-    fn over(serve: &Serve, stream: TcpStream) -> Self {
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        stream.set_nodelay(true).unwrap();
-        let url = format!("ws://{}/v1/ws", serve.address);
-        Self(client(url, stream).unwrap().0)
-    }
-
-    /// In a room; the name of a lost peer stays taken for a while.
-    fn member(serve: &Serve, room: &str, name: &str) -> Self {
-        let mut client = Self::connect(serve);
-        client.announce(room, name);
-        client
-    }
-
-    fn announce(&mut self, room: &str, name: &str) {
-        let params =
-            json!({"protocol": 1, "room": room, "peer_id": name, "capabilities": ["data"]});
-        let answer = self.call("peer.announce", &params).unwrap();
-        assert!(answer["error"].is_null(), "{answer}");
-    }
-
-    /// The answer; `None` if the server closes.
-    fn call(&mut self, method: &str, params: &Value) -> Option<Value> {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.0.send(Message::text(request.to_string())).ok()?;
-        loop {
-            match self.0.read().ok()? {
-                Message::Text(text) => {
-                    let message: Value = serde_json::from_str(&text).unwrap();
-                    if message["id"] == 1 {
-                        return Some(message);
-                    }
-                }
-                Message::Close(_) => return None,
-                _ => {}
-            }
-        }
-    }
 }
 
 /// A room that nobody has been in.
@@ -177,7 +129,7 @@ fn large_messages_to_nobody_leave_nothing_behind() {
             let offer = json!({"jsonrpc": "2.0", "id": 1, "method": "peer.offer",
                 "params": {"to": "nobody", "request_id": "r", "sdp": bomb}});
             // The server closes while we still write.
-            let _ = client.0.send(Message::text(offer.to_string()));
+            let _ = client.socket.send(Message::text(offer.to_string()));
         }
         resident(&serve)
     };

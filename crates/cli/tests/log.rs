@@ -161,6 +161,66 @@ fn serve() -> Serve {
 }
 
 #[test]
+fn what_a_checkpoint_has_made_superfluous_is_verified_told_and_exported() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut author = Author::new(directory.path());
+    author.write(note("one"));
+    author.write(note("two"));
+    let proposal = author.log.checkpoint_command(author.log.lamport());
+    author.write(proposal.unwrap());
+    while let Some(due) = author.log.due(NOW) {
+        author.write(due);
+    }
+    let last = author.log.checkpoint_contents().unwrap();
+    let checkpoint = Record::Checkpoint {
+        genesis: author.log.genesis_hash(),
+        snapshot: author.log.snapshot(0).unwrap().encode(),
+        through: last
+            .authors
+            .iter()
+            .map(|at| (at.author, at.head.nonce))
+            .collect(),
+    };
+    let (kept, _) = author.identity.room(&author.room).unwrap();
+    kept.commit(&[checkpoint]).unwrap();
+    drop(kept);
+    author.write(note("three"));
+    let state = author.log.state_hash().to_string();
+    drop(author);
+
+    let verified = log("verify", directory.path(), "--json");
+    assert!(verified.status.success(), "{verified:?}");
+    let verified = &objects(&verified)[0];
+    assert_eq!(verified["checkpoint"]["number"], 1);
+    assert_eq!(verified["commands"], 6);
+    assert_eq!(verified["commands_below_checkpoint"], 2);
+    assert_eq!(verified["frames"], 4);
+    assert_eq!(verified["state_hash"], state);
+
+    let exported = objects(&log("export", directory.path(), ""));
+    let kinds: Vec<_> = exported
+        .iter()
+        .map(|line| line["kind"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "checkpoint",
+        "value",
+        "propose",
+        "acknowledge",
+        "commit",
+        "put",
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!(exported[1]["value"]["text"], "two");
+
+    let audit = lines(&log("audit", directory.path(), ""));
+    assert!(
+        audit[1].starts_with("checkpoint 1: 2 commands below it are final"),
+        "{audit:?}"
+    );
+}
+
+#[test]
 fn an_audit_says_who_did_what_and_what_came_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut author = Author::new(directory.path());

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, CommandLog, Entry, Head, Key, Role};
+use roundtable_command_log::{Action, CommandLog, Entry, Head, Key, Role, Stable};
 use roundtable_core::{
     AuthorId, Channel, Clock, CloseCode, Frame, Observe, PeerId, Timestamp, TransportKind,
 };
@@ -24,7 +24,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{
     Event, MessageError, PeerStatus, SubmitError, Summary,
     links::{FromLink, Gone, Links},
+    negotiation::Negotiated,
+    network::Network,
     peers::{Attempts, Outcome},
+    reconnect::Due,
     store::Durable,
     voice::{self, FromVoice, Listeners, RoomVolumes, ToVoice, VoiceTask},
 };
@@ -39,6 +42,9 @@ pub(crate) enum Request {
     SetRole(AuthorId, Role, oneshot::Sender<Result<bool, SubmitError>>),
     /// Lets the branch of a forked author count that this peer had followed.
     Restore(AuthorId, Role, oneshot::Sender<Result<bool, SubmitError>>),
+    ProposeCheckpoint(oneshot::Sender<Result<(), SubmitError>>),
+    Retire(AuthorId, oneshot::Sender<Result<(), SubmitError>>),
+    Checkpoint(oneshot::Sender<Option<Stable>>),
     Send(Recipient, Frame, oneshot::Sender<Result<(), MessageError>>),
     Get(Key, oneshot::Sender<Option<Bytes>>),
     Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
@@ -46,6 +52,7 @@ pub(crate) enum Request {
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Summary(oneshot::Sender<Summary>),
     Metrics(oneshot::Sender<String>),
+    NetworkChanged,
     Leave,
 }
 
@@ -64,6 +71,10 @@ pub(crate) struct Actor {
     pub(crate) may_edit: bool,
     pub(crate) quic: Option<QuicEndpoint>,
     pub(crate) voice: Option<VoiceTask>,
+    /// Links are to be moved to another network as soon as signaling is there.
+    pub(crate) moving: bool,
+    /// `None` if the application says when the network changes.
+    pub(crate) network: Option<Network>,
     /// This peer's own key.
     pub(crate) author: AuthorId,
 }
@@ -74,10 +85,13 @@ impl Actor {
         self.roster(&joined, announced);
         loop {
             self.carry_out();
+            let urgent = self.attempts.probed().next().is_some();
+            self.signaling.set_urgent(urgent);
             let timer = tokio::time::sleep_until(self.deadline().into());
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Leave) | None => break,
+                    Some(Request::NetworkChanged) => self.network_changed(),
                     Some(request) => self.request(request),
                 },
                 Some(message) = self.inbox.recv() => self.on_link(message),
@@ -87,6 +101,7 @@ impl Actor {
                 },
                 Some(outcome) = self.attempts.finished() => self.negotiated(outcome),
                 Some(voice) = from_voice(&mut self.voice) => self.on_voice(voice),
+                () = network_change(&mut self.network) => self.network_changed(),
                 synced = self.durable.next() => self.synced(synced),
                 () = timer => self.timeout(),
             }
@@ -113,11 +128,69 @@ impl Actor {
 
     fn timeout(&mut self) {
         let now = self.now();
+        let verified = self.session.verified();
         self.session.handle_timeout(now);
+        self.tell_verified(verified, now);
         self.keep(now.mono);
-        for peer in self.attempts.due(now.mono) {
-            if !self.links.reaches(&peer) {
-                self.attempts.offer(&peer, now.mono);
+        self.listen(now.mono);
+        for (peer, due) in self.attempts.due(now.mono) {
+            match due {
+                Due::Retry if !self.links.reaches(&peer) => self.attempts.retry(&peer, now.mono),
+                Due::Retry => {}
+                Due::Probe(made) => {
+                    let open = self.links.webrtc_to(&peer).cloned();
+                    self.attempts.probe(&peer, made, open, now.mono);
+                }
+            }
+        }
+    }
+
+    // --- silence -------------------------------------------------------------------------------
+
+    /// Whether `peer` is admitted on a link on which it answers.
+    fn hears(&self, peer: &PeerId) -> bool {
+        let mut links = self.links.iter();
+        links.any(|(id, link)| link.peer == *peer && link.admitted && !self.session.is_silent(id))
+    }
+
+    /// Notices which peers have fallen silent, and which are heard again.
+    fn listen(&mut self, now: Timestamp) {
+        let heard: Vec<_> = self
+            .attempts
+            .probed()
+            .filter(|p| self.hears(p))
+            .cloned()
+            .collect();
+        for peer in heard {
+            self.attempts.heard(&peer, now);
+        }
+        let silent = self.links.iter();
+        let silent = silent.filter(|(id, link)| {
+            self.session.is_silent(*id)
+                && !self.attempts.is_probed(&link.peer)
+                && !self.hears(&link.peer)
+        });
+        let silent: Vec<_> = silent
+            .map(|(_, link)| (link.peer.clone(), link.offered_here))
+            .collect();
+        for (peer, offered_here) in silent {
+            self.fell_silent(&peer, Some(offered_here), now);
+        }
+    }
+
+    /// Probes a peer from now on. Signaling, on which that may depend, has most likely been cut off with it.
+    fn fell_silent(&mut self, peer: &PeerId, offered_here: Option<bool>, now: Timestamp) {
+        tracing::debug!(%peer, "silent");
+        self.attempts.silent(peer, now, offered_here);
+        self.signaling.set_urgent(true);
+        self.signaling.hint_reconnect_now();
+    }
+
+    /// Signaling is lost while some peers are not linked: nothing comes of what was negotiated with them.
+    fn signaling_lost(&mut self, now: Timestamp) {
+        for peer in self.attempts.wanted() {
+            if !self.hears(&peer) {
+                self.fell_silent(&peer, None, now);
             }
         }
     }
@@ -130,7 +203,18 @@ impl Actor {
     }
 
     fn input(&mut self, input: Input) -> Result<(), InputError> {
-        self.session.handle_input(self.now(), input)
+        let (now, verified) = (self.now(), self.session.verified());
+        let result = self.session.handle_input(now, input);
+        self.tell_verified(verified, now);
+        result
+    }
+
+    /// Tells the session, which has no clock, how long it took it to verify signatures, if it did.
+    fn tell_verified(&mut self, before: u64, since: Now) {
+        if self.session.verified() != before {
+            let took = self.clock.now().saturating_since(since.mono);
+            self.session.tell_verified(before, took);
+        }
     }
 
     /// For inputs that only the room makes, and makes rightly.
@@ -178,7 +262,7 @@ impl Actor {
 
     fn session_event(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::OwnFrame(frame) => self.durable.own_frame(&frame),
+            SessionEvent::OwnFrame(frame) => self.durable.own_frame(&frame, self.session.log()),
             SessionEvent::GenesisKnown {
                 hash,
                 verified,
@@ -224,6 +308,7 @@ impl Actor {
                     self.inform_voice();
                 }
             }
+            SessionEvent::CheckpointStable(stable) => self.tell(Event::CheckpointStable(stable)),
             SessionEvent::Forked(proof) => self.tell(Event::Forked(proof)),
             SessionEvent::Retracted { author, after } => {
                 self.tell(Event::Retracted { author, after });
@@ -282,6 +367,7 @@ impl Actor {
             return;
         };
         active.admitted = true;
+        self.attempts.heard(&peer, self.clock.now());
         let event = Event::Connected {
             peer,
             transport: active.transport.kind(),
@@ -324,9 +410,12 @@ impl Actor {
     fn link_gone(&mut self, link: Gone, code: CloseCode) {
         let now = self.clock.now();
         if !self.links.reaches(&link.peer) {
+            let silence = matches!(code, CloseCode::LOST | CloseCode::HEARTBEAT_TIMEOUT);
             if link.offered_here && link.kind == TransportKind::Quic && !link.admitted {
                 // The offer's key or addresses may have led to somebody else.
-                self.attempts.fall_back(&link.peer, link.kind, now);
+                self.attempts.fall_back(&link.peer, link.kind, None, now);
+            } else if silence && link.admitted {
+                self.fell_silent(&link.peer, Some(link.offered_here), now);
             } else if code.is_transient() {
                 self.attempts
                     .retry_later(&link.peer, now, link.offered_here);
@@ -342,9 +431,11 @@ impl Actor {
 
     fn negotiated(&mut self, outcome: Outcome) {
         let now = self.clock.now();
+        let is_direct = outcome.is_direct();
         let (peer, started, side) = (outcome.peer, outcome.started, outcome.side);
         match outcome.result {
-            Ok(transport) => {
+            Ok(Negotiated::Moved) => tracing::debug!(%peer, "the link goes on by another way"),
+            Ok(Negotiated::Link(transport)) => {
                 let info = LinkInfo {
                     peer: peer.clone(),
                     side,
@@ -353,9 +444,16 @@ impl Actor {
                     proven_author: transport.remote_author(),
                     promises_session: self.attempts.promises_session(&peer),
                 };
+                self.attempts.linked(&peer, &transport, now);
                 let offered_here = side == Side::Initiator;
                 let link = self.links.add(peer, transport, offered_here, started, now);
                 self.must(Input::LinkUp { link, info });
+            }
+            Err(error) if is_direct => {
+                tracing::trace!(%peer, %error, "not found where it was");
+                if error.is_out_of_time() && self.hears(&peer) {
+                    self.attempts.await_dial(&peer, now);
+                }
             }
             Err(error) => {
                 tracing::debug!(%peer, %error, "negotiation failed");
@@ -365,9 +463,41 @@ impl Actor {
                     transport: outcome.kind,
                     reason,
                 });
-                if side == Side::Initiator && !self.links.reaches(&peer) {
-                    self.attempts.fall_back(&peer, outcome.kind, now);
+                if self.links.reaches(&peer) {
+                    return;
                 }
+                match side {
+                    Side::Initiator => {
+                        self.attempts
+                            .fall_back(&peer, outcome.kind, Some(&error), now);
+                    }
+                    Side::Responder => self.attempts.retry_later(&peer, now, false),
+                }
+            }
+        }
+    }
+
+    /// Moves everything to the network that there is now: signaling, and then the WebRTC links by it.
+    /// Of a QUIC connection only the client may migrate, and does so by itself (RFC 9000 §9): where this peer is the server,
+    /// it dials.
+    fn network_changed(&mut self) {
+        tracing::debug!("the network has changed");
+        self.moving = true;
+        self.signaling.network_changed();
+        let now = self.clock.now();
+        let accepted = self.links.iter().map(|(_, link)| link);
+        let accepted = accepted.filter(|l| l.transport.kind() == TransportKind::Quic);
+        let accepted = accepted.filter(|link| !link.offered_here);
+        let accepted: Vec<_> = accepted.map(|link| link.peer.clone()).collect();
+        for peer in accepted {
+            self.attempts.dial(&peer, 0, now);
+        }
+    }
+
+    fn move_links(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.moving) {
+            for (peer, link) in self.links.webrtc() {
+                self.attempts.restart(peer, link.clone(), now);
             }
         }
     }
@@ -376,10 +506,13 @@ impl Actor {
 
     /// Takes the roster of a (new) announcement: the newcomer offers to everyone.
     fn roster(&mut self, joined: &Joined, announced: Timestamp) {
-        self.attempts.forget_all();
+        for gone in self.attempts.absent(&joined.peers) {
+            self.attempts.forget(&gone);
+        }
         for info in &joined.peers {
             self.attempts.present(info);
-            if !self.links.reaches(&info.peer_id) {
+            self.attempts.start_over(&info.peer_id);
+            if !self.links.reaches(&info.peer_id) || self.attempts.is_probed(&info.peer_id) {
                 self.attempts.offer(&info.peer_id, announced);
             }
         }
@@ -393,7 +526,9 @@ impl Actor {
         }
         for info in &joined.peers {
             self.attempts.present(info);
-            if !self.links.reaches(&info.peer_id) {
+            if self.attempts.is_probed(&info.peer_id) {
+                self.attempts.hurry(&info.peer_id, now);
+            } else if !self.links.reaches(&info.peer_id) {
                 self.attempts.retry_later(&info.peer_id, now, false);
             }
         }
@@ -423,15 +558,21 @@ impl Actor {
                 request_id,
                 body,
             } => {
-                self.attempts.offered(&from, request_id, body, now);
+                let open = self.links.webrtc_to(&from).cloned();
+                self.attempts.offered(&from, (request_id, body), open, now);
             }
             SignalingEvent::Rejoined(joined) => {
                 self.roster(&joined, now);
+                self.move_links(now);
                 self.tell(Event::SignalingResumed);
             }
-            SignalingEvent::Reconnecting { attempt: 1, .. } => self.tell(Event::SignalingLost),
+            SignalingEvent::Reconnecting { attempt: 1, .. } => {
+                self.signaling_lost(now);
+                self.tell(Event::SignalingLost);
+            }
             SignalingEvent::Resumed(joined) => {
                 self.present_are(&joined, now);
+                self.move_links(now);
                 self.tell(Event::SignalingResumed);
             }
             SignalingEvent::Ended(reason) => {
@@ -545,7 +686,23 @@ impl Actor {
             Request::Metrics(reply) => {
                 let _ = reply.send(self.metrics());
             }
-            Request::Leave => {}
+            other => self.request_about_checkpoints(other),
+        }
+    }
+
+    fn request_about_checkpoints(&mut self, request: Request) {
+        match request {
+            Request::ProposeCheckpoint(reply) => {
+                let _ = reply.send(self.about_checkpoints(Input::ProposeCheckpoint));
+            }
+            Request::Retire(author, reply) => {
+                let _ = reply.send(self.about_checkpoints(Input::Retire { author }));
+            }
+            Request::Checkpoint(reply) => {
+                let log = self.session.log();
+                let _ = reply.send(log.and_then(CommandLog::checkpoint));
+            }
+            _ => {}
         }
     }
 
@@ -554,6 +711,13 @@ impl Actor {
             return Err(SubmitError::Storage);
         }
         Ok(self.input(Input::Submit { actions })?)
+    }
+
+    fn about_checkpoints(&mut self, input: Input) -> Result<(), SubmitError> {
+        if self.durable.has_failed() {
+            return Err(SubmitError::Storage);
+        }
+        Ok(self.input(input)?)
     }
 
     /// Submits a command that the log makes up, once it knows the own commands that still wait.
@@ -610,7 +774,7 @@ impl Actor {
             genesis: self.session.genesis().map(|genesis| genesis.hash()),
             state_hash: self.session.state_hash(),
             commands: log.map_or(0, |log| log.heads().iter().map(|head| head.nonce).sum()),
-            frames: log.map_or(0, |log| log.frames().count()),
+            frames: log.map_or(0, CommandLog::frame_count),
             peers: self.peers(),
         }
     }
@@ -641,6 +805,13 @@ impl Actor {
             quic.close().await;
         }
         self.signaling.leave().await;
+    }
+}
+
+async fn network_change(network: &mut Option<Network>) {
+    match network {
+        Some(network) => network.changed().await,
+        None => std::future::pending().await,
     }
 }
 

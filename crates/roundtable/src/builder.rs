@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use roundtable_command_log::{CommandLog, GenesisParams, Limits, Schema, Strategy};
+use roundtable_command_log::{GenesisParams, Limits, Schema, Strategy, Unrestored};
 use roundtable_core::{Clock, PeerId, RoomId};
 use roundtable_log_store::Contents;
 use roundtable_session::{GenesisSource, Now, Session, SessionConfig};
@@ -16,8 +16,10 @@ use tokio::sync::{broadcast, mpsc};
 use crate::{
     Identity, Invite, JoinError, Room, TransportPreference,
     actor::Actor,
+    doctor::{self, Diagnosis},
     links::Links,
     negotiation::Negotiator,
+    network::Network,
     peers::Attempts,
     room::Shared,
     store::Durable,
@@ -45,10 +47,12 @@ pub struct RoomBuilder {
     guests: bool,
     limits: Limits,
     flush_interval: Option<Duration>,
+    checkpoint_interval: Option<Duration>,
     voice: Option<Voice>,
     webrtc: WebRtcConfig,
     quic: QuicConfig,
     display_name: Option<String>,
+    watch_network: bool,
 }
 
 /// What a closed server is shown.
@@ -87,10 +91,12 @@ impl RoomBuilder {
             guests: false,
             limits: Limits::default(),
             flush_interval: None,
+            checkpoint_interval: None,
             voice: None,
             webrtc: WebRtcConfig::default(),
             quic: QuicConfig::default(),
             display_name: None,
+            watch_network: true,
         }
     }
 
@@ -170,13 +176,21 @@ impl RoomBuilder {
         self
     }
 
+    /// How often this peer, while it is an Admin, proposes that what everyone has seen become final, so that
+    /// logs let go of it ([`Room::propose_checkpoint`]). Default never, 10 s to a day.
+    pub fn checkpoint_interval(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = Some(interval);
+        self
+    }
+
     /// Speaks and listens. Default: neither.
     pub fn voice(mut self, voice: Voice) -> Self {
         self.voice = Some(voice);
         self
     }
 
-    /// How WebRTC links are made.
+    /// How WebRTC links are made. The STUN and TURN servers that the signaling server hands out are
+    /// used besides those that are given here.
     pub fn webrtc(mut self, config: WebRtcConfig) -> Self {
         self.webrtc = config;
         self
@@ -185,6 +199,13 @@ impl RoomBuilder {
     /// How QUIC links are made.
     pub fn quic(mut self, config: QuicConfig) -> Self {
         self.quic = config;
+        self
+    }
+
+    /// Whether the addresses of this machine's interfaces are looked at, twice a second, and links moved when they change, as
+    /// by [`Room::network_changed`]. Default yes.
+    pub fn watch_network(mut self, watch: bool) -> Self {
+        self.watch_network = watch;
         self
     }
 
@@ -243,11 +264,7 @@ impl RoomBuilder {
             voice: voice.as_ref().map(VoiceTask::handle),
             task: None.into(),
         };
-        let negotiator = Negotiator {
-            signaling: signaling.clone(),
-            webrtc: self.webrtc,
-            quic: quic.clone(),
-        };
+        let negotiator = Negotiator::new(signaling.clone(), self.webrtc, quic.clone());
         let actor = Actor {
             clock,
             signaling,
@@ -262,6 +279,8 @@ impl RoomBuilder {
             may_edit: false,
             quic,
             voice,
+            moving: false,
+            network: self.watch_network.then(Network::watch),
             author: identity.author(),
         };
         let task = tokio::spawn(actor.run(joined, announced));
@@ -269,6 +288,20 @@ impl RoomBuilder {
         let shared = Shared { task, ..shared };
         let shared = shared.into();
         Ok(Room { requests, shared })
+    }
+
+    /// Checks each thing that a connection depends on by itself: signaling, direct links, and every way to
+    /// every STUN and TURN server that signaling hands out. Takes up to 15 s. Enters the room for a moment,
+    /// with nothing to offer.
+    ///
+    /// # Errors
+    /// [`JoinError`] if signaling does not let us in. What else does not work is in the diagnosis.
+    pub async fn diagnose(self) -> Result<Diagnosis, JoinError> {
+        self.webrtc.validate()?;
+        let signaling = self.signaling(&self.room.parse()?, &self.peer.parse()?)?;
+        // One must be named; nobody offers a link for this one alone.
+        let nothing: Capabilities = [Capability::Audio].into_iter().collect();
+        doctor::diagnose(signaling.with_capabilities(nothing), self.webrtc).await
     }
 
     fn session(
@@ -308,17 +341,27 @@ impl RoomBuilder {
         if let Some(interval) = self.flush_interval {
             config = config.with_flush_interval(interval);
         }
+        if let Some(interval) = self.checkpoint_interval {
+            config = config.with_checkpoint_interval(interval);
+        }
         let mut session = Session::new(config, now)?;
         session.forsake(stored.superseded.iter().copied());
         // What others wrote may have gaps, which peers fill; what we wrote may not.
-        let author = session.author();
-        let own = stored.frames.get(&author).map_or(0, Vec::len);
-        session.restore(now, stored.into_frames());
-        let restored = session.log().into_iter().flat_map(CommandLog::kept);
-        if restored.filter(|frame| frame.author() == author).count() != own {
-            return Err(JoinError::Restore);
+        let own = stored.frames.get(&session.author());
+        let own = own.cloned().unwrap_or_default();
+        if let Some(snapshot) = stored.snapshot.clone() {
+            session.install(now, snapshot)?;
         }
-        Ok(session)
+        session.restore(now, stored.into_frames());
+        let Some(log) = session.log() else {
+            return Ok(session);
+        };
+        match log.unrestored(own) {
+            lost if lost == Unrestored::default() => Ok(session),
+            Unrestored {
+                refused, waiting, ..
+            } => Err(JoinError::Restore { refused, waiting }),
+        }
     }
 
     fn capabilities(&self) -> Capabilities {

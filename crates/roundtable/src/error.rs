@@ -32,11 +32,20 @@ pub enum JoinError {
     /// A WebRTC setting is out of range.
     #[error(transparent)]
     WebRtc(#[from] roundtable_transport_webrtc::ConfigError),
-    /// What the identity has stored of this room does not fit together.
+    /// Of what the identity has signed in this room, and its store has kept, not all can be used.
     #[error(
-        "the stored log of this room cannot be used: restore the identity from a backup, or start with a new one"
+        "of the own frames stored for this room {refused} are damaged and {waiting} follow one that is missing: \
+         restore the identity from a backup, or start with a new one"
     )]
-    Restore,
+    Restore {
+        /// How many are malformed, not signed by the identity, or break a rule.
+        refused: usize,
+        /// How many follow a frame that is missing.
+        waiting: usize,
+    },
+    /// What the store has kept of the room's last checkpoint is not what its writers have committed.
+    #[error("the room's stored checkpoint is damaged ({0}): restore the identity from a backup")]
+    Checkpoint(#[from] roundtable_command_log::SnapshotError),
     /// The identity knows a room of this name, and it is not the one of the invite.
     #[error(
         "this identity has been in another room of this name: use another identity, or the right invite"
@@ -61,6 +70,12 @@ pub enum SubmitError {
     /// found empty either.
     #[error("not ready yet: wait for Event::MayEdit(true), then submit again")]
     NotReady,
+    /// No invite vouches for the room, and it may still turn out to be another than the peers'. Until a peer
+    /// has been linked for 2 s, nothing is made final.
+    #[error(
+        "this room may still turn out to be another: try again once a peer has been linked for 2 s"
+    )]
+    Unsettled,
     /// This machine's clock is more than 5 minutes from the median of the linked peers'.
     #[error(
         "this machine's clock is {} s {} those of its peers: set it, then submit again",
@@ -82,6 +97,9 @@ pub enum SubmitError {
     /// type, a limit is passed.
     #[error(transparent)]
     Refused(#[from] roundtable_command_log::AppendError),
+    /// No checkpoint can be proposed now.
+    #[error(transparent)]
+    Checkpoint(#[from] roundtable_command_log::ProposeError),
     /// The identity's disk failed, and nothing may be sent that is not on disk.
     #[error("own commands can no longer be stored: see the log, and join again")]
     Storage,
@@ -95,7 +113,9 @@ impl From<InputError> for SubmitError {
         match error {
             InputError::RateLimited { retry_after } => Self::RateLimited { retry_after },
             InputError::Refused(error) => Self::Refused(error),
+            InputError::NoCheckpoint(error) => Self::Checkpoint(error),
             InputError::ClockOff { ahead, by } => Self::ClockOff { ahead, by },
+            InputError::Unsettled => Self::Unsettled,
             _ => Self::NotReady,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use roundtable_command_log::{Action, AppendError, Applied, ForkProof, GenesisHash};
+use roundtable_command_log::{Action, AppendError, Applied, ForkProof, GenesisHash, Stable};
 use roundtable_core::{AuthorId, Channel, CloseCode, Payload, PeerId, TransportKind, WallTime};
 
 /// Something that happened in a room.
@@ -88,6 +88,10 @@ pub enum Event {
         /// All above this nonce.
         after: u64,
     },
+    /// A checkpoint has become stable, or was fetched by this peer: nothing changes any more below it, on
+    /// any peer, and the log holds no commands from there. Values that this peer had not known are in the
+    /// state; they come as no [`Event::Applied`].
+    CheckpointStable(Stable),
     /// A message from a peer.
     Message {
         /// From whom.
@@ -110,7 +114,15 @@ pub enum Event {
         /// Who.
         peer: PeerId,
     },
-    /// The first sample of this peer's own voice was captured.
+    /// The microphone or the speakers came, went or changed. Voice goes on without.
+    #[cfg(feature = "device")]
+    Device {
+        /// Which.
+        direction: crate::voice::Direction,
+        /// How it is doing now.
+        state: crate::voice::DeviceState,
+    },
+    /// This peer's own voice began to be captured.
     CaptureStarted {
         /// When, on this machine's wall clock.
         at: WallTime,

@@ -3,12 +3,15 @@
 
 mod actor;
 mod builder;
+pub mod doctor;
 mod error;
 mod event;
 mod invite;
 mod links;
 mod negotiation;
+mod network;
 mod peers;
+mod reconnect;
 mod room;
 mod store;
 mod transport;
@@ -16,7 +19,9 @@ pub mod voice;
 
 /// Logs that were kept, read without joining their rooms: see [`Identity::store`](crate::Identity::store).
 pub mod kept {
-    pub use roundtable_command_log::{CommandLog, Covered, ForkProof, Genesis};
+    pub use roundtable_command_log::{
+        Ballot, Checkpoint, CommandLog, Covered, ForkProof, Genesis, Snapshot,
+    };
     pub use roundtable_log_store::{Contents, Refused, Verification, VerifyError};
 }
 
@@ -29,7 +34,7 @@ pub use transport::{CommandTransport, TransportPreference};
 
 pub use roundtable_command_log::{
     Action, Applied, Entry, ForkProof, GenesisHash, Head, Key, Limits, MergeRule, Role, Schema,
-    SchemaBuilder, StateHash, Strategy,
+    SchemaBuilder, Stable, StateHash, Strategy,
 };
 pub use roundtable_core::{
     AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,
@@ -38,7 +43,7 @@ pub use roundtable_log_store::{Identity, IdentityError, Store, StoreError};
 pub use roundtable_signaling_client::{TokenError, TokenSource};
 pub use roundtable_transport::Link;
 pub use roundtable_transport_quic::QuicConfig;
-pub use roundtable_transport_webrtc::WebRtcConfig;
+pub use roundtable_transport_webrtc::{IcePolicy, IceServer, WebRtcConfig};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

@@ -1,10 +1,17 @@
 //! The room's open links, and the tasks that carry frames between them and the room.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use roundtable_core::{Channel, CloseCode, Delivery, Frame, PeerId, Timestamp, TransportKind};
 use roundtable_session::LinkId;
 use roundtable_transport::{Closed, Link, SendError};
+use roundtable_transport_webrtc::WebRtcLink;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::{JoinHandle, JoinSet},
@@ -12,9 +19,10 @@ use tokio::{
 
 use crate::CommandTransport;
 
-/// Frames of one reliable channel that may wait for their link. A peer that is further behind is
+/// Frames of one reliable channel, and bytes of them, that may wait for their link. A peer that is further behind is
 /// cut off as a slow consumer; it catches up when it links again.
 const WRITER_QUEUE: usize = 4096;
+const WRITER_BYTES: usize = 16 << 20;
 
 /// What links tell the room.
 #[derive(Debug)]
@@ -37,7 +45,7 @@ pub(crate) struct ActiveLink {
     /// Whether the session has admitted the peer on this link.
     pub(crate) admitted: bool,
     /// By channel number; `None` for unreliable channels.
-    writers: [Option<mpsc::Sender<Frame>>; 8],
+    writers: [Option<Writer>; 8],
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -53,6 +61,28 @@ impl ActiveLink {
             kind: self.transport.kind(),
             offered_here,
             admitted,
+        }
+    }
+}
+
+/// The queue of one reliable channel.
+#[derive(Debug)]
+struct Writer {
+    frames: mpsc::Sender<Frame>,
+    /// Bytes that wait.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Writer {
+    /// `Err` when the peer is too slow.
+    fn queue(&self, frame: Frame) -> Result<(), ()> {
+        let len = frame.payload_len();
+        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > WRITER_BYTES {
+            return Err(());
+        }
+        match self.frames.try_send(frame) {
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(()),
         }
     }
 }
@@ -105,8 +135,14 @@ impl Links {
         for channel in Channel::DATA {
             if channel.delivery() == Delivery::ReliableOrdered {
                 let (sender, queue) = mpsc::channel(WRITER_QUEUE);
-                tasks.push(tokio::spawn(write(transport.clone(), queue)));
-                writers[usize::from(channel.number())] = Some(sender);
+                let bytes = Arc::new(AtomicUsize::new(0));
+                tasks.push(tokio::spawn(write(
+                    transport.clone(),
+                    queue,
+                    Arc::clone(&bytes),
+                )));
+                let frames = sender;
+                writers[usize::from(channel.number())] = Some(Writer { frames, bytes });
             }
         }
         let link = ActiveLink {
@@ -146,6 +182,21 @@ impl Links {
         self.active.values().any(|link| link.peer == *peer)
     }
 
+    /// The open WebRTC links, with their peers.
+    pub(crate) fn webrtc(&self) -> impl Iterator<Item = (&PeerId, &WebRtcLink)> {
+        let links = self.active.values();
+        links.filter_map(|link| match &link.transport {
+            CommandTransport::WebRtc(webrtc) => Some((&link.peer, webrtc)),
+            _ => None,
+        })
+    }
+
+    /// The open WebRTC link to one peer.
+    pub(crate) fn webrtc_to(&self, peer: &PeerId) -> Option<&WebRtcLink> {
+        let mut links = self.webrtc().filter(|(linked, _)| *linked == peer);
+        links.next().map(|(_, link)| link)
+    }
+
     /// Queues a frame. `Err` means that the peer is too slow and the link must be closed.
     pub(crate) fn send(&self, id: LinkId, frame: Frame) -> Result<(), ()> {
         let Some(link) = self.active.get(&id) else {
@@ -153,10 +204,7 @@ impl Links {
         };
         let channel = frame.channel;
         match &link.writers[usize::from(channel.number())] {
-            Some(writer) => match writer.try_send(frame) {
-                Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
-                Err(TrySendError::Full(_)) => Err(()),
-            },
+            Some(writer) => writer.queue(frame),
             None => {
                 // Full is normal on a slow line, and counted by the link; so is a guest's lack of
                 // a channel.
@@ -227,12 +275,36 @@ async fn read(link: LinkId, transport: CommandTransport, inbox: mpsc::Sender<Fro
     }
 }
 
-async fn write(transport: CommandTransport, mut queue: mpsc::Receiver<Frame>) {
+async fn write(
+    transport: CommandTransport,
+    mut queue: mpsc::Receiver<Frame>,
+    bytes: Arc<AtomicUsize>,
+) {
     while let Some(frame) = queue.recv().await {
+        bytes.fetch_sub(frame.payload_len(), Ordering::Relaxed);
         match transport.send(frame).await {
             Ok(()) => {}
             Err(SendError::Closed(_)) => return,
             Err(error) => tracing::debug!(%error, "a frame was not sent"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundtable_core::{Channel, Frame};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_slow_link_is_bounded_by_its_bytes() {
+        let (frames, mut queue) = mpsc::channel(WRITER_QUEUE);
+        let bytes = Arc::default();
+        let writer = Writer { frames, bytes };
+        let frame = || Frame::binary(Channel::Command, vec![0; 64 * 1024]);
+        let queued = (0..WRITER_QUEUE).take_while(|_| writer.queue(frame()).is_ok());
+        assert_eq!(queued.count(), WRITER_BYTES / (64 * 1024));
+        assert!(queue.try_recv().is_ok());
     }
 }

@@ -1,11 +1,24 @@
-//! Who is in the room, and the negotiations under way with each.
+//! Who is in the room, and the negotiations under way with each. When to begin one is the business of [`Breaker`].
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use roundtable_core::{PeerId, Timestamp, TransportKind};
+use roundtable_core::{AuthorId, PeerId, Timestamp, TransportKind};
 use roundtable_session::Side;
 use roundtable_signaling_client::Event as SignalingEvent;
-use roundtable_signaling_protocol::{Capabilities, Capability, OfferBody, PeerInfo, RequestId};
+use roundtable_signaling_protocol::{
+    AnswerBody, Capabilities, Capability, OfferBody, PeerInfo, RequestId, Spent, TokenBucket,
+};
+use roundtable_transport::Link;
+use roundtable_transport_quic::QuicLink;
+use roundtable_transport_webrtc::WebRtcLink;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -13,14 +26,20 @@ use tokio::{
 
 use crate::{
     CommandTransport, TransportPreference,
-    negotiation::{NegotiationError, Negotiator, Role, SIGNAL_QUEUE, Signal},
+    negotiation::{Contact, Negotiated, NegotiationError, Negotiator, Role, SIGNAL_QUEUE, Signal},
+    reconnect::{Breaker, Due, Turn, offer_pace},
 };
 
-/// First and longest pause before a peer that could not be linked is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// By how much longer the side that did not make the last offer waits before it makes one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How many dials of one silent peer are under way: with two a second, each has two seconds.
+const DIALS: u32 = 4;
+/// Addresses of a silent peer that are dialled, first those that it has used.
+const DIALLED: usize = 8;
+/// How long a negotiation that was answered is not replaced by a probe.
+const ANSWERED_FOR: Duration = Duration::from_secs(4);
+/// How old an unanswered probe is of which the peer would have heard before it made an offer itself.
+const COLLISION: Duration = Duration::from_millis(150);
+/// From which probe on every other offer is for WebRTC, where QUIC had been tried alone: after 5 s.
+const PROBES_OF_THE_BEST: u32 = 10;
 
 /// A negotiation that has ended.
 #[derive(Debug)]
@@ -28,26 +47,70 @@ pub(crate) struct Outcome {
     pub(crate) peer: PeerId,
     pub(crate) kind: TransportKind,
     pub(crate) side: Side,
+    slot: Slot,
     pub(crate) started: Timestamp,
-    pub(crate) result: Result<CommandTransport, NegotiationError>,
+    pub(crate) result: Result<Negotiated, NegotiationError>,
+}
+
+impl Outcome {
+    /// Whether this was one of many attempts that go by no signaling.
+    pub(crate) fn is_direct(&self) -> bool {
+        !matches!(self.slot, Slot::Signaled(_))
+    }
+}
+
+/// At most one negotiation with a peer is in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Slot {
+    /// By offer and answer.
+    Signaled(TransportKind),
+    /// One of the last [`DIALS`].
+    Dial(u32),
+    Await,
 }
 
 /// One peer of the room, as signaling tells.
 #[derive(Debug)]
 struct Present {
     capabilities: Capabilities,
-    /// At most one negotiation of each kind.
-    running: HashMap<TransportKind, Running>,
-    failures: u32,
-    retry_at: Option<Timestamp>,
+    running: HashMap<Slot, Running>,
+    breaker: Breaker,
+    turn: Turn,
+    /// It has refused us for good, or we it.
+    given_up: bool,
+    /// Where it was found over QUIC.
+    contact: Option<Contact>,
+    /// The pace of its offers, from the first on.
+    pace: Option<TokenBucket>,
 }
 
 #[derive(Debug)]
 struct Running {
     number: u64,
     side: Side,
+    started: Timestamp,
+    answered: Arc<AtomicBool>,
     signals: mpsc::Sender<Signal>,
     task: AbortHandle,
+}
+
+impl Running {
+    fn is_unanswered(&self) -> bool {
+        self.side == Side::Initiator && !self.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Present {
+    /// Whether nothing is under way that could bring a link soon.
+    fn is_idle(&self) -> bool {
+        self.running.keys().all(|slot| *slot == Slot::Await)
+    }
+
+    /// Ends the negotiations in some slots.
+    fn end(&mut self, mut ends: impl FnMut(&Slot, &Running) -> bool) {
+        let ended = self.running.extract_if(|slot, running| ends(slot, running));
+        ended.for_each(|(_, running)| running.task.abort());
+    }
 }
 
 /// The room's roster and its negotiations.
@@ -84,8 +147,11 @@ impl Attempts {
             .or_insert_with(|| Present {
                 capabilities: info.capabilities,
                 running: HashMap::new(),
-                failures: 0,
-                retry_at: None,
+                breaker: Breaker::new(),
+                turn: Turn::Second,
+                given_up: false,
+                contact: None,
+                pace: None,
             });
         present.capabilities = info.capabilities;
     }
@@ -95,6 +161,13 @@ impl Attempts {
             for running in present.running.into_values() {
                 running.task.abort();
             }
+        }
+    }
+
+    /// Ends what was negotiated with a peer by an earlier presence in the room.
+    pub(crate) fn start_over(&mut self, peer: &PeerId) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.end(|slot, _| matches!(slot, Slot::Signaled(_)));
         }
     }
 
@@ -129,28 +202,43 @@ impl Attempts {
 
     /// Offers a link to `peer`, over the best transport that both take.
     pub(crate) fn offer(&mut self, peer: &PeerId, now: Timestamp) {
-        let Some(present) = self.present.get_mut(peer) else {
-            return;
-        };
-        present.retry_at = None;
-        let quic = self.preference.allows_quic() && self.negotiator.quic.is_some();
-        if quic && present.capabilities.contains(Capability::Quic) {
-            self.start(peer, Role::Offer(TransportKind::Quic), now);
-        } else if self.preference.allows_webrtc() && present.capabilities.contains(Capability::Data)
-        {
-            self.start(peer, Role::Offer(TransportKind::WebRtc), now);
-        } else {
-            tracing::warn!(%peer, "no transport in common");
+        match self.kinds(peer) {
+            (true, _) => self.start(peer, Role::Offer(TransportKind::Quic), now),
+            (_, true) => self.start(peer, Role::Offer(TransportKind::WebRtc), now),
+            _ => tracing::warn!(%peer, "no transport in common"),
         }
     }
 
-    /// After a failed offer: WebRTC after QUIC, else the same again after a pause.
-    pub(crate) fn fall_back(&mut self, peer: &PeerId, failed: TransportKind, now: Timestamp) {
-        let takes_data = self
-            .present
-            .get(peer)
-            .is_some_and(|p| p.capabilities.contains(Capability::Data));
-        if failed == TransportKind::Quic && self.preference.allows_webrtc() && takes_data {
+    /// Whether both take QUIC, and WebRTC.
+    fn kinds(&self, peer: &PeerId) -> (bool, bool) {
+        let present = self.present.get(peer);
+        let takes = |capability| present.is_some_and(|p| p.capabilities.contains(capability));
+        let quic = self.preference.allows_quic() && self.negotiator.quic.is_some();
+        let webrtc = self.preference.allows_webrtc();
+        (
+            quic && takes(Capability::Quic),
+            webrtc && takes(Capability::Data),
+        )
+    }
+
+    /// After a failed offer: WebRTC after QUIC, else the same again after a pause. Probes go on, unless they were refused.
+    pub(crate) fn fall_back(
+        &mut self,
+        peer: &PeerId,
+        failed: TransportKind,
+        error: Option<&NegotiationError>,
+        now: Timestamp,
+    ) {
+        let Some(present) = self.present.get_mut(peer) else {
+            return;
+        };
+        if error.is_some_and(NegotiationError::is_of_signaling) {
+            present.breaker.silent(now, present.turn);
+        } else if present.breaker.is_probing() {
+            if error.is_some_and(NegotiationError::is_refusal) {
+                present.breaker.refused(now, present.turn, random());
+            }
+        } else if failed == TransportKind::Quic && self.kinds(peer).1 {
             self.start(peer, Role::Offer(TransportKind::WebRtc), now);
         } else {
             self.retry_later(peer, now, true);
@@ -161,70 +249,228 @@ impl Attempts {
     /// nothing has come of that.
     pub(crate) fn retry_later(&mut self, peer: &PeerId, now: Timestamp, offered_here: bool) {
         if let Some(present) = self.present.get_mut(peer) {
-            let pause = RETRY
-                .0
-                .saturating_mul(1 << present.failures.min(5))
-                .min(RETRY.1);
-            present.failures += 1;
-            let patience = if offered_here {
-                Duration::ZERO
-            } else {
-                PATIENCE
-            };
-            present.retry_at = Some(now + pause + patience);
+            present.turn = Turn::of(offered_here);
+            present.breaker.unanswered(now, present.turn, random());
         }
     }
 
     /// No more offers to a peer that was refused for good.
     pub(crate) fn give_up(&mut self, peer: &PeerId) {
         if let Some(present) = self.present.get_mut(peer) {
-            present.retry_at = None;
+            present.breaker.close();
+            present.given_up = true;
         }
+    }
+
+    // --- silence -------------------------------------------------------------------------------
+
+    /// A linked peer is silent, or no link to it could be negotiated since signaling is.
+    pub(crate) fn silent(&mut self, peer: &PeerId, now: Timestamp, offered_here: Option<bool>) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.turn = offered_here.map_or(present.turn, Turn::of);
+            present.breaker.silent(now, present.turn);
+        }
+    }
+
+    /// It answers on a link: no other is needed, though it may open one when its addresses change.
+    pub(crate) fn heard(&mut self, peer: &PeerId, now: Timestamp) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.breaker.close();
+            present.given_up = false;
+            present.end(|slot, running| match slot {
+                // Both ends have this link, so it does no harm if the peer has chosen a dial, too.
+                Slot::Dial(_) => true,
+                Slot::Signaled(_) => running.is_unanswered(),
+                Slot::Await => false,
+            });
+        }
+        self.await_dial(peer, now);
+    }
+
+    /// Signaling is back: those who are probed are offered a link at once.
+    pub(crate) fn hurry(&mut self, peer: &PeerId, now: Timestamp) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.breaker.hurry(now);
+        }
+    }
+
+    /// Those who are probed.
+    pub(crate) fn probed(&self) -> impl Iterator<Item = &PeerId> {
+        let present = self.present.iter();
+        present.filter_map(|(peer, present)| present.breaker.is_probing().then_some(peer))
+    }
+
+    pub(crate) fn is_probed(&self, peer: &PeerId) -> bool {
+        self.present
+            .get(peer)
+            .is_some_and(|p| p.breaker.is_probing())
+    }
+
+    /// Those whom this peer would be linked with.
+    pub(crate) fn wanted(&self) -> Vec<PeerId> {
+        let peers = self.present.iter().filter(|(_, p)| !p.given_up);
+        let peers = peers.map(|(peer, _)| peer);
+        let wanted = peers.filter(|peer| self.kinds(peer) != (false, false));
+        wanted.cloned().collect()
     }
 
     pub(crate) fn next_retry(&self) -> Option<Timestamp> {
-        self.present
-            .values()
-            .filter_map(|present| present.retry_at)
-            .min()
+        let present = self.present.values();
+        present.filter_map(|p| p.breaker.next_timeout()).min()
     }
 
-    /// Peers whose pause is over.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<PeerId> {
-        let due = self.present.iter_mut();
-        let due = due.filter(|(_, present)| present.retry_at.is_some_and(|at| at <= now));
-        let mut peers = Vec::new();
-        for (peer, present) in due {
-            present.retry_at = None;
-            // A negotiation that is under way is not cut short.
-            if present.running.is_empty() {
-                peers.push(peer.clone());
-            }
+    /// Peers who are to be tried now.
+    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<(PeerId, Due)> {
+        let due = |(peer, present): (&PeerId, &mut Present)| {
+            let due = present.breaker.due(now, present.turn, random())?;
+            Some((peer.clone(), due))
+        };
+        self.present.iter_mut().filter_map(due).collect()
+    }
+
+    /// Tries a peer once more after a pause. A negotiation that is under way is not cut short.
+    pub(crate) fn retry(&mut self, peer: &PeerId, now: Timestamp) {
+        let idle = self.present.get(peer).is_some_and(Present::is_idle);
+        if idle {
+            self.offer(peer, now);
         }
-        peers
     }
 
-    /// Takes an offer. If ours of the same kind is under way, the peer with the smaller id gives
-    /// way (perfect negotiation).
+    /// Tries a silent peer: by QUIC where it was last, and by signaling; there by moving its silent link as long as that is `open`.
+    pub(crate) fn probe(
+        &mut self,
+        peer: &PeerId,
+        made: u32,
+        open: Option<WebRtcLink>,
+        now: Timestamp,
+    ) {
+        self.dial(peer, made, now);
+        let Some(present) = self.present.get(peer) else {
+            return;
+        };
+        let holds = |(slot, running): (&Slot, &Running)| {
+            let fresh = now.saturating_since(running.started) < ANSWERED_FOR;
+            matches!(slot, Slot::Signaled(_)) && fresh && !running.is_unanswered()
+        };
+        if present.running.iter().any(holds) {
+            return;
+        }
+        let moving = Slot::Signaled(TransportKind::WebRtc);
+        match open {
+            // It offers again by itself.
+            Some(_) if present.running.contains_key(&moving) => {}
+            Some(link) if present.turn == Turn::First => self.restart(peer, link, now),
+            Some(_) => {}
+            None => self.probe_by_signaling(peer, made, now),
+        }
+    }
+
+    fn probe_by_signaling(&mut self, peer: &PeerId, made: u32, now: Timestamp) {
+        let other = made >= PROBES_OF_THE_BEST && made % 2 == 1;
+        match self.kinds(peer) {
+            (true, true) if other => self.start(peer, Role::Offer(TransportKind::WebRtc), now),
+            _ => self.offer(peer, now),
+        }
+    }
+
+    /// Dials a peer that was linked over QUIC, and lets it dial us.
+    pub(crate) fn dial(&mut self, peer: &PeerId, made: u32, now: Timestamp) {
+        let quic = self.kinds(peer).0;
+        let Some(present) = self.present.get(peer).filter(|_| quic) else {
+            return;
+        };
+        if let Some(contact) = present.contact.clone() {
+            self.start_in(Slot::Dial(made % DIALS), peer, Role::Dial(contact), now);
+        }
+        self.await_dial(peer, now);
+    }
+
+    /// Lets a peer that was linked over QUIC dial us.
+    pub(crate) fn await_dial(&mut self, peer: &PeerId, now: Timestamp) {
+        let quic = self.kinds(peer).0;
+        let present = self.present.get(peer).filter(|_| quic);
+        let idle = present.filter(|p| !p.running.contains_key(&Slot::Await));
+        if let Some(contact) = idle.and_then(|present| present.contact.as_ref()) {
+            let role = Role::Await(contact.author);
+            self.start_in(Slot::Await, peer, role, now);
+        }
+    }
+
+    /// Where a peer says that it is to be found over QUIC.
+    fn learn(&mut self, peer: &PeerId, author: AuthorId, addresses: &[SocketAddr]) {
+        if let Some(present) = self.present.get_mut(peer) {
+            let addresses = addresses.iter().copied().take(DIALLED).collect();
+            present.contact = Some(Contact { author, addresses });
+        }
+    }
+
+    /// Where a peer is linked over QUIC.
+    fn found(&mut self, peer: &PeerId, link: &QuicLink) {
+        let (Some(author), Some(address)) = (link.remote_author(), link.remote_address()) else {
+            return;
+        };
+        if let Some(present) = self.present.get_mut(peer) {
+            let known = present.contact.take().filter(|c| c.author == author);
+            let mut addresses = known.map_or_else(Vec::new, |contact| contact.addresses);
+            addresses.retain(|known| *known != address);
+            addresses.insert(0, address);
+            addresses.truncate(DIALLED);
+            present.contact = Some(Contact { author, addresses });
+        }
+    }
+
+    // --- links ---------------------------------------------------------------------------------
+
+    /// Moves an open link to the network that there is now.
+    pub(crate) fn restart(&mut self, peer: &PeerId, link: WebRtcLink, now: Timestamp) {
+        self.start(peer, Role::Restart(link), now);
+    }
+
+    /// Takes an offer, which may be to move the `open` link. If ours of the same kind is under way,
+    /// the peer with the smaller id gives way (perfect negotiation).
     pub(crate) fn offered(
         &mut self,
         from: &PeerId,
-        request: RequestId,
-        body: OfferBody,
+        (request, body): (RequestId, OfferBody),
+        open: Option<WebRtcLink>,
         now: Timestamp,
     ) {
-        let role = Role::Answer { request, body };
+        let role = Role::Answer {
+            request,
+            body,
+            open,
+        };
         let allowed = match role.kind() {
             TransportKind::Quic => self.preference.allows_quic() && self.negotiator.quic.is_some(),
             _ => self.preference.allows_webrtc(),
         };
-        let Some(present) = self.present.get(from).filter(|_| allowed) else {
+        let Some(present) = self.present.get_mut(from).filter(|_| allowed) else {
             tracing::debug!(%from, kind = ?role.kind(), "an offer is not taken");
             return;
         };
-        let ours = present.running.get(&role.kind());
-        if ours.is_some_and(|ours| ours.side == Side::Initiator) && self.own > *from {
+        let pace = present.pace.get_or_insert_with(|| offer_pace(now));
+        if pace.spend(now) != Spent::Granted {
+            tracing::debug!(%from, kind = ?role.kind(), "an offer too many");
             return;
+        }
+        let ours = present.running.get(&Slot::Signaled(role.kind()));
+        let collides = |ours: &Running| {
+            let lost = now.saturating_since(ours.started) > COLLISION;
+            ours.is_unanswered() && !(lost && present.breaker.is_probing())
+        };
+        if ours.is_some_and(collides) && self.own > *from {
+            return;
+        }
+        if let Role::Answer {
+            body:
+                OfferBody::Quic {
+                    author_key,
+                    addresses,
+                },
+            ..
+        } = &role
+        {
+            self.learn(from, *author_key, addresses);
         }
         self.start(from, role, now);
     }
@@ -265,10 +511,22 @@ impl Attempts {
             }
             _ => return,
         };
+        if let Signal::Answer {
+            body:
+                AnswerBody::Quic {
+                    author_key,
+                    addresses,
+                },
+            ..
+        } = &signal
+        {
+            self.learn(&peer, *author_key, addresses);
+        }
         let Some(present) = self.present.get(&peer) else {
             return;
         };
-        for running in present.running.values() {
+        let signaled = |(slot, running)| matches!(slot, &Slot::Signaled(_)).then_some(running);
+        for running in present.running.iter().filter_map(signaled) {
             if running.signals.try_send(signal.clone()).is_err() {
                 tracing::debug!(%peer, "a signal came too late or too often");
             }
@@ -276,6 +534,10 @@ impl Attempts {
     }
 
     fn start(&mut self, peer: &PeerId, role: Role, now: Timestamp) {
+        self.start_in(Slot::Signaled(role.kind()), peer, role, now);
+    }
+
+    fn start_in(&mut self, slot: Slot, peer: &PeerId, role: Role, now: Timestamp) {
         let Some(present) = self.present.get_mut(peer) else {
             return;
         };
@@ -283,7 +545,12 @@ impl Attempts {
         self.next += 1;
         let number = self.next;
         let (signals, queue) = mpsc::channel(SIGNAL_QUEUE);
-        let negotiation = self.negotiator.clone().run(peer.clone(), role, queue);
+        let answered = Arc::default();
+        let negotiator = Negotiator {
+            answered: Arc::clone(&answered),
+            ..self.negotiator.clone()
+        };
+        let negotiation = negotiator.run(peer.clone(), role, queue);
         let peer = peer.clone();
         let task = self.tasks.spawn(async move {
             let result = negotiation.await;
@@ -293,6 +560,7 @@ impl Attempts {
                     peer,
                     kind,
                     side,
+                    slot,
                     started: now,
                     result,
                 },
@@ -301,10 +569,12 @@ impl Attempts {
         let running = Running {
             number,
             side,
+            started: now,
+            answered,
             signals,
             task,
         };
-        if let Some(replaced) = present.running.insert(kind, running) {
+        if let Some(replaced) = present.running.insert(slot, running) {
             replaced.task.abort();
         }
     }
@@ -324,16 +594,26 @@ impl Attempts {
             };
             if present
                 .running
-                .get(&outcome.kind)
+                .get(&outcome.slot)
                 .is_some_and(|r| r.number == number)
             {
-                present.running.remove(&outcome.kind);
-            }
-            if outcome.result.is_ok() {
-                present.failures = 0;
-                present.retry_at = None;
+                present.running.remove(&outcome.slot);
             }
             return Some(outcome);
+        }
+    }
+
+    /// A link is open: what would bring another is not begun. Dials that are under way go on, as the peer may have chosen one.
+    pub(crate) fn linked(&mut self, peer: &PeerId, transport: &CommandTransport, now: Timestamp) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.breaker.opened(now);
+            present.end(|slot, running| match slot {
+                Slot::Signaled(_) => running.is_unanswered(),
+                Slot::Dial(_) | Slot::Await => false,
+            });
+        }
+        if let CommandTransport::Quic(link) = transport {
+            self.found(peer, link);
         }
     }
 
@@ -352,4 +632,12 @@ impl Attempts {
         self.forget_all();
         self.tasks.shutdown().await;
     }
+}
+
+/// Any number; the middle of the range where the operating system has none to give.
+fn random() -> u32 {
+    let mut bytes = [0, 0, 0, 0x80];
+    // Falls back on the bytes above: jitter is not a secret.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_le_bytes(bytes)
 }

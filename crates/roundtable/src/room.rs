@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use roundtable_command_log::{Action, Entry, GenesisHash, Head, Key, Role, StateHash};
+use roundtable_command_log::{Action, Entry, GenesisHash, Head, Key, Role, Stable, StateHash};
 use roundtable_core::{AuthorId, Channel, Frame, LinkStats, Payload, PeerId, TransportKind};
 use roundtable_session::Recipient;
 use tokio::{
@@ -136,6 +136,37 @@ impl Room {
             .unwrap_or(Err(SubmitError::Left))
     }
 
+    /// Proposes that all which everyone has had the time to see, up to about three seconds ago, become final: a
+    /// *checkpoint*. Peers whose client sees nothing wrong with it consent by themselves; once all have who may
+    /// write and ever did, [`Event::CheckpointStable`] comes, logs let go of what lies below, and whoever
+    /// joins takes it as a whole. Needs the role of an Admin. While another writer is away it waits:
+    /// [`retire`](Self::retire).
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn propose_checkpoint(&self) -> Result<(), SubmitError> {
+        self.ask(Request::ProposeCheckpoint)
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+    }
+
+    /// Asks that the next checkpoint need not wait for an author. Counts when more than half of the writers
+    /// of the last checkpoint ask for it (of two halves, the one with the room's creator). What the
+    /// author has written below the next checkpoint, and not shown by then, never counts.
+    ///
+    /// # Errors
+    /// [`SubmitError`] says whether and when to try again.
+    pub async fn retire(&self, author: AuthorId) -> Result<(), SubmitError> {
+        self.ask(|reply| Request::Retire(author, reply))
+            .await
+            .unwrap_or(Err(SubmitError::Left))
+    }
+
+    /// The last stable checkpoint; `None` if there is none, or the room was left.
+    pub async fn checkpoint(&self) -> Option<Stable> {
+        self.ask(Request::Checkpoint).await.flatten()
+    }
+
     /// What happens in the room. The first call gets everything since the room was joined; later
     /// calls get what happens from then on. A reader more than 4096 events behind gets
     /// [`Event::Lagged`] and goes on with the newer ones.
@@ -242,6 +273,15 @@ impl Room {
         let (reply, answer) = oneshot::channel();
         let _ = self.requests.send(Request::Metrics(reply)).await;
         answer.await.unwrap_or_default()
+    }
+
+    /// Says that this machine is on another network now, as when it changes from one wireless network to
+    /// the next, or gets its cable back. A room notices by itself within half a second, unless it was told not to
+    /// ([`RoomBuilder::watch_network`]). Links go on by the new addresses, and nothing that was sent is lost;
+    /// without this they are given up when they have been silent for too long, and made anew.
+    pub async fn network_changed(&self) {
+        // A room that was left has no links.
+        let _ = self.requests.send(Request::NetworkChanged).await;
     }
 
     /// The controls of voice; `None` if the room was joined without.

@@ -50,9 +50,14 @@ pub(crate) struct Durable {
     failed: bool,
     /// The last frame of each other author that was handed over.
     kept: HashMap<AuthorId, (u64, FrameId)>,
-    /// Of the frames that the log keeps without counting them, those that were handed over.
-    aside: HashSet<FrameId>,
+    /// Of the frames that the log keeps without counting them, those that were handed over: their authors and first
+    /// nonces.
+    aside: HashMap<FrameId, (AuthorId, u64)>,
     next_keep: Timestamp,
+    /// How many checkpoints were handed over.
+    checkpoints: u64,
+    /// Up to which nonce own frames lie below the last of them.
+    own_pruned: u64,
 }
 
 impl Durable {
@@ -63,6 +68,7 @@ impl Durable {
             .iter()
             .map(|head| (head.author, (head.nonce, head.id)));
         let aside = session.log().into_iter().flat_map(CommandLog::set_aside);
+        let checkpoint = session.log().and_then(CommandLog::checkpoint);
         Self {
             writer: Writer::start(log),
             genesis: session.genesis().map(Genesis::hash),
@@ -72,8 +78,10 @@ impl Durable {
             held: VecDeque::new(),
             failed: false,
             kept: kept.collect(),
-            aside: aside.map(|frame| frame.id()).collect(),
+            aside: aside.map(|frame| (frame.id(), place(&frame))).collect(),
             next_keep: Timestamp::ZERO,
+            checkpoints: checkpoint.map_or(0, |stable| stable.number),
+            own_pruned: session.log().map_or(0, own_pruned),
         }
     }
 
@@ -83,6 +91,7 @@ impl Durable {
             self.genesis = Some(genesis.hash());
             self.kept.clear();
             self.aside.clear();
+            (self.checkpoints, self.own_pruned) = (0, 0);
             self.require(Record::Genesis {
                 genesis: genesis.clone().into(),
                 schema: schema.clone(),
@@ -90,8 +99,14 @@ impl Durable {
         }
     }
 
-    pub(crate) fn own_frame(&mut self, frame: &SharedFrame) {
+    /// Hands over an own frame of a log, and before it the checkpoint that it follows: in a store that has neither
+    /// that nor the frames below, it would follow nothing.
+    pub(crate) fn own_frame(&mut self, frame: &SharedFrame, log: Option<&CommandLog>) {
         if let Some(genesis) = self.genesis {
+            let pruned = log.filter(|log| own_pruned(log) > self.own_pruned);
+            if let Some(log) = pruned.filter(|log| log.genesis().hash() == genesis) {
+                self.failed |= !self.append_checkpoint(genesis, log);
+            }
             let frame = frame.clone();
             self.require(Record::Frame { genesis, frame });
         }
@@ -133,6 +148,9 @@ impl Durable {
         let Some(genesis) = self.genesis.filter(|_| !self.failed) else {
             return true;
         };
+        if !self.keep_checkpoint(genesis, log) {
+            return false;
+        }
         let mut left = KEEP_BYTES;
         for head in log.heads() {
             let (nonce, id) = self.kept_of(head.author);
@@ -162,19 +180,68 @@ impl Durable {
         self.keep_aside(genesis, log)
     }
 
-    /// The proofs of forks and what lies beyond them: little, and of use to whoever joins.
+    /// What is left of what lies below a checkpoint that has become stable, in place of the frames.
+    fn keep_checkpoint(&mut self, genesis: GenesisHash, log: &CommandLog) -> bool {
+        let number = log.checkpoint().map_or(0, |stable| stable.number);
+        number <= self.checkpoints || (self.has_room() && self.append_checkpoint(genesis, log))
+    }
+
+    /// `false` when the checkpoint could not be handed over.
+    fn append_checkpoint(&mut self, genesis: GenesisHash, log: &CommandLog) -> bool {
+        let new = log.checkpoint_contents();
+        let Some(new) = new.filter(|new| new.number > self.checkpoints) else {
+            return true;
+        };
+        let Some(snapshot) = log.snapshot(0) else {
+            return true;
+        };
+        let authors = new.authors.iter();
+        let record = Record::Checkpoint {
+            genesis,
+            snapshot: snapshot.encode(),
+            through: authors.map(|at| (at.author, at.head.nonce)).collect(),
+        };
+        let taken = self.append(record);
+        if taken {
+            (self.checkpoints, self.own_pruned) = (new.number, own_pruned(log));
+        }
+        taken
+    }
+
+    /// The proofs of forks and what lies beyond them: little, and of use to whoever joins. What the log has let go of
+    /// that goes from the store, too, so that it holds no more than the log does.
     fn keep_aside(&mut self, genesis: GenesisHash, log: &CommandLog) -> bool {
+        let mut current = HashSet::new();
         for frame in log.set_aside() {
-            if !self.aside.contains(&frame.id()) {
-                let record = Record::Frame {
-                    genesis,
-                    frame: frame.clone(),
-                };
-                if !self.has_room() || !self.append(record) {
+            current.insert(frame.id());
+            if !self.aside.contains_key(&frame.id()) {
+                let (id, place) = (frame.id(), place(&frame));
+                if !self.has_room() || !self.append(Record::Frame { genesis, frame }) {
                     return false;
                 }
-                self.aside.insert(frame.id());
+                self.aside.insert(id, place);
             }
+        }
+        let gone: Vec<_> = self
+            .aside
+            .iter()
+            .filter(|(id, _)| !current.contains(id))
+            .map(|(id, place)| (*id, *place))
+            .collect();
+        for (id, (author, first_nonce)) in gone {
+            let there = log.header_with(author, first_nonce);
+            let counts = there.is_some_and(|(_, counted)| counted == id);
+            let record = Record::LetGo {
+                genesis,
+                author,
+                first_nonce,
+                id,
+            };
+            let keep = counts || log.own_author() == Some(author);
+            if !keep && (!self.has_room() || !self.append(record)) {
+                return false;
+            }
+            self.aside.remove(&id);
         }
         true
     }
@@ -262,6 +329,16 @@ impl Durable {
     }
 }
 
+/// Up to which nonce own frames lie below the last stable checkpoint.
+fn own_pruned(log: &CommandLog) -> u64 {
+    log.own_author().map_or(0, |own| log.pruned_through(own))
+}
+
+/// A frame's author and first nonce.
+fn place(frame: &SharedFrame) -> (AuthorId, u64) {
+    (frame.author(), frame.header().first_nonce)
+}
+
 impl Writer {
     fn start(log: RoomLog) -> Self {
         if !log.blocks() {
@@ -304,7 +381,9 @@ async fn run(
 mod tests {
     #![allow(clippy::unwrap_used)] // in helpers of tests, too
 
-    use roundtable_command_log::{Action, Covered, GenesisParams, Key, Role, Strategy};
+    use roundtable_command_log::{
+        Action, Covered, GenesisParams, Key, Role, Snapshot, Strategy, Unrestored,
+    };
     use roundtable_core::WallTime;
     use roundtable_session::{GenesisSource, Now, SessionConfig};
 
@@ -375,14 +454,14 @@ mod tests {
         );
 
         let mut log = log(&genesis(&identity), &identity);
-        durable.own_frame(&note(&mut log));
+        durable.own_frame(&note(&mut log), Some(&log));
         assert!(durable.hold(link, command(1)).is_none());
         let message = Frame::text(Channel::App, "not held");
         assert!(durable.hold(link, message).is_some());
         let mut sent = Vec::new();
         // Somebody goes on writing: there is always a record under way.
         for byte in 2..10 {
-            durable.own_frame(&note(&mut log));
+            durable.own_frame(&note(&mut log), Some(&log));
             assert!(durable.hold(link, command(byte)).is_none());
             let result = durable.next().await;
             sent.extend(durable.synced(result).map(|(_, frame)| frame));
@@ -447,7 +526,7 @@ mod tests {
         };
         let grant = log.role_command(bob.author(), Role::Editor);
         let grant = write(&mut log, grant);
-        durable.own_frame(&grant);
+        durable.own_frame(&grant, Some(&log));
         let [long, short] = [("long", 3), ("short", 2)].map(|(text, count)| {
             let mut copy = self::log(&genesis, &bob);
             give(&mut copy, std::slice::from_ref(&grant));
@@ -467,7 +546,7 @@ mod tests {
             role: Role::Editor,
             covered,
         };
-        durable.own_frame(&write(&mut log, names));
+        durable.own_frame(&write(&mut log, names), Some(&log));
         give(&mut log, &short[..1]);
         give(&mut log, &short[1..]);
         assert_eq!(log.head(bob.author()).unwrap().id, short[1].id());
@@ -479,5 +558,86 @@ mod tests {
         again.settle(NOW.wall);
         assert_eq!(again.heads(), log.heads());
         assert_eq!(again.state_hash(), log.state_hash());
+    }
+
+    /// Bob forks his log wherever he can. The log keeps some of the proofs, and the store no more than those.
+    #[test]
+    fn what_the_log_lets_go_of_goes_from_the_store() {
+        let (alice, bob) = (
+            Identity::ephemeral().unwrap(),
+            Identity::ephemeral().unwrap(),
+        );
+        let (genesis, mut durable) = (genesis(&alice), durable(&alice));
+        let mut log = log(&genesis, &alice);
+        let grant = log.role_command(bob.author(), Role::Editor);
+        let grant = log.append(NOW.wall, &[grant]).unwrap();
+        durable.own_frame(&grant, Some(&log));
+        let copy = |frames: &[SharedFrame]| {
+            let mut copy = self::log(&genesis, &bob);
+            let all = [std::slice::from_ref(&grant), frames].concat();
+            copy.restore(NOW.wall, all.iter().map(|frame| frame.bytes().clone()));
+            copy
+        };
+        let mut author = copy(&[]);
+        let (mut frames, mut rivals) = (Vec::new(), Vec::new());
+        let later = WallTime::from_millis(NOW.wall.as_millis() + 60_000);
+        for _ in 0..24 {
+            let large = Action::put(Key::new(0, "note"), vec![0; 60 * 1024]);
+            rivals.push(copy(&frames).append(later, &[large]).unwrap());
+            frames.push(note(&mut author));
+        }
+        for frame in frames.iter().chain(rivals.iter().rev()) {
+            log.receive(NOW.wall, frame.bytes().clone()).unwrap();
+            log.settle(NOW.wall);
+            assert!(durable.keep(NOW.mono, Some(&log)));
+        }
+        let kept = log.kept().count();
+        assert!(kept < 48, "not all is kept");
+        let stored = alice.store().load(&"r".parse().unwrap()).unwrap();
+        assert_eq!(stored.frame_count(), kept);
+    }
+
+    /// Alice starts from an old backup, and peers bring her a checkpoint far above it and what she has written since.
+    /// Then her machine dies.
+    #[test]
+    fn an_own_frame_is_never_stored_without_the_checkpoint_that_it_follows() {
+        let alice = Identity::ephemeral().unwrap();
+        let (genesis, mut durable) = (genesis(&alice), durable(&alice));
+        let mut log = log(&genesis, &alice);
+        let mut before = self::log(&genesis, &alice);
+        for _ in 0..3 {
+            let frame = note(&mut log);
+            durable.own_frame(&frame, Some(&log));
+            before.restore(NOW.wall, [frame.bytes().clone()]);
+        }
+        // What she had done since the backup was made, and her peers know.
+        before.settle(NOW.wall);
+        note(&mut before);
+        before.settle(NOW.wall);
+        let proposal = before.checkpoint_command(before.lamport()).unwrap();
+        let mut next = Some(proposal);
+        while let Some(action) = next {
+            before.append(NOW.wall, &[action]).unwrap();
+            before.settle(NOW.wall);
+            next = before.due(NOW.wall);
+        }
+        let snapshot = before.snapshot(0).unwrap();
+        assert!(log.install(NOW.wall, &snapshot).unwrap());
+        for frame in before.kept() {
+            log.receive(NOW.wall, frame.bytes().clone()).unwrap();
+        }
+        log.settle(NOW.wall);
+        for frame in before.frames_after(alice.author(), 0, usize::MAX) {
+            durable.own_frame(&frame, Some(&log));
+        }
+
+        let stored = alice.store().load(&"r".parse().unwrap()).unwrap();
+        let mut again = self::log(&genesis, &alice);
+        let kept = Snapshot::decode(stored.snapshot.clone().unwrap()).unwrap();
+        again.install(NOW.wall, &kept).unwrap();
+        let own = stored.frames[&alice.author()].clone();
+        again.restore(NOW.wall, stored.into_frames());
+        assert_eq!(again.unrestored(own), Unrestored::default());
+        assert_eq!(again.heads(), log.heads());
     }
 }

@@ -18,6 +18,11 @@ pub use roundtable_voice::{
     SpeakerDiagnostics, VadConfig, VadKind, VoiceConfigError, VoiceDiagnostics,
     VoiceReceiverConfig, VoiceSenderConfig, VoiceSenderStats, VoiceStats,
 };
+#[cfg(feature = "device")]
+pub use roundtable_voice::{
+    AudioDevices, Capture, DEVICE_PERIOD, DeviceError, DeviceInfo, DeviceList, DeviceState,
+    Direction, Playback,
+};
 #[cfg(feature = "processing")]
 pub use roundtable_voice::{NoiseReduction, ProcessingConfig};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,7 +41,7 @@ pub enum Source {
     Silent,
     /// A recording.
     Clip(Clip),
-    /// The default microphone. Without one this peer only listens.
+    /// The microphone. While there is none, this peer only listens.
     #[cfg(feature = "device")]
     Microphone,
 }
@@ -66,6 +71,13 @@ pub struct Voice {
     pub(crate) record: Option<PathBuf>,
     #[cfg(feature = "device")]
     pub(crate) speakers: bool,
+    #[cfg(feature = "device")]
+    pub(crate) input: Option<String>,
+    #[cfg(feature = "device")]
+    pub(crate) output: Option<String>,
+    /// What devices are asked to handle at once, where it is not what suits most.
+    #[cfg(feature = "device")]
+    pub(crate) period: Option<std::time::Duration>,
     pub(crate) sender: VoiceSenderConfig,
     pub(crate) receiver: VoiceReceiverConfig,
     pub(crate) spatial: Option<SpatialConfig>,
@@ -78,14 +90,30 @@ impl Voice {
         self
     }
 
-    /// Speaks through the default microphone and plays through the default speakers. A device that
-    /// is missing is done without, and logged.
+    /// Speaks through the microphone and plays through the speakers: those that [`input`](Self::input) and
+    /// [`output`](Self::output) choose, or the system's defaults. While one is missing it is done without; it is taken
+    /// into use when it comes, and taken again when it comes back. [`Event::Device`](crate::Event::Device) tells.
     #[cfg(feature = "device")]
     pub fn devices(mut self) -> Self {
         if matches!(self.source, Source::Silent) {
             self.source = Source::Microphone;
         }
         self.speakers = true;
+        self
+    }
+
+    /// The microphone's [id or name](DeviceInfo), as [`AudioDevices::list`] tells it. Default: the system's default,
+    /// whichever that is at any time. It stands in where the chosen one is not there.
+    #[cfg(feature = "device")]
+    pub fn input(mut self, device: impl Into<String>) -> Self {
+        self.input = Some(device.into());
+        self
+    }
+
+    /// The speakers' [id or name](DeviceInfo), likewise.
+    #[cfg(feature = "device")]
+    pub fn output(mut self, device: impl Into<String>) -> Self {
+        self.output = Some(device.into());
         self
     }
 
@@ -97,14 +125,19 @@ impl Voice {
     }
 
     /// As soon as possible, for music together and for games: 10 ms frames, the codec's shortest delay, a buffer from 10 ms.
-    /// Takes half as many bits again, and a network that does not jitter.
-    pub fn low_latency(self) -> Self {
+    /// Devices are asked for 5 ms at once. Takes half as many bits again, and a network that does not jitter.
+    #[cfg_attr(not(feature = "device"), allow(unused_mut))]
+    pub fn low_latency(mut self) -> Self {
+        #[cfg(feature = "device")]
+        {
+            self.period = Some(DEVICE_PERIOD / 2);
+        }
         self.sender(VoiceSenderConfig::low_latency())
             .receiver(VoiceReceiverConfig::low_latency())
     }
 
-    /// Mixes in stereo, so that voices have places: see [`VoiceHandle::place`]. A recording of the mix has two
-    /// channels then; the speakers still have one.
+    /// Mixes in stereo, so that voices have places: see [`VoiceHandle::place`]. The speakers and a recording of the mix
+    /// get two channels then.
     pub fn spatial(mut self, config: SpatialConfig) -> Self {
         self.spatial = Some(config);
         self
@@ -156,6 +189,13 @@ impl VoiceHandle {
     /// Puts this user somewhere.
     pub async fn place_listener(&self, listener: Listener) {
         let _ = self.controls.send(Control::Listener(listener)).await;
+    }
+
+    /// Goes over to another microphone or other speakers, by [id or name](DeviceInfo), or with `None` to the system's
+    /// default. Only where [`Voice::devices`] asked for devices.
+    #[cfg(feature = "device")]
+    pub async fn choose_device(&self, direction: Direction, device: Option<String>) {
+        let _ = self.controls.send(Control::Device(direction, device)).await;
     }
 
     /// Sends at another bit rate, without redundancy and headers, from the next frame on.

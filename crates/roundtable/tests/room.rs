@@ -303,6 +303,59 @@ async fn a_room_survives_whole_in_any_of_its_members() {
     server.stop().await;
 }
 
+/// What two have agreed on is final; one comes back with it, and a third takes it as a whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_everyone_agreed_on_is_final_for_those_who_come_later() {
+    let server = TestServer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity::open(directory.path()).unwrap();
+    let mut alice = Member::join(server.room("alice").identity(identity).schema(schema())).await;
+    alice.may_edit().await;
+    let mut bob = Member::join(server.room("bob").schema(schema())).await;
+    bob.may_edit().await;
+    let put = |key_type, text: &str| Action::put(Key::new(key_type, "k"), text.to_owned());
+    bob.room
+        .submit([put(CLAIM, "bob"), put(POINTS, "1")])
+        .await
+        .unwrap();
+    alice.room.submit([put(POINTS, "2")]).await.unwrap();
+    converged(&[&alice, &bob], 4).await;
+    let stable = |event: &Event| match event {
+        Event::CheckpointStable(stable) => Some(*stable),
+        _ => None,
+    };
+    // Without an invite, nothing is made final before it is sure that this is the room.
+    while let Err(error) = alice.room.propose_checkpoint().await {
+        assert_eq!(error, SubmitError::Unsettled);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let agreed = alice.wait_for("a checkpoint", stable).await;
+    assert_eq!(bob.wait_for("a checkpoint", stable).await, agreed);
+    assert_eq!(bob.room.checkpoint().await, Some(agreed));
+    let metrics = bob.room.metrics().await;
+    assert!(metrics.contains("log_checkpoints 1"), "{metrics}");
+
+    let mut carol = Member::join(server.room("carol").schema(schema())).await;
+    carol.may_edit().await;
+    // A proposal, two who acknowledge and commit it, and carol's role.
+    converged(&[&alice, &bob, &carol], 10).await;
+    assert_eq!(carol.room.checkpoint().await, Some(agreed));
+    let claim = carol.room.get(Key::new(CLAIM, "k")).await;
+    assert_eq!(claim.as_deref(), Some(&b"bob"[..]));
+
+    alice.room.leave().await;
+    let identity = Identity::open(directory.path()).unwrap();
+    let mut alice = Member::join(server.room("alice").identity(identity).schema(schema())).await;
+    alice.may_edit().await;
+    assert_eq!(alice.room.checkpoint().await, Some(agreed));
+    alice.room.submit([put(POINTS, "3")]).await.unwrap();
+    converged(&[&alice, &bob, &carol], 11).await;
+    for member in [alice, bob, carol] {
+        member.room.leave().await;
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invite_leads_to_its_room_and_to_no_other() {
     let server = TestServer::start().await;

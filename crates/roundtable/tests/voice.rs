@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-#[allow(dead_code)] // each file of tests uses a part
 mod support;
 
 use std::time::Duration;

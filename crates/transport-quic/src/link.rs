@@ -1,5 +1,6 @@
 //! The handle to one QUIC connection.
 
+use std::net::SocketAddr;
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
@@ -106,6 +107,15 @@ impl QuicLink {
 
     fn shared(&self) -> &Shared {
         &self.0.0
+    }
+
+    /// Where the peer's packets come from now; `None` once the link has ended.
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        let path = self.shared().path.lock();
+        match &*path.unwrap_or_else(PoisonError::into_inner) {
+            Path::Live(connection) => Some(connection.remote_address()),
+            Path::Ended { .. } => None,
+        }
     }
 }
 

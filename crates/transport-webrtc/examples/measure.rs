@@ -17,7 +17,7 @@ const PINGS: usize = 5_000;
 async fn pair(config: &WebRtcConfig) -> Result<(WebRtcLink, WebRtcLink), Error> {
     let (offering, offer) = Connecting::offer(config).await?;
     let (answering, answer) = Connecting::answer(config, &offer).await?;
-    offering.accept_answer(&answer)?;
+    offering.accept_answer(&answer).await?;
     Ok(tokio::try_join!(offering.opened(), answering.opened())?)
 }
 

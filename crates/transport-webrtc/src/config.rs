@@ -3,11 +3,16 @@
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use roundtable_core::Channel;
+use roundtable_signaling_protocol::IceServer;
 
 /// How WebRTC links are made. Cheap to clone; one serves any number of links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebRtcConfig {
     pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ice_servers: Vec<IceServer>,
+    pub(crate) ice_policy: IcePolicy,
+    pub(crate) gathering_timeout: Duration,
+    pub(crate) trusted: Vec<Vec<u8>>,
     pub(crate) open_timeout: Duration,
     pub(crate) keep_alive: Duration,
     pub(crate) lost_after: Duration,
@@ -18,17 +23,33 @@ pub struct WebRtcConfig {
     pub(crate) media_queue: usize,
 }
 
+/// Which ways a link may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IcePolicy {
+    /// The best that connects: direct where possible, else through a relay.
+    #[default]
+    All,
+    /// Only through a TURN server, so that no peer learns an address of this machine. Costs the
+    /// detour.
+    Relay,
+}
+
 /// The largest frame of any channel and what the queue adds for it.
 const SMALLEST_BUFFER: usize = Channel::Command.max_message_len() + 1024;
 const KEEP_ALIVE: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_millis(500);
+const GATHERING: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 const LOST_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
 impl Default for WebRtcConfig {
     fn default() -> Self {
         Self {
             addresses: Vec::new(),
-            open_timeout: Duration::from_secs(10),
+            ice_servers: Vec::new(),
+            ice_policy: IcePolicy::All,
+            gathering_timeout: Duration::from_secs(5),
+            trusted: Vec::new(),
+            open_timeout: Duration::from_secs(9),
             keep_alive: Duration::from_millis(400),
             lost_after: Duration::from_secs(5),
             socket_buffer: 2 << 20,
@@ -50,6 +71,9 @@ pub enum ConfigError {
     /// See [`WebRtcConfig::with_lost_after`].
     #[error("the time after which a silent link is lost is {0:?}; give 1 s to 30 s")]
     LostAfter(Duration),
+    /// See [`WebRtcConfig::with_gathering_timeout`].
+    #[error("the gathering timeout is {0:?}; give 100 ms to 30 s")]
+    GatheringTimeout(Duration),
     /// See [`WebRtcConfig::with_open_timeout`].
     #[error("the open timeout is zero")]
     OpenTimeout,
@@ -72,7 +96,50 @@ impl WebRtcConfig {
         self
     }
 
-    /// From the start of the negotiation until the link must be open. Default 10 s. It includes
+    /// The STUN and TURN servers to use, as signaling hands them out. Default none, which connects
+    /// only peers that reach each other directly. The first 16 URLs count. A URL that is not
+    /// understood fails by itself and is named in the error when no link comes up.
+    #[must_use]
+    pub fn with_ice_servers(mut self, servers: impl IntoIterator<Item = IceServer>) -> Self {
+        self.ice_servers = servers.into_iter().collect();
+        self
+    }
+
+    /// Adds servers to those of [`with_ice_servers`](Self::with_ice_servers), behind them.
+    #[must_use]
+    pub fn with_more_ice_servers(mut self, servers: impl IntoIterator<Item = IceServer>) -> Self {
+        self.ice_servers.extend(servers);
+        self
+    }
+
+    /// The servers to use.
+    pub fn ice_servers(&self) -> &[IceServer] {
+        &self.ice_servers
+    }
+
+    /// Which ways a link may take. Default [`IcePolicy::All`].
+    #[must_use]
+    pub fn with_ice_policy(mut self, policy: IcePolicy) -> Self {
+        self.ice_policy = policy;
+        self
+    }
+
+    /// How long STUN and TURN servers have to answer. Default 5 s, range 100 ms to 30 s. The link
+    /// opens meanwhile where it can.
+    #[must_use]
+    pub fn with_gathering_timeout(mut self, timeout: Duration) -> Self {
+        self.gathering_timeout = timeout;
+        self
+    }
+
+    /// Certificates (DER) to trust for `turns:` servers beside the system's roots. Default none.
+    #[must_use]
+    pub fn with_trusted_certificates(mut self, der: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.trusted = der.into_iter().collect();
+        self
+    }
+
+    /// From the start of the negotiation until the link must be open. Default 9 s. It includes
     /// the time that signaling takes.
     #[must_use]
     pub fn with_open_timeout(mut self, timeout: Duration) -> Self {
@@ -148,6 +215,9 @@ impl WebRtcConfig {
         }
         if !LOST_AFTER.contains(&self.lost_after) {
             return Err(ConfigError::LostAfter(self.lost_after));
+        }
+        if !GATHERING.contains(&self.gathering_timeout) {
+            return Err(ConfigError::GatheringTimeout(self.gathering_timeout));
         }
         if self.open_timeout.is_zero() {
             return Err(ConfigError::OpenTimeout);

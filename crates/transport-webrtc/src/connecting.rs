@@ -6,19 +6,24 @@ use std::{
 };
 
 use roundtable_signaling_protocol::IceCandidate;
-use rtc::{ice::candidate::unmarshal_candidate, peer_connection::transport::RTCIceCandidateInit};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     ConnectError, WebRtcConfig, WebRtcLink,
     driver::{Command, Driver, Limits, Progress, now},
-    error::{MAX_CANDIDATE_LEN, MAX_CANDIDATES},
-    gather, link,
+    error::MAX_CANDIDATES,
+    interfaces, link,
     peer::Peer,
     sdp,
     shared::Shared,
     socket::Sockets,
+    stream::Streams,
 };
+
+/// How much later than the task a waiting handle gives up.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Candidates of ours that wait for [`Connecting::next_candidate`] at most; there are never so many.
+pub(crate) const CANDIDATES: usize = 64;
 
 /// One negotiation, which becomes one link. Clones are handles of the same negotiation, so that one
 /// can feed it what signaling brings while another waits in [`opened`](Self::opened).
@@ -33,6 +38,8 @@ pub struct Connecting {
 struct Inner {
     stage: Mutex<Stage>,
     progress: watch::Receiver<Progress>,
+    /// Our candidates.
+    local: tokio::sync::Mutex<mpsc::Receiver<IceCandidate>>,
     open_by: Instant,
     open_timeout: std::time::Duration,
 }
@@ -40,92 +47,37 @@ struct Inner {
 #[derive(Debug)]
 struct Stage {
     state: State,
+    /// Whether the peer's answer is awaited.
+    unanswered: bool,
     /// Candidates that the peer has named so far.
     candidates: usize,
 }
 
+#[derive(Debug)]
 enum State {
-    /// We have offered; nothing runs yet, packets wait in the sockets.
-    Offered(Box<Setup>),
     /// The task runs.
-    Running(Box<link::Inner>),
+    Running(Handle),
     /// The link has been handed out; late candidates may still reach it.
     Opened(mpsc::WeakUnboundedSender<Command>),
     /// Abandoned or failed.
     Over,
 }
 
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Offered(_) => "Offered",
-            Self::Running(_) => "Running",
-            Self::Opened(_) => "Opened",
-            Self::Over => "Over",
-        })
-    }
-}
-
-/// What the task will need.
-struct Setup {
-    peer: Peer,
-    sockets: Sockets,
+/// What the link will need of its task.
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
     shared: Arc<Shared>,
-    limits: Limits,
-    in_flight: usize,
-    progress: watch::Sender<Progress>,
+    finished: watch::Receiver<()>,
 }
 
-impl Setup {
-    /// Binds the sockets. The second value follows the negotiation's progress.
-    fn new(config: &WebRtcConfig) -> Result<(Self, watch::Receiver<Progress>), ConnectError> {
-        config.validate()?;
-        let sockets = gather::bind(config)?;
-        let start = now();
-        let ssrcs = random_ssrcs()?;
-        let peer = Peer::new(config, start, sockets.locals(), ssrcs)?;
-        let (progress, follow) = watch::channel(Progress::Opening);
-        let setup = Self {
-            peer,
-            sockets,
-            shared: Arc::new(Shared::new(config)),
-            limits: Limits {
-                open_by: start + config.open_timeout,
-                open_timeout: config.open_timeout,
-                lost_after: config.lost_after,
-            },
-            in_flight: config.in_flight,
-            progress,
-        };
-        Ok((setup, follow))
-    }
-
-    /// Starts the link's task; both descriptions are in place.
-    fn spawn(self) -> Result<link::Inner, ConnectError> {
-        let binding = self.peer.binding().ok_or(ConnectError::Setup)?;
-        let codecs = self.peer.codecs().clone();
-        let (commands, receiver) = mpsc::unbounded_channel();
-        let (alive, finished) = watch::channel(());
-        let driver = Driver::new(
-            (self.peer, self.sockets),
-            self.in_flight,
-            self.shared.clone(),
-            self.limits,
-            receiver,
-            self.progress,
-        );
-        tokio::spawn(async move {
-            driver.run().await;
-            drop(alive);
-        });
-        Ok(link::Inner {
-            commands,
-            shared: self.shared,
-            binding,
-            codecs,
-            finished,
-        })
-    }
+/// Binds the sockets.
+fn set_up(config: &WebRtcConfig) -> Result<(Peer, Sockets, Instant), ConnectError> {
+    config.validate()?;
+    let sockets = interfaces::bind(config)?;
+    let start = now();
+    let peer = Peer::new(config, start, sockets.locals(), random_ssrcs()?)?;
+    Ok((peer, sockets, start))
 }
 
 /// Two distinct random SSRCs (RFC 3550 §8.1).
@@ -140,21 +92,20 @@ fn random_ssrcs() -> Result<[u32; 2], ConnectError> {
 }
 
 impl Connecting {
-    /// Starts a negotiation. The second value is the description to send to the peer; all
-    /// candidates are in it.
+    /// Starts a negotiation. The second value is the description to send to the peer. Our host
+    /// candidates are in it; those that STUN and TURN servers bring follow by
+    /// [`next_candidate`](Self::next_candidate).
     ///
     /// # Errors
     /// [`ConnectError::Config`], [`ConnectError::Socket`] or [`ConnectError::Setup`].
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time enabled.
-    #[allow(clippy::unused_async)] // gathering will wait for STUN servers
+    #[allow(clippy::unused_async)] // so that set-up may come to wait
     pub async fn offer(config: &WebRtcConfig) -> Result<(Self, String), ConnectError> {
-        let (mut setup, progress) = Setup::new(config)?;
-        let sdp = setup.peer.offer(now())?;
-        let limits = setup.limits;
-        let state = State::Offered(Box::new(setup));
-        Ok((Self::new(state, 0, progress, limits), sdp))
+        let (mut peer, sockets, start) = set_up(config)?;
+        let sdp = peer.offer(start)?;
+        Ok((Self::start(config, peer, sockets, (start, None)), sdp))
     }
 
     /// Takes up a negotiation that the peer started with `offer`. The second value is the description
@@ -165,29 +116,61 @@ impl Connecting {
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time enabled.
-    #[allow(clippy::unused_async)] // gathering will wait for STUN servers
+    #[allow(clippy::unused_async)] // so that set-up may come to wait
     pub async fn answer(
         config: &WebRtcConfig,
         offer: &str,
     ) -> Result<(Self, String), ConnectError> {
         let candidates = sdp::check(offer)?;
-        let (mut setup, progress) = Setup::new(config)?;
-        let sdp = setup.peer.answer(now(), offer)?;
-        let limits = setup.limits;
-        let state = State::Running(Box::new(setup.spawn()?));
-        Ok((Self::new(state, candidates, progress, limits), sdp))
+        let (mut peer, sockets, start) = set_up(config)?;
+        let sdp = peer.answer(start, offer)?;
+        let started = (start, Some(candidates));
+        Ok((Self::start(config, peer, sockets, started), sdp))
     }
 
-    fn new(
-        state: State,
-        candidates: usize,
-        progress: watch::Receiver<Progress>,
-        limits: Limits,
+    /// Starts the link's task. With an offer of the peer's comes the number of its candidates.
+    fn start(
+        config: &WebRtcConfig,
+        peer: Peer,
+        sockets: Sockets,
+        (start, candidates): (Instant, Option<usize>),
     ) -> Self {
+        let shared = Arc::new(Shared::new(config));
+        let limits = Limits {
+            open_by: start + config.open_timeout,
+            open_timeout: config.open_timeout,
+            lost_after: config.lost_after,
+        };
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (report, progress) = watch::channel(Progress::Opening);
+        let (trickle, local) = mpsc::channel(CANDIDATES);
+        let (alive, finished) = watch::channel(());
+        let driver = Driver::new(
+            (peer, sockets, Streams::new(config.trusted.clone())),
+            config.in_flight,
+            shared.clone(),
+            limits,
+            receiver,
+            (report, trickle),
+        );
+        tokio::spawn(async move {
+            driver.run().await;
+            drop(alive);
+        });
+        let handle = Handle {
+            commands,
+            shared,
+            finished,
+        };
         Self {
             inner: Arc::new(Inner {
-                stage: Mutex::new(Stage { state, candidates }),
+                stage: Mutex::new(Stage {
+                    state: State::Running(handle),
+                    unanswered: candidates.is_none(),
+                    candidates: candidates.unwrap_or(0),
+                }),
                 progress,
+                local: tokio::sync::Mutex::new(local),
                 open_by: limits.open_by,
                 open_timeout: limits.open_timeout,
             }),
@@ -208,25 +191,55 @@ impl Connecting {
     /// [`ConnectError::AlreadyAnswered`] unless this negotiation waits for an answer; otherwise what
     /// is wrong with it.
     ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn accept_answer(&self, answer: &str) -> Result<(), ConnectError> {
-        let mut stage = self.stage();
-        let mut setup = match std::mem::replace(&mut stage.state, State::Over) {
-            State::Offered(setup) => setup,
-            State::Over => return Err(ConnectError::Abandoned),
-            other => {
-                stage.state = other;
-                return Err(ConnectError::AlreadyAnswered);
-            }
-        };
-        stage.candidates += sdp::check(answer)?;
-        if stage.candidates > MAX_CANDIDATES {
-            return Err(ConnectError::TooManyCandidates);
+    pub async fn accept_answer(&self, answer: &str) -> Result<(), ConnectError> {
+        let (reply, result) = oneshot::channel();
+        self.hand_over(answer, reply)?;
+        match result.await {
+            Ok(result) => result,
+            // The task has ended before.
+            Err(_) => Err(match &*self.inner.progress.borrow() {
+                Progress::Failed(error) => error.clone(),
+                _ => ConnectError::Abandoned,
+            }),
         }
-        setup.peer.accept_answer(now(), answer)?;
-        stage.state = State::Running(Box::new(setup.spawn()?));
+    }
+
+    /// Hands the answer to the task.
+    fn hand_over(
+        &self,
+        answer: &str,
+        reply: oneshot::Sender<Result<(), ConnectError>>,
+    ) -> Result<(), ConnectError> {
+        let mut stage = self.stage();
+        let commands = match &stage.state {
+            State::Over => return Err(ConnectError::Abandoned),
+            State::Running(handle) if stage.unanswered => handle.commands.clone(),
+            State::Running(_) | State::Opened(_) => return Err(ConnectError::AlreadyAnswered),
+        };
+        stage.unanswered = false;
+        let candidates = sdp::check(answer).and_then(|more| {
+            let all = stage.candidates + more;
+            (all <= MAX_CANDIDATES)
+                .then_some(all)
+                .ok_or(ConnectError::TooManyCandidates)
+        });
+        match candidates {
+            Ok(all) => stage.candidates = all,
+            Err(error) => {
+                stage.state = State::Over;
+                return Err(error);
+            }
+        }
+        // If the task has ended, the reply is dropped.
+        let _ = commands.send(Command::Answer(answer.to_owned(), reply));
         Ok(())
+    }
+
+    /// Our next candidate for the peer (RFC 8838), to be sent by signaling behind our description.
+    /// The last is empty ([`IceCandidate::is_end`]); then `None`, as where no servers are
+    /// configured. Cancel safe.
+    pub async fn next_candidate(&self) -> Option<IceCandidate> {
+        self.inner.local.lock().await.recv().await
     }
 
     /// Takes a trickled candidate of the peer's (RFC 8838), at any time; before the answer it is
@@ -237,18 +250,8 @@ impl Connecting {
     /// [`ConnectError::CandidateTooLarge`], [`ConnectError::Candidate`] or
     /// [`ConnectError::TooManyCandidates`]; the negotiation goes on.
     pub fn add_remote_candidate(&self, candidate: &IceCandidate) -> Result<(), ConnectError> {
-        if candidate.is_end() {
+        let Some(candidate) = sdp::candidate(candidate)? else {
             return Ok(());
-        }
-        let text = candidate.candidate.as_str();
-        if text.len() > MAX_CANDIDATE_LEN {
-            return Err(ConnectError::CandidateTooLarge(text.len()));
-        }
-        let value = text.strip_prefix("candidate:").unwrap_or(text);
-        unmarshal_candidate(value).map_err(|_| ConnectError::Candidate)?;
-        let candidate = RTCIceCandidateInit {
-            candidate: text.to_owned(),
-            ..Default::default()
         };
         let mut stage = self.stage();
         stage.candidates += 1;
@@ -256,12 +259,8 @@ impl Connecting {
             stage.candidates = MAX_CANDIDATES;
             return Err(ConnectError::TooManyCandidates);
         }
-        let command = match &mut stage.state {
-            State::Offered(setup) => {
-                setup.peer.add_remote_candidate(candidate);
-                return Ok(());
-            }
-            State::Running(inner) => Some(inner.commands.clone()),
+        let command = match &stage.state {
+            State::Running(handle) => Some(handle.commands.clone()),
             State::Opened(commands) => commands.upgrade(),
             State::Over => None,
         };
@@ -276,29 +275,37 @@ impl Connecting {
     /// dropped, the negotiation is abandoned, whatever other handles there are.
     ///
     /// # Errors
-    /// [`ConnectError::Timeout`] when the time of [`WebRtcConfig::with_open_timeout`] is over,
+    /// [`ConnectError::Timeout`] or [`ConnectError::Unreachable`] when the time of
+    /// [`WebRtcConfig::with_open_timeout`] is over, [`ConnectError::NoRelay`],
     /// [`ConnectError::Handshake`], or [`ConnectError::Abandoned`] when another handle has
     /// abandoned it or taken the link.
     pub async fn opened(self) -> Result<WebRtcLink, ConnectError> {
         let mut guard = AbandonOnDrop(Some(&self));
         let mut progress = self.inner.progress.clone();
-        let wait = progress.wait_for(|progress| *progress != Progress::Opening);
-        let open_by = tokio::time::Instant::from_std(self.inner.open_by);
-        match tokio::time::timeout_at(open_by, wait).await {
+        let wait = progress.wait_for(|progress| !matches!(progress, Progress::Opening));
+        // The task keeps the time; this is for one that has no time to do so.
+        let open_by = tokio::time::Instant::from_std(self.inner.open_by + GRACE);
+        let (binding, codecs) = match tokio::time::timeout_at(open_by, wait).await {
             Err(_) => return Err(ConnectError::Timeout(self.inner.open_timeout)),
             Ok(Err(_)) => return Err(ConnectError::Abandoned),
-            Ok(Ok(progress)) => {
-                if let Progress::Failed(error) = &*progress {
-                    return Err(error.clone());
-                }
-            }
-        }
+            Ok(Ok(progress)) => match &*progress {
+                Progress::Open(binding, codecs) => (*binding, codecs.clone()),
+                Progress::Failed(error) => return Err(error.clone()),
+                Progress::Opening => return Err(ConnectError::Abandoned),
+            },
+        };
         guard.0 = None;
         let mut stage = self.stage();
         match std::mem::replace(&mut stage.state, State::Over) {
-            State::Running(inner) => {
-                stage.state = State::Opened(inner.commands.downgrade());
-                Ok(WebRtcLink::new(*inner))
+            State::Running(handle) => {
+                stage.state = State::Opened(handle.commands.downgrade());
+                Ok(WebRtcLink::new(link::Inner {
+                    commands: handle.commands,
+                    shared: handle.shared,
+                    binding,
+                    codecs,
+                    finished: handle.finished,
+                }))
             }
             other => {
                 stage.state = other;

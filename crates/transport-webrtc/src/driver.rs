@@ -1,27 +1,35 @@
 //! The task of one link: owns the sockets and the peer, and moves packets, frames and time.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use roundtable_core::{Clock, CloseCode};
+use roundtable_core::{ChannelBinding, Clock, CloseCode};
+use roundtable_signaling_protocol::IceCandidate;
 use roundtable_transport::{Closed, SystemClock};
 use rtc::peer_connection::transport::RTCIceCandidateInit;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    ConnectError,
+    ConnectError, WebRtcConfig,
+    gather::Gathering,
+    interfaces,
+    media::Codecs,
     outbox::{Fate, Outbound, Outbox},
     peer::{Event, Peer},
     shared::Shared,
     socket::Sockets,
+    stream::{StreamEvent, Streams},
 };
 
 /// How long a close waits for reliable channels to be delivered.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long a close waits for the peer to hear why.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long TURN servers may take to hear that their relays are free again.
+const RELEASE: Duration = Duration::from_millis(100);
 /// Commands taken between two looks at the network.
 const COMMAND_BATCH: usize = 256;
 
@@ -30,14 +38,30 @@ const COMMAND_BATCH: usize = 256;
 pub(crate) enum Command {
     Send(Outbound),
     Candidate(RTCIceCandidateInit),
+    /// The peer's answer to our offer, and who wants to know whether it will do.
+    Answer(String, oneshot::Sender<Result<(), ConnectError>>),
+    Restart(Restarting),
     Close(Closed),
 }
 
+/// An ICE restart that is asked for.
+#[derive(Debug)]
+pub(crate) struct Restarting {
+    /// Which addresses and servers to use.
+    pub(crate) config: Box<WebRtcConfig>,
+    /// The peer's offer, if it began.
+    pub(crate) offer: Option<String>,
+    /// Where our candidates go.
+    pub(crate) candidates: mpsc::Sender<IceCandidate>,
+    /// Where our description goes.
+    pub(crate) reply: oneshot::Sender<Result<String, ConnectError>>,
+}
+
 /// How far a negotiation has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Progress {
     Opening,
-    Open,
+    Open(ChannelBinding, Codecs),
     Failed(ConnectError),
 }
 
@@ -68,11 +92,14 @@ pub(crate) struct Limits {
 pub(crate) struct Driver {
     pub(crate) peer: Peer,
     pub(crate) sockets: Sockets,
+    streams: Streams,
     pub(crate) outbox: Outbox,
     pub(crate) shared: Arc<Shared>,
     pub(crate) limits: Limits,
     commands: mpsc::UnboundedReceiver<Command>,
     progress: watch::Sender<Progress>,
+    /// Where our candidates go, until the last is known.
+    candidates: Option<mpsc::Sender<IceCandidate>>,
     phase: Phase,
 }
 
@@ -83,21 +110,27 @@ pub(crate) fn now() -> Instant {
 
 impl Driver {
     pub(crate) fn new(
-        (peer, sockets): (Peer, Sockets),
+        (peer, sockets, mut streams): (Peer, Sockets, Streams),
         in_flight: usize,
         shared: Arc<Shared>,
         limits: Limits,
         commands: mpsc::UnboundedReceiver<Command>,
-        progress: watch::Sender<Progress>,
+        (progress, candidates): (watch::Sender<Progress>, mpsc::Sender<IceCandidate>),
     ) -> Self {
+        for (index, server) in peer.servers() {
+            streams.reach(index, server);
+        }
+        let candidates = (!peer.has_gathered()).then_some(candidates);
         Self {
             peer,
             sockets,
+            streams,
             outbox: Outbox::new(in_flight),
             shared,
             limits,
             commands,
             progress,
+            candidates,
             phase: Phase::Opening,
         }
     }
@@ -112,7 +145,18 @@ impl Driver {
             self.wait().await;
         }
         self.peer.close(now());
+        self.send().await;
+        self.streams.finish(RELEASE).await;
+    }
+
+    async fn send(&mut self) {
         self.sockets.send(self.peer.transmits()).await;
+        for (id, message) in self.peer.stream_transmits().drain(..) {
+            self.streams.send(id, message);
+        }
+        for id in self.peer.unused_streams().drain(..) {
+            self.streams.close(id);
+        }
     }
 
     /// Works until nothing more comes of it: an event may queue packets, a packet may cause events.
@@ -123,7 +167,7 @@ impl Driver {
             self.outbox
                 .pump(&mut self.peer, now, |fate| account(shared, fate));
             let mut progress = self.peer.step(now, self.room());
-            self.sockets.send(self.peer.transmits()).await;
+            self.send().await;
             while let Some(event) = self.peer.poll_event() {
                 progress = true;
                 self.on_event(event);
@@ -154,10 +198,11 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match (event, &self.phase) {
-            (Event::Opened, Phase::Opening) => {
-                self.phase = Phase::Open;
-                self.progress.send_replace(Progress::Open);
+            (Event::LocalCandidate(candidate), _) => self.trickle(candidate),
+            (Event::NoRelay, Phase::Opening) => {
+                self.fail(ConnectError::NoRelay(self.peer.failures()));
             }
+            (Event::Opened, Phase::Opening) => self.opened(),
             (Event::Frame(frame), Phase::Opening | Phase::Open) => self.shared.deliver(frame),
             (Event::Dropped(channel), _) => self.shared.count_dropped(channel),
             (Event::Closed(closed), Phase::Open) => {
@@ -178,6 +223,25 @@ impl Driver {
         }
     }
 
+    fn opened(&mut self) {
+        if let Some(binding) = self.peer.binding() {
+            self.phase = Phase::Open;
+            let codecs = self.peer.codecs().clone();
+            self.progress.send_replace(Progress::Open(binding, codecs));
+        }
+    }
+
+    fn trickle(&mut self, candidate: IceCandidate) {
+        let is_end = candidate.is_end();
+        if let Some(candidates) = &self.candidates {
+            // Full if nobody asks for them; gone if nobody will.
+            let _ = candidates.try_send(candidate);
+        }
+        if is_end {
+            self.candidates = None;
+        }
+    }
+
     /// The peer has delivered everything before it said goodbye, perhaps more than the inbox wants:
     /// at most what SCTP's receive window held.
     fn read_the_rest(&mut self) {
@@ -193,7 +257,12 @@ impl Driver {
     fn advance(&mut self, now: Instant) {
         match &self.phase {
             Phase::Opening if now >= self.limits.open_by => {
-                self.fail(ConnectError::Timeout(self.limits.open_timeout));
+                let (after, servers) = (self.limits.open_timeout, self.peer.failures());
+                self.fail(if servers.0.is_empty() {
+                    ConnectError::Timeout(after)
+                } else {
+                    ConnectError::Unreachable { after, servers }
+                });
             }
             Phase::Open if now >= self.peer.last_heard() + self.limits.lost_after => self.lose(),
             Phase::Flushing { until, closed }
@@ -249,10 +318,85 @@ impl Driver {
                     self.lose();
                 }
             },
+            event = self.streams.next() => self.on_stream(event),
             command = self.commands.recv(), if !is_closing => self.on_commands(command),
             () = tokio::time::sleep_until(deadline) => {}
             () = self.shared.inbox.freed(), if is_full => {}
         }
+    }
+
+    /// Takes what a connection brought and what has come behind it.
+    fn on_stream(&mut self, first: StreamEvent) {
+        let mut next = Some(first);
+        for _ in 0..COMMAND_BATCH {
+            match next {
+                Some(StreamEvent::Reached(index, reach)) => self.peer.reached(now(), index, reach),
+                Some(StreamEvent::Message(id, message)) => {
+                    self.peer.handle_stream(now(), id, message);
+                }
+                Some(StreamEvent::Closed(id)) => self.peer.stream_closed(now(), id),
+                None => return,
+            }
+            next = self.streams.try_next();
+        }
+    }
+
+    fn on_restart(&mut self, restarting: Restarting) {
+        let Restarting {
+            config,
+            offer,
+            candidates,
+            reply,
+        } = restarting;
+        let result = match (&self.phase, offer) {
+            (Phase::Open, Some(offer)) if !self.peer.is_restart(&offer) => {
+                Err(ConnectError::NoRestart)
+            }
+            (Phase::Open, offer) => {
+                let judged = offer
+                    .as_deref()
+                    .map_or(Ok(()), |offer| Peer::judge(now(), offer));
+                judged.and_then(|()| self.move_to_new_sockets(&config, offer, candidates))
+            }
+            _ => Err(ConnectError::Abandoned),
+        };
+        // Whoever asked may have gone; then the link is lost, unless it is asked again.
+        let _ = reply.send(result);
+    }
+
+    /// Leaves the old sockets for new ones, bound to what addresses there are now.
+    fn move_to_new_sockets(
+        &mut self,
+        config: &WebRtcConfig,
+        offer: Option<String>,
+        candidates: mpsc::Sender<IceCandidate>,
+    ) -> Result<String, ConnectError> {
+        let sockets = interfaces::bind(config)?;
+        let now = now();
+        let gathering = Gathering::new(config, now, sockets.locals().collect());
+        self.peer.release(now);
+        let mut left: VecDeque<_> = self.peer.transmits().drain(..).collect();
+        let messages: Vec<_> = self.peer.stream_transmits().drain(..).collect();
+        let mut old = std::mem::replace(&mut self.sockets, sockets);
+        let streams = Streams::new(config.trusted.clone());
+        let mut old_streams = std::mem::replace(&mut self.streams, streams);
+        tokio::spawn(async move {
+            for (id, message) in messages {
+                old_streams.send(id, message);
+            }
+            // A socket without a network may not take them.
+            let _ = tokio::time::timeout(RELEASE, old.send(&mut left)).await;
+            old_streams.finish(RELEASE).await;
+        });
+        let description = match offer {
+            None => self.peer.restart(now, gathering),
+            Some(offer) => self.peer.answer_restart(now, gathering, &offer),
+        }?;
+        self.candidates = (!self.peer.has_gathered()).then_some(candidates);
+        for (index, server) in self.peer.servers() {
+            self.streams.reach(index, server);
+        }
+        Ok(description)
     }
 
     fn deadline(&mut self) -> Instant {
@@ -281,6 +425,15 @@ impl Driver {
         match command {
             Command::Send(outbound) => self.outbox.push(outbound),
             Command::Candidate(candidate) => self.peer.add_remote_candidate(candidate),
+            Command::Restart(restarting) => self.on_restart(restarting),
+            Command::Answer(sdp, reply) => {
+                let result = self.peer.accept_answer(now(), &sdp);
+                if let (Err(error), Phase::Opening) = (&result, &self.phase) {
+                    self.fail(error.clone());
+                }
+                // Whoever asked may have gone.
+                let _ = reply.send(result);
+            }
             Command::Close(closed) => self.start_closing(closed),
         }
     }

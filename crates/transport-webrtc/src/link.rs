@@ -7,12 +7,15 @@ use roundtable_core::{
     TransportKind,
 };
 use roundtable_transport::{Closed, Link, SendError, check_frame};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    driver::Command,
+    ConnectError, IceRestart, WebRtcConfig,
+    connecting::CANDIDATES,
+    driver::{Command, Restarting},
     media::{Codecs, channel_of},
     outbox::Outbound,
+    sdp,
     shared::Shared,
 };
 
@@ -46,6 +49,60 @@ impl WebRtcLink {
     /// Whether the peer takes repeated voice frames (RFC 2198). If not, they are left out on the way to it.
     pub fn takes_redundant_voice(&self) -> bool {
         self.inner.codecs.has(MediaCodec::OpusRed)
+    }
+
+    /// Starts ICE anew (RFC 8445 §9) without losing anything that is under way: binds new sockets to the
+    /// addresses that there are now, and asks the servers of `config` again. For when the network
+    /// has changed, or the link has fallen silent. Of `config` the addresses, servers, ICE policy,
+    /// gathering timeout and certificates count. The second value goes by signaling to the peer,
+    /// which hands it to [`answer_restart`](Self::answer_restart). Until the answer is accepted the
+    /// link carries nothing, and it is lost if that takes longer than
+    /// [`WebRtcConfig::with_lost_after`].
+    ///
+    /// # Errors
+    /// [`ConnectError::Socket`]; [`ConnectError::Abandoned`] if the link has closed.
+    pub async fn restart_ice(
+        &self,
+        config: &WebRtcConfig,
+    ) -> Result<(IceRestart, String), ConnectError> {
+        self.restart(config, None).await
+    }
+
+    /// Takes up the peer's ICE restart. The second value goes back to the peer. If one of ours waits
+    /// for its answer, it is given up; of two peers that begin at once, one must give way so.
+    ///
+    /// # Errors
+    /// [`ConnectError::NoRestart`] if the offer is not for another ICE session of this very link:
+    /// then it is for a new link. Otherwise what is wrong with it, or as
+    /// [`restart_ice`](Self::restart_ice).
+    pub async fn answer_restart(
+        &self,
+        config: &WebRtcConfig,
+        offer: &str,
+    ) -> Result<(IceRestart, String), ConnectError> {
+        self.restart(config, Some(offer)).await
+    }
+
+    async fn restart(
+        &self,
+        config: &WebRtcConfig,
+        offer: Option<&str>,
+    ) -> Result<(IceRestart, String), ConnectError> {
+        config.validate()?;
+        let named = offer.map_or(Ok(0), sdp::check)?;
+        let (candidates, local) = mpsc::channel(CANDIDATES);
+        let (reply, description) = oneshot::channel();
+        let restarting = Command::Restart(Restarting {
+            config: Box::new(config.clone()),
+            offer: offer.map(str::to_owned),
+            candidates,
+            reply,
+        });
+        // An error means that the task has ended; then there is no description either.
+        let _ = self.inner.commands.send(restarting);
+        let description = description.await.map_err(|_| ConnectError::Abandoned)??;
+        let commands = self.inner.commands.downgrade();
+        Ok((IceRestart::new(commands, local, named), description))
     }
 
     /// Checks what can be checked before a place in the queue is taken. Returns that place's size.

@@ -1,12 +1,18 @@
 //! Round-trip time, loss and jitter of one link.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
-use roundtable_core::{Channel, LinkStats, MediaCodec};
+use roundtable_core::{Channel, LinkPath, LinkStats, MediaCodec};
 
 /// STUN Binding request and success response (RFC 8489 §5).
 const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
 const BINDING_SUCCESS: [u8; 2] = [0x01, 0x01];
+/// Checks whose answers are awaited: those of all candidate pairs during a restart, and more than a
+/// round trip holds afterwards. When full, the oldest is forgotten.
+const MAX_CHECKS: usize = 256;
 
 /// What a link has measured.
 ///
@@ -14,12 +20,13 @@ const BINDING_SUCCESS: [u8; 2] = [0x01, 0x01];
 /// on every link, with media or without.
 #[derive(Debug, Default)]
 pub(crate) struct Measurements {
-    /// The last check that is under way.
-    check: Option<([u8; 12], Instant)>,
+    /// Checks that are under way, the oldest first.
+    checks: VecDeque<([u8; 12], Instant)>,
     rtt: Option<Duration>,
     /// Share lost as reported by the peer, in 1/256, of voice and video.
     lost: [Option<u8>; 2],
     jitter: Option<Duration>,
+    path: Option<LinkPath>,
 }
 
 fn transaction(packet: &[u8], kind: [u8; 2]) -> Option<[u8; 12]> {
@@ -28,23 +35,34 @@ fn transaction(packet: &[u8], kind: [u8; 2]) -> Option<[u8; 12]> {
 }
 
 impl Measurements {
-    /// A STUN packet goes out.
-    pub(crate) fn stun_out(&mut self, now: Instant, packet: &[u8]) {
+    /// A STUN packet goes out. Whether it answers a check of the peer's.
+    pub(crate) fn stun_out(&mut self, now: Instant, packet: &[u8]) -> bool {
         if let Some(id) = transaction(packet, BINDING_REQUEST) {
-            self.check = Some((id, now));
+            if self.checks.len() == MAX_CHECKS {
+                self.checks.pop_front();
+            }
+            self.checks.push_back((id, now));
         }
+        transaction(packet, BINDING_SUCCESS).is_some()
     }
 
-    /// A STUN packet came in.
-    pub(crate) fn stun_in(&mut self, now: Instant, packet: &[u8]) {
-        if let Some((id, sent)) = self.check
-            && transaction(packet, BINDING_SUCCESS) == Some(id)
+    /// A STUN packet came in. Whether it answers our check.
+    pub(crate) fn stun_in(&mut self, now: Instant, packet: &[u8]) -> bool {
+        if let Some(id) = transaction(packet, BINDING_SUCCESS)
+            && let Some(at) = self.checks.iter().rposition(|(check, _)| *check == id)
+            && let Some((_, sent)) = self.checks.remove(at)
         {
-            self.check = None;
             let sample = now.saturating_duration_since(sent);
             // Smoothed as in RFC 6298 §2.
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+            return true;
         }
+        false
+    }
+
+    /// The link runs by these candidates.
+    pub(crate) fn path(&mut self, path: LinkPath) {
+        self.path = Some(path);
     }
 
     /// The peer reported how our stream on `channel` arrives.
@@ -71,6 +89,7 @@ impl Measurements {
         stats.loss = voice.unwrap_or(0.0).max(video.unwrap_or(0.0));
         stats.voice_loss = voice;
         stats.jitter = self.jitter;
+        stats.path = self.path;
     }
 }
 
@@ -95,6 +114,23 @@ mod tests {
         assert_eq!(measured.rtt, None);
         measured.stun_in(ms(30), &stun(BINDING_SUCCESS, 7));
         assert_eq!(measured.rtt, Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn answers_that_take_longer_than_the_pause_between_checks_are_recognised() {
+        let start = SystemClock::instant(SystemClock.now());
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut measured = Measurements::default();
+        for check in 0..5 {
+            measured.stun_out(ms(400 * u64::from(check)), &stun(BINDING_REQUEST, check));
+        }
+        assert!(measured.stun_in(ms(1700), &stun(BINDING_SUCCESS, 1)));
+        assert_eq!(measured.rtt, Some(Duration::from_millis(1300)));
+        assert!(!measured.stun_in(ms(1700), &stun(BINDING_SUCCESS, 1)));
+        for _ in 0..2 * MAX_CHECKS {
+            measured.stun_out(ms(2000), &stun(BINDING_REQUEST, 9));
+        }
+        assert_eq!(measured.checks.len(), MAX_CHECKS);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use roundtable_core::{Channel, ChannelBinding, CloseCode, Delivery, Frame, Payload};
+use roundtable_core::{
+    CandidateType, Channel, ChannelBinding, CloseCode, Delivery, Frame, LinkPath, Payload,
+};
+use roundtable_signaling_protocol::IceCandidate;
 use roundtable_transport::Closed;
 use rtc::{
     data_channel::{RTCDataChannelId, RTCDataChannelInit},
@@ -19,17 +22,17 @@ use rtc::{
         message::RTCMessage,
         sdp::RTCSessionDescription,
         state::{RTCIceConnectionState, RTCPeerConnectionState},
-        transport::{
-            CandidateConfig, CandidateHostConfig, RTCDtlsRole, RTCIceCandidate, RTCIceCandidateInit,
-        },
+        transport::{RTCDtlsRole, RTCIceCandidateInit, RTCIceCandidateType},
     },
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol, error::Error},
 };
 
 use crate::{
-    ConnectError, WebRtcConfig, close,
+    ConnectError, IcePolicy, ServerFailures, WebRtcConfig, close,
     flight::{Early, Flight, Kind},
+    gather::{Gathered, Gathering, Reach},
+    ice_server::Server,
     measure::Measurements,
     media::{Codecs, Media},
     rtcp_tap::{Observation, Observations},
@@ -50,9 +53,17 @@ const JUMP: Duration = Duration::from_secs(60);
 /// Packets that the replay windows of SRTP and SRTCP remember; also drops what NACK repairs twice.
 const REPLAY_WINDOW: usize = 1024;
 
+/// How long better candidates than mapped and relayed ones may take, from the first check on.
+const MAPPED_WAIT: Duration = Duration::from_millis(150);
+const RELAY_WAIT: Duration = Duration::from_millis(400);
+
 /// What a peer has to say.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// A candidate of ours for the peer; an empty one says that it was the last.
+    LocalCandidate(IceCandidate),
+    /// Relays are all that may be used, and there are none.
+    NoRelay,
     /// All six data channels are open.
     Opened,
     /// A frame arrived.
@@ -81,14 +92,22 @@ pub(crate) struct Peer {
     /// Candidates that came before the remote description.
     held_candidates: Vec<RTCIceCandidateInit>,
     has_remote: bool,
+    /// An ICE restart of ours waits for its answer.
+    has_offered: bool,
+    remote_ufrag: Option<String>,
+    is_dtls_client: bool,
     ice_connected: bool,
     has_keys: bool,
+    early_stun: Early,
     early_dtls: Early,
     early_srtp: Early,
+    gathering: Gathering,
     flight: Flight,
     started: Instant,
     last_tick: Instant,
     last_heard: Instant,
+    /// Where the peer sends from, by the selected candidate pair.
+    remote: Option<SocketAddr>,
     /// Something arrived since the last tick.
     kicked: bool,
     /// How far the core's clock runs ahead.
@@ -98,6 +117,10 @@ pub(crate) struct Peer {
 }
 
 fn settings(config: &WebRtcConfig) -> SettingEngineBuilder {
+    let relay_wait = match config.ice_policy {
+        IcePolicy::All => RELAY_WAIT,
+        IcePolicy::Relay => Duration::ZERO,
+    };
     SettingEngineBuilder::new()
         .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(MAX_CHECKS))
         // Silence is judged by the driver; the core's own clock may jump.
@@ -109,6 +132,8 @@ fn settings(config: &WebRtcConfig) -> SettingEngineBuilder {
         // Else the controlling side sits on a peer-reflexive pair (browsers hide their
         // addresses behind `.local` names) for 1 s.
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+        .with_srflx_acceptance_min_wait(Some(MAPPED_WAIT))
+        .with_relay_acceptance_min_wait(Some(relay_wait))
         .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
         // As DTLS client we would also send SCTP's INIT, and the core does not handle its collision
         // with the browser's.
@@ -130,35 +155,40 @@ fn sdp_refused(error: Error) -> ConnectError {
     ConnectError::Sdp
 }
 
-fn host_candidate(local: SocketAddr) -> Result<RTCIceCandidateInit, Error> {
-    let candidate = CandidateHostConfig {
-        base_config: CandidateConfig {
-            network: "udp".into(),
-            address: local.ip().to_string(),
-            port: local.port(),
-            component: 1,
-            ..Default::default()
-        },
+/// In the core's words.
+fn to_core(candidate: &IceCandidate) -> RTCIceCandidateInit {
+    RTCIceCandidateInit {
+        candidate: candidate.candidate.clone(),
         ..Default::default()
-    };
-    RTCIceCandidate::from(&candidate.new_candidate_host()?).to_json()
+    }
+}
+
+fn candidate_type(of: RTCIceCandidateType) -> Option<CandidateType> {
+    match of {
+        RTCIceCandidateType::Host => Some(CandidateType::Host),
+        RTCIceCandidateType::Srflx => Some(CandidateType::ServerReflexive),
+        RTCIceCandidateType::Prflx => Some(CandidateType::PeerReflexive),
+        RTCIceCandidateType::Relay => Some(CandidateType::Relay),
+        _ => None,
+    }
 }
 
 impl Peer {
-    /// A peer that offers `locals` as host candidates and sends media as `ssrcs`.
+    /// A peer whose sockets have the addresses `locals`, and which sends media as `ssrcs`.
     pub(crate) fn new(
         config: &WebRtcConfig,
         now: Instant,
         locals: impl Iterator<Item = SocketAddr>,
         ssrcs: [u32; 2],
     ) -> Result<Self, ConnectError> {
-        Self::with_settings(settings(config), now, locals, ssrcs)
+        let gathering = Gathering::new(config, now, locals.collect());
+        Self::with_settings(settings(config), now, gathering, ssrcs)
     }
 
     fn with_settings(
         settings: SettingEngineBuilder,
         now: Instant,
-        locals: impl Iterator<Item = SocketAddr>,
+        gathering: Gathering,
         ssrcs: [u32; 2],
     ) -> Result<Self, ConnectError> {
         let observations = Observations::default();
@@ -182,13 +212,6 @@ impl Peer {
             let created = pc.create_data_channel(channel.name(), Some(init));
             *handle = created.map_err(setup_failed)?.id();
         }
-        for local in locals {
-            host_candidate(local)
-                .and_then(|candidate| pc.add_local_candidate(candidate))
-                .map_err(setup_failed)?;
-        }
-        pc.add_local_candidate(RTCIceCandidateInit::default()) // the end of gathering
-            .map_err(setup_failed)?;
         Ok(Self {
             pc,
             handles,
@@ -200,19 +223,91 @@ impl Peer {
             remote_fingerprint: None,
             held_candidates: Vec::new(),
             has_remote: false,
+            has_offered: false,
+            remote_ufrag: None,
+            is_dtls_client: false,
             ice_connected: false,
             has_keys: false,
+            early_stun: Early::default(),
             early_dtls: Early::default(),
             early_srtp: Early::default(),
+            gathering,
             flight: Flight::default(),
             started: now,
             last_tick: now,
             last_heard: now,
+            remote: None,
             kicked: true,
             skew: Duration::ZERO,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
+    }
+
+    /// The servers to be reached; see [`reached`](Self::reached).
+    pub(crate) fn servers(&self) -> impl Iterator<Item = (usize, Server)> {
+        self.gathering.servers()
+    }
+
+    /// Learns how to reach a server.
+    pub(crate) fn reached(&mut self, now: Instant, index: usize, reach: Reach) {
+        self.gathering.reached(now, index, reach);
+        self.absorb(now);
+    }
+
+    /// Whether all our candidates are known.
+    pub(crate) fn has_gathered(&self) -> bool {
+        self.gathering.is_done()
+    }
+
+    /// The STUN and TURN servers that were of no use.
+    pub(crate) fn failures(&self) -> ServerFailures {
+        self.gathering.failures()
+    }
+
+    /// Takes a message that came over the connection to a TURN server.
+    pub(crate) fn handle_stream(&mut self, now: Instant, id: usize, message: BytesMut) {
+        self.gathering.handle_stream(now, id, message);
+        self.absorb(now);
+    }
+
+    /// A connection to a TURN server has ended.
+    pub(crate) fn stream_closed(&mut self, now: Instant, id: usize) {
+        self.gathering.stream_closed(now, id);
+        self.absorb(now);
+    }
+
+    /// Takes up what gathering brought.
+    fn absorb(&mut self, now: Instant) {
+        while let Some(event) = self.gathering.poll_event() {
+            match event {
+                Gathered::Datagram(packet) => self.receive(now, packet),
+                Gathered::Candidate(candidate) => self.add_local_candidate(candidate),
+                Gathered::Done => {
+                    self.add_local_candidate(IceCandidate {
+                        sdp_mid: Some("0".into()),
+                        sdp_m_line_index: Some(0),
+                        ..Default::default()
+                    });
+                    if self.gathering.is_relay_missing() {
+                        self.events.push_back(Event::NoRelay);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_local_candidate(&mut self, candidate: IceCandidate) {
+        match self.pc.add_local_candidate(to_core(&candidate)) {
+            Ok(()) => {
+                self.kicked |= self.has_remote && !candidate.is_end();
+                // What is known before the description is in it.
+                if self.local_fingerprint.is_some() {
+                    self.events.push_back(Event::LocalCandidate(candidate));
+                }
+            }
+            Err(error) => tracing::debug!(%error, "local candidate"),
+        }
     }
 
     /// Our description, to be answered.
@@ -235,6 +330,9 @@ impl Peer {
     pub(crate) fn accept_answer(&mut self, now: Instant, answer: &str) -> Result<(), ConnectError> {
         let description = RTCSessionDescription::answer(answer.to_owned()).map_err(sdp_refused)?;
         self.set_remote(now, description, answer)?;
+        if !self.is_open() {
+            self.is_dtls_client = sdp::is_passive(answer);
+        }
         self.negotiated(now, answer);
         Ok(())
     }
@@ -247,6 +345,13 @@ impl Peer {
         self.pc
             .set_local_description(now, description)
             .map_err(setup_failed)?;
+        for host in self.gathering.hosts() {
+            self.pc
+                .add_local_candidate(to_core(&host))
+                .map_err(setup_failed)?;
+        }
+        // Without servers there is nothing to wait for, and the description says so.
+        self.absorb(now);
         let sdp = self.pc.local_description().ok_or(ConnectError::Setup)?.sdp;
         self.local_fingerprint = Some(sdp::fingerprint(&sdp)?);
         Ok(sdp)
@@ -259,6 +364,13 @@ impl Peer {
         sdp: &str,
     ) -> Result<(), ConnectError> {
         let fingerprint = sdp::fingerprint(sdp)?;
+        // A link stays with the certificate that it began with.
+        if self
+            .remote_fingerprint
+            .is_some_and(|known| known != fingerprint)
+        {
+            return Err(ConnectError::OtherCertificate);
+        }
         self.pc
             .set_remote_description(now, description)
             .map_err(sdp_refused)?;
@@ -268,10 +380,15 @@ impl Peer {
 
     fn negotiated(&mut self, now: Instant, remote_sdp: &str) {
         self.has_remote = true;
+        self.has_offered = false;
+        self.remote_ufrag = sdp::ufrag(remote_sdp);
         self.media.negotiated(&mut self.pc, sdp::ssrcs(remote_sdp));
         (self.started, self.kicked) = (now, true);
         for candidate in std::mem::take(&mut self.held_candidates) {
             self.add_remote_candidate(candidate);
+        }
+        for packet in self.early_stun.release() {
+            self.feed(now, Kind::Stun, packet);
         }
     }
 
@@ -305,7 +422,7 @@ impl Peer {
         &self.measurements
     }
 
-    /// When something last arrived.
+    /// When the peer was last heard: see [`heard`](Self::heard).
     pub(crate) fn last_heard(&self) -> Instant {
         self.last_heard
     }
@@ -316,15 +433,22 @@ impl Peer {
 
     /// Takes a packet from the network.
     pub(crate) fn handle_datagram(&mut self, now: Instant, packet: Datagram) {
-        if self.is_open() && now.saturating_duration_since(self.last_heard) >= OUTAGE {
-            // SCTP backs off to a minute, and gives up for good after five timeouts. Its clock is
-            // ours: let the timeout be over as soon as the peer is heard again.
-            self.skew += JUMP;
-            self.tick(now);
+        match self.gathering.handle_datagram(now, packet) {
+            Ok(()) => self.absorb(now),
+            Err(packet) => self.receive(now, packet),
         }
-        self.last_heard = now;
+    }
+
+    /// Takes a packet of the peer's, or of whoever else found the address.
+    fn receive(&mut self, now: Instant, packet: Datagram) {
         self.kicked = true;
-        match Kind::of(&packet.payload) {
+        let kind = Kind::of(&packet.payload);
+        if matches!(kind, Kind::Dtls | Kind::Srtp) && self.remote == Some(packet.remote) {
+            self.heard(now);
+        }
+        match kind {
+            // The answerer's checks overtake its answer.
+            Kind::Stun if !self.has_remote => self.early_stun.hold(packet),
             Kind::Dtls if !self.ice_connected => self.early_dtls.hold(packet),
             Kind::Srtp if !self.has_keys => self.early_srtp.hold(packet),
             Kind::Unknown => {}
@@ -332,9 +456,31 @@ impl Peer {
         }
     }
 
+    /// The peer is there. What says so: its answer to a check of ours, which names the transaction; a
+    /// check of its own, which the core answers if it is authentic (RFC 8445 §7.3); and data from the
+    /// address of the selected candidate pair, which the core authenticates without telling us the
+    /// outcome. So nobody off the path keeps a link alive whose peer is gone.
+    fn heard(&mut self, now: Instant) {
+        let silence = now.saturating_duration_since(self.last_heard);
+        self.last_heard = now;
+        if self.is_open() && self.ice_connected && silence >= OUTAGE {
+            self.jump(now);
+        }
+    }
+
+    /// SCTP backs off to a minute, and gives up for good after five timeouts. Its clock is ours: lets
+    /// the timeout be over as soon as the peer is heard again.
+    fn jump(&mut self, now: Instant) {
+        self.skew += JUMP;
+        self.tick(now);
+    }
+
     fn feed(&mut self, now: Instant, kind: Kind, packet: Datagram) {
         match kind {
-            Kind::Stun => self.measurements.stun_in(now, &packet.payload),
+            Kind::Stun if self.measurements.stun_in(now, &packet.payload) => {
+                self.heard(now);
+                self.note_path();
+            }
             Kind::Dtls if !self.is_open() => self.flight.heard(now),
             _ => {}
         }
@@ -360,17 +506,40 @@ impl Peer {
         }
     }
 
+    /// Looks up by which candidates the link runs.
+    fn note_path(&mut self) {
+        let transport = self.pc.sctp();
+        let pair = transport.and_then(|sctp| {
+            sctp.transport()
+                .ice_transport()
+                .get_selected_candidate_pair()
+        });
+        let Some(pair) = pair else {
+            return;
+        };
+        // Not an address only if the core has resolved a name by itself, which it is told not to.
+        let ip = pair.remote().address.parse().ok();
+        self.remote = ip.map(|ip| SocketAddr::new(ip, pair.remote().port));
+        if let Some(local) = candidate_type(pair.local().typ)
+            && let Some(remote) = candidate_type(pair.remote().typ)
+        {
+            self.measurements.path(LinkPath { local, remote });
+        }
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let core = self.pc.poll_timeout().map(|due| due - self.skew);
-        let core = if self.is_open() {
+        let core = if self.is_open() && self.ice_connected {
             core.map(|due| due.max(self.last_tick + MIN_TICK))
         } else if self.kicked {
             Some(self.last_tick)
         } else {
             core.map(|due| due.max(self.last_tick + self.pace()))
         };
-        [core, self.flight.due()].into_iter().flatten().min()
+        let gathering = self.gathering.poll_timeout();
+        let all = [core, self.flight.due(), gathering];
+        all.into_iter().flatten().min()
     }
 
     /// The interval of ticks while opening: quick at first, slower as hope fades, so that candidates
@@ -382,7 +551,15 @@ impl Peer {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.flight.repeat(now, &mut self.transmits);
+        let mut again = VecDeque::new();
+        self.flight.repeat(now, &mut again);
+        for packet in again {
+            self.route(now, packet);
+        }
+        if self.gathering.poll_timeout().is_some_and(|due| due <= now) {
+            self.gathering.handle_timeout(now);
+            self.absorb(now);
+        }
         self.tick(now);
     }
 
@@ -403,6 +580,7 @@ impl Peer {
             progress = true;
             self.transmit(now, packet);
         }
+        self.transmits.extend(self.gathering.transmits().drain(..));
         while let Some(event) = self.pc.poll_event() {
             progress = true;
             self.on_core_event(now, event);
@@ -432,11 +610,18 @@ impl Peer {
             payload: packet.message,
         };
         match Kind::of(&packet.payload) {
-            Kind::Stun => self.measurements.stun_out(now, &packet.payload),
+            Kind::Stun if self.measurements.stun_out(now, &packet.payload) => self.heard(now),
             Kind::Dtls if !self.is_open() => self.flight.sent(now, &packet),
             _ => {}
         }
-        self.transmits.push_back(packet);
+        self.route(now, packet);
+    }
+
+    /// Sends a packet: through a relay, if it comes from a relayed address.
+    fn route(&mut self, now: Instant, packet: Datagram) {
+        if let Err(packet) = self.gathering.relay(now, packet) {
+            self.transmits.push_back(packet);
+        }
     }
 
     fn on_core_event(&mut self, now: Instant, event: RTCPeerConnectionEvent) {
@@ -450,6 +635,11 @@ impl Peer {
                 for packet in self.early_dtls.release() {
                     self.feed(now, Kind::Dtls, packet);
                 }
+                if self.is_open() {
+                    // After a restart: what was sent meanwhile is lost.
+                    self.jump(now);
+                    self.note_path();
+                }
             }
             RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => match state {
                 RTCPeerConnectionState::Connected => {
@@ -462,7 +652,7 @@ impl Peer {
                 _ => {}
             },
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(handle)) => {
-                self.on_channel_open(handle);
+                self.on_channel_open(now, handle);
             }
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(_)) => {
                 // Without a word on Control: perhaps a browser whose page went away.
@@ -473,7 +663,7 @@ impl Peer {
         }
     }
 
-    fn on_channel_open(&mut self, handle: RTCDataChannelId) {
+    fn on_channel_open(&mut self, now: Instant, handle: RTCDataChannelId) {
         if !self.handles.contains(&handle) {
             self.events.push_back(Event::Violation(CloseCode::PROTOCOL));
             return;
@@ -481,6 +671,8 @@ impl Peer {
         self.unopened = self.unopened.saturating_sub(1);
         if self.is_open() {
             self.flight.finish();
+            self.last_heard = now;
+            self.note_path();
             self.events.push_back(Event::Opened);
         }
     }
@@ -535,6 +727,16 @@ impl Peer {
         &mut self.transmits
     }
 
+    /// What is to be sent over connections to TURN servers.
+    pub(crate) fn stream_transmits(&mut self) -> &mut VecDeque<(usize, BytesMut)> {
+        self.gathering.stream_transmits()
+    }
+
+    /// Connections to TURN servers that can be closed.
+    pub(crate) fn unused_streams(&mut self) -> &mut Vec<usize> {
+        self.gathering.unused_streams()
+    }
+
     /// Hands a frame to the core. The caller has checked it and looked at
     /// [`outstanding`](Self::outstanding).
     pub(crate) fn send(&mut self, now: Instant, frame: Frame) -> Result<(), Error> {
@@ -583,6 +785,13 @@ impl Peer {
         while let Some(packet) = self.pc.poll_write() {
             self.transmit(now, packet);
         }
+        self.release(now);
+    }
+
+    /// Gives relayed addresses back; what says so is left to be sent.
+    pub(crate) fn release(&mut self, now: Instant) {
+        self.gathering.close(now);
+        self.transmits.extend(self.gathering.transmits().drain(..));
     }
 }
 
@@ -608,5 +817,6 @@ fn data_event(channel: Channel, is_text: bool, data: BytesMut) -> Event {
     }
 }
 
+mod restart;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! What we look at in a session description ourselves, before the core parses it.
 
 use roundtable_core::{Channel, ChannelBinding};
+use roundtable_signaling_protocol::IceCandidate;
+use rtc::{ice::candidate::unmarshal_candidate, peer_connection::transport::RTCIceCandidateInit};
 
-use crate::error::{ConnectError, MAX_CANDIDATES, MAX_SDP_LEN};
+use crate::error::{ConnectError, MAX_CANDIDATE_LEN, MAX_CANDIDATES, MAX_SDP_LEN};
 
 /// Context of the channel binding's hash.
 const BINDING_CONTEXT: &[u8] = b"roundtable/webrtc-binding/v1";
@@ -57,6 +59,44 @@ pub(crate) fn fingerprint(sdp: &str) -> Result<Fingerprint, ConnectError> {
         return Err(ConnectError::Fingerprints(all.len()));
     };
     parse_fingerprint(one).ok_or(ConnectError::FingerprintFormat)
+}
+
+/// The ICE user fragment (RFC 8839 §5.4), which is another after a restart.
+pub(crate) fn ufrag(sdp: &str) -> Option<String> {
+    attributes(sdp, "ice-ufrag:").next().map(str::to_owned)
+}
+
+/// Whether the side that wrote this answer awaits the DTLS handshake (RFC 8842 §5.2).
+pub(crate) fn is_passive(answer: &str) -> bool {
+    attributes(answer, "setup:").next() == Some("passive")
+}
+
+/// An answer that says which part we have in the DTLS session that goes on: the core says the one
+/// that it would take in a new session.
+pub(crate) fn with_dtls_role(answer: String, is_client: bool) -> String {
+    match is_client {
+        true => answer.replace("a=setup:passive\r\n", "a=setup:active\r\n"),
+        false => answer,
+    }
+}
+
+/// Checks a candidate of the peer's; `None` for the end of candidates.
+pub(crate) fn candidate(
+    candidate: &IceCandidate,
+) -> Result<Option<RTCIceCandidateInit>, ConnectError> {
+    if candidate.is_end() {
+        return Ok(None);
+    }
+    let text = candidate.candidate.as_str();
+    if text.len() > MAX_CANDIDATE_LEN {
+        return Err(ConnectError::CandidateTooLarge(text.len()));
+    }
+    let value = text.strip_prefix("candidate:").unwrap_or(text);
+    unmarshal_candidate(value).map_err(|_| ConnectError::Candidate)?;
+    Ok(Some(RTCIceCandidateInit {
+        candidate: text.to_owned(),
+        ..Default::default()
+    }))
 }
 
 /// Parses `sha-256 aa:bb:…`.

@@ -15,7 +15,7 @@ use tokio::{io::Interest, net::UdpSocket};
 /// Datagrams read from a socket before anything else is looked at.
 const READ_BATCH: usize = 64;
 /// The largest datagram that a link accepts.
-const MAX_DATAGRAM: usize = 2048;
+pub(crate) const MAX_DATAGRAM: usize = 2048;
 /// The kernel takes at most this much in one offloaded send.
 const MAX_GSO_BYTES: usize = 65_000;
 

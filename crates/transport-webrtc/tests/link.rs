@@ -222,7 +222,7 @@ async fn a_peer_that_vanishes_is_lost() {
         roundtable_transport_webrtc::Connecting::answer(&common::config(), &offer).await
     });
     let (answering, answer) = answering.await.unwrap().unwrap();
-    offering.accept_answer(&answer).unwrap();
+    offering.accept_answer(&answer).await.unwrap();
     let remote = elsewhere.spawn(answering.opened());
     let link = offering.opened().await.unwrap();
     let remote = remote.await.unwrap().unwrap();
@@ -296,7 +296,7 @@ async fn what_is_said_the_moment_a_link_opens_is_heard() {
     for _ in 0..20 {
         let (offering, offer) = Connecting::offer(&config()).await.unwrap();
         let (answering, answer) = Connecting::answer(&config(), &offer).await.unwrap();
-        offering.accept_answer(&answer).unwrap();
+        offering.accept_answer(&answer).await.unwrap();
         let greet = |connecting: Connecting| async move {
             let link = connecting.opened().await.unwrap();
             let hello = Frame::binary(Channel::Control, &b"hello"[..]);

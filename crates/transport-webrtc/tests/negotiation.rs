@@ -50,7 +50,7 @@ async fn candidates_may_trickle_before_and_after_the_answer() {
     for early in &answered {
         offering.add_remote_candidate(early).unwrap();
     }
-    offering.accept_answer(&answer).unwrap();
+    offering.accept_answer(&answer).await.unwrap();
     let opening = tokio::spawn(answering.clone().opened());
     tokio::task::yield_now().await;
     for late in &offered {
@@ -73,7 +73,7 @@ async fn one_side_that_hides_its_addresses_is_found_by_its_checks() {
     let local =
         "candidate:1 1 udp 2113937151 0b5f8c1e-8e0e-4f0c-9f57-0e6a5f2f9a55.local 50000 typ host";
     answering.add_remote_candidate(&candidate(local)).unwrap();
-    offering.accept_answer(&answer).unwrap();
+    offering.accept_answer(&answer).await.unwrap();
     let opening = async { tokio::try_join!(offering.opened(), answering.opened()) };
     timeout(SOON, opening).await.unwrap().unwrap();
 }
@@ -84,7 +84,7 @@ async fn all_interfaces_are_offered_by_default() {
     let (offering, offer) = Connecting::offer(&everything).await.unwrap();
     assert!(offer.contains("127.0.0.1"), "{offer}");
     let (answering, answer) = Connecting::answer(&everything, &offer).await.unwrap();
-    offering.accept_answer(&answer).unwrap();
+    offering.accept_answer(&answer).await.unwrap();
     let opening = async { tokio::try_join!(offering.opened(), answering.opened()) };
     timeout(SOON, opening).await.unwrap().unwrap();
 }
@@ -100,7 +100,7 @@ async fn ipv6_works_where_the_machine_has_it() {
         other => other.unwrap(),
     };
     let (answering, answer) = Connecting::answer(&v6, &offer).await.unwrap();
-    offering.accept_answer(&answer).unwrap();
+    offering.accept_answer(&answer).await.unwrap();
     let opening = async { tokio::try_join!(offering.opened(), answering.opened()) };
     timeout(SOON, opening).await.unwrap().unwrap();
 }
@@ -151,10 +151,10 @@ async fn candidates_are_checked_and_counted() {
 async fn a_negotiation_takes_one_answer() {
     let (offering, offer) = offer().await;
     let (answering, answer) = Connecting::answer(&config(), &offer).await.unwrap();
-    offering.accept_answer(&answer).unwrap();
-    let again = offering.accept_answer(&answer);
+    offering.accept_answer(&answer).await.unwrap();
+    let again = offering.accept_answer(&answer).await;
     assert_eq!(again, Err(ConnectError::AlreadyAnswered));
-    let to_the_answerer = answering.accept_answer(&answer);
+    let to_the_answerer = answering.accept_answer(&answer).await;
     assert_eq!(to_the_answerer, Err(ConnectError::AlreadyAnswered));
 }
 
@@ -170,7 +170,7 @@ async fn a_certificate_that_does_not_match_opens_nothing() {
             None => line.to_owned(),
         })
         .collect();
-    offering.accept_answer(&forged).unwrap();
+    offering.accept_answer(&forged).await.unwrap();
     let (offerer, answerer) = tokio::join!(offering.opened(), answering.opened());
     assert!(offerer.is_err());
     assert!(answerer.is_err());
@@ -185,15 +185,18 @@ async fn without_an_answer_it_times_out_and_without_a_waiter_it_is_abandoned() {
         waited.err(),
         Some(ConnectError::Timeout(Duration::from_millis(100)))
     );
-    assert_eq!(offering.accept_answer(""), Err(ConnectError::Abandoned));
+    assert_eq!(
+        offering.accept_answer("").await,
+        Err(ConnectError::Abandoned)
+    );
 
     let tasks = || {
         tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks()
     };
-    let before = tasks();
     let (_offering, offer) = offer().await;
+    let before = tasks();
     let (answering, _) = Connecting::answer(&config(), &offer).await.unwrap();
     assert_eq!(tasks(), before + 1);
     drop(timeout(Duration::from_millis(20), answering.clone().opened()).await);

@@ -1,7 +1,7 @@
 //! `roundtable log audit`: who did what and when.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
 };
 
@@ -11,7 +11,7 @@ use roundtable::{
 };
 use serde_json::{Value, json};
 
-use super::{Kept, bytes, command, short, time::utc};
+use super::{Kept, bytes, checkpoint, command, pruned, short, time::utc};
 
 /// What one author did, in numbers.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result
         let (room, creator) = (&kept.room, short(genesis.creator()));
         writeln!(out, "room {room}, begun {} by {creator}", utc(begun))?;
     }
+    settled(kept, json, out)?;
     let mut deeds = BTreeMap::new();
     for entry in log.entries_since(&[]) {
         count(&mut deeds, &entry);
@@ -64,6 +65,30 @@ pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result
     Ok(())
 }
 
+/// What the last checkpoint stands for, and whose consent made it final.
+fn settled(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result<()> {
+    let log = &kept.verified.log;
+    let (Some(stable), Some(last)) = (log.checkpoint(), log.checkpoint_contents()) else {
+        return Ok(());
+    };
+    let below = pruned(log);
+    let signers = log.certificates().last().map(|last| last.frames());
+    let signers: BTreeSet<_> = signers.into_iter().flatten().map(|f| f.author()).collect();
+    if json {
+        let signers: Vec<_> = signers.iter().map(ToString::to_string).collect();
+        let fields = json!({ "checkpoint": checkpoint(log), "commands": below,
+            "proposer": last.proposer.to_string(), "signed_by": signers });
+        return event(out, "checkpoint", fields);
+    }
+    let signers: Vec<_> = signers.into_iter().map(short).collect();
+    writeln!(
+        out,
+        "checkpoint {}: {below} commands below it are final, says who signed it: {}",
+        stable.number,
+        signers.join(", ")
+    )
+}
+
 fn count(deeds: &mut BTreeMap<AuthorId, Deeds>, entry: &Entry) {
     let deeds = deeds.entry(entry.author).or_insert(Deeds {
         commands: 0,
@@ -90,6 +115,11 @@ fn words(log: &CommandLog, entry: &Entry) -> String {
             let article = if *role == Role::Viewer { "a" } else { "an" };
             format!("makes {} {article} {role:?}", short(*target))
         }
+        Action::Propose { .. } => "proposes a checkpoint".to_owned(),
+        Action::Acknowledge(_) => "acknowledges a checkpoint".to_owned(),
+        Action::Withdraw(_) => "withdraws a checkpoint".to_owned(),
+        Action::Commit(_) => "commits a checkpoint".to_owned(),
+        Action::Retire { author, .. } => format!("goes on without {}", short(*author)),
         Action::Undo { target } => format!("takes back #{target}"),
         Action::Redo { target } => format!("lets #{target} count again"),
         _ => "does what a later version knows".to_owned(),

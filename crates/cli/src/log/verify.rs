@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use serde_json::json;
 
-use super::{Kept, short};
+use super::{Kept, checkpoint, pruned, short};
 
 pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result<()> {
     let (room, verified) = (&kept.room, &kept.verified);
     let log = &verified.log;
-    let (frames, authors) = (log.frames().count(), log.heads().len());
+    let (frames, authors) = (log.frame_count(), log.heads().len());
     let commands: u64 = log.heads().iter().map(|head| head.nonce).sum();
     let (waiting, aside) = (verified.waiting, verified.set_aside());
     let hash = log.state_hash().to_string();
@@ -29,6 +29,8 @@ pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result
             "authors": authors,
             "frames": frames,
             "commands": commands,
+            "checkpoint": checkpoint(log),
+            "commands_below_checkpoint": pruned(log),
             "waiting_frames": waiting,
             "frames_set_aside": aside,
             "superseded_geneses": kept.contents.superseded.len(),
@@ -47,6 +49,7 @@ pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result
         "room {room}: {commands} commands in {frames} frames of {authors} authors, {verdict}"
     )?;
     writeln!(out, "  state {hash}")?;
+    settled(kept, out)?;
     if waiting > 0 {
         writeln!(
             out,
@@ -68,4 +71,17 @@ pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result
         )?;
     }
     Ok(())
+}
+
+/// What the last checkpoint stands for.
+fn settled(kept: &Kept, out: &mut impl Write) -> io::Result<()> {
+    let log = &kept.verified.log;
+    let Some(stable) = log.checkpoint() else {
+        return Ok(());
+    };
+    let (number, below) = (stable.number, pruned(log));
+    writeln!(
+        out,
+        "  checkpoint {number}, verified from the genesis on, stands for {below} of the commands"
+    )
 }

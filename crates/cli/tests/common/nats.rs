@@ -46,7 +46,11 @@ impl Nats {
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.address())
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Runs with an empty store.
@@ -121,8 +125,13 @@ async fn start(nats: &Nats, port: u16, rest: &str) -> Serve {
 
 /// Asks a server to stop, as a service manager does.
 pub fn terminate(serve: &Serve) {
+    signal(serve, "-TERM");
+}
+
+/// Sends a server a signal, as `kill` names it.
+pub fn signal(serve: &Serve, name: &str) {
     let pid = serve.process.id().to_string();
-    let sent = Command::new("kill").args(["-TERM", &pid]).status();
+    let sent = Command::new("kill").args([name, &pid]).status();
     assert!(sent.unwrap().success());
 }
 

@@ -4,6 +4,8 @@ use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use roundtable_core::{Bitrate, Channel, Clock, Frame, PeerId, Timestamp, WallTime};
 use roundtable_transport::SystemClock;
+#[cfg(feature = "device")]
+use roundtable_voice::{DEVICE_PERIOD, DeviceState};
 use roundtable_voice::{
     Gain, LatencyBreakdown, Listener, LossEstimate, Mixer, Placement, Position, Pulled,
     SpatialConfig, SpeakerDiagnostics, VoiceDiagnostics, VoiceOut, VoiceReceiver,
@@ -21,14 +23,18 @@ use super::{
 };
 use crate::Event;
 
-/// What is captured and played at a time: 10 ms.
-const BLOCK: usize = SAMPLE_RATE_HZ as usize / 100;
-pub(super) const BLOCK_TIME: Duration = Duration::from_millis(10);
-const BLOCK_MS: f32 = 10.0;
+/// What is captured and played at a time: 5 ms. Half of it is what a sample waits for its turn, at either end.
+const BLOCK: usize = SAMPLE_RATE_HZ as usize / 200;
+pub(super) const BLOCK_TIME: Duration = Duration::from_millis(5);
+/// Devices give and take when they like: what they have given waits for half of this.
+#[cfg(feature = "device")]
+const DEVICE_TICK: Duration = Duration::from_millis(2);
+const BLOCK_MS: f32 = 5.0;
+const BLOCK_US: u64 = 5_000;
 /// What Opus looks ahead, as nearly every sender uses it (RFC 6716 §2.1).
 const CODEC_MS: f32 = 6.5;
 /// After a longer pause of the whole process, playing goes on from now and not from where it was.
-const MAX_BEHIND_BLOCKS: u64 = 20;
+const MAX_BEHIND_BLOCKS: u64 = 40;
 
 /// One remote speaker.
 struct Speaker {
@@ -79,7 +85,9 @@ pub(super) struct Desk {
     sent_bytes: u64,
     dropped: u64,
     #[cfg(feature = "device")]
-    speakers_wanted: bool,
+    heard: Vec<f32>,
+    /// While no device asks for sound: since when the clock does, and what had been played by then.
+    pace: Option<(Timestamp, u64)>,
     #[cfg(feature = "device")]
     devices: Devices,
 }
@@ -97,6 +105,14 @@ impl Desk {
         let mixer = match voice.spatial {
             Some(_) => Mixer::stereo(),
             None => Mixer::new(),
+        };
+        #[cfg(feature = "device")]
+        let devices = {
+            let microphone = matches!(voice.source, Source::Microphone);
+            let microphone = microphone.then_some(voice.input.as_deref());
+            let speakers = voice.speakers.then_some(voice.output.as_deref());
+            let period = voice.period.unwrap_or(DEVICE_PERIOD);
+            Devices::start(microphone, speakers, mixer.channels(), period)
         };
         Ok(Self {
             sender: VoiceSender::new(voice.sender)?,
@@ -124,9 +140,10 @@ impl Desk {
             sent_bytes: 0,
             dropped: 0,
             #[cfg(feature = "device")]
-            speakers_wanted: voice.speakers,
+            heard: Vec::new(),
+            pace: Some((clock.now(), 0)),
             #[cfg(feature = "device")]
-            devices: Devices::default(),
+            devices,
         })
     }
 
@@ -134,22 +151,24 @@ impl Desk {
         self.clock
     }
 
+    /// How often to look for something to capture or to play.
+    pub(super) fn tick(&self) -> Duration {
+        #[cfg(feature = "device")]
+        if self.devices.are_wanted() {
+            return DEVICE_TICK;
+        }
+        BLOCK_TIME
+    }
+
     /// Hands out what must be closed.
     pub(super) fn finish(&mut self) -> Option<Recordings> {
         self.recordings.take().map(|(_, recordings)| recordings)
     }
 
-    #[cfg(feature = "device")]
-    pub(super) async fn open_devices(&mut self) {
-        let microphone = matches!(self.source, Source::Microphone);
-        let speakers = self.speakers_wanted;
-        let opened = tokio::task::spawn_blocking(move || Devices::open(microphone, speakers));
-        self.devices = opened.await.unwrap_or_default();
-    }
-
     pub(super) fn begin(&mut self) {
         self.started = self.clock.now();
         self.wall = self.clock.wall();
+        self.pace = Some((self.started, 0));
         if !matches!(self.source, Source::Silent) {
             self.tell(Event::CaptureStarted { at: self.wall });
         }
@@ -251,7 +270,7 @@ impl Desk {
     }
 
     fn wall_at(&self, block: u64) -> WallTime {
-        WallTime::from_micros(self.wall.as_micros() + block * 10_000)
+        WallTime::from_micros(self.wall.as_micros() + block * BLOCK_US)
     }
 
     pub(super) fn control(&mut self, control: Control) {
@@ -275,6 +294,10 @@ impl Desk {
             Control::Listener(listener) => {
                 self.listener = listener;
                 self.apply_places();
+            }
+            #[cfg(feature = "device")]
+            Control::Device(direction, device) => {
+                self.devices.choose(direction, device.as_deref());
             }
             // Who no longer waits for an answer needs none.
             Control::Bitrate(bitrate, reply) => {
@@ -343,15 +366,9 @@ impl Desk {
         let _ = self.to_room.try_send(FromVoice::Second);
     }
 
-    /// Blocks whose time has come fully by `now`.
-    fn blocks_by(&self, now: Timestamp) -> u64 {
-        let passed = now.saturating_since(self.started).as_micros() / BLOCK_TIME.as_micros();
-        u64::try_from(passed).unwrap_or(u64::MAX)
-    }
-
     /// Captures what has been said by now.
     pub(super) fn capture(&mut self, now: Timestamp) {
-        let due = self.blocks_by(now);
+        let due = blocks_in(now.saturating_since(self.started));
         let mut out = Vec::new();
         let mut block = [0.0; BLOCK];
         while self.captured < due {
@@ -388,26 +405,35 @@ impl Desk {
     /// Takes what the microphone has heard up to now.
     #[cfg(feature = "device")]
     fn listen(&mut self, now: Timestamp, out: &mut Vec<VoiceOut>) {
-        let mut heard = Vec::new();
-        self.devices.read(&mut heard);
-        let micros = heard.len() as u64 * 1_000_000 / u64::from(SAMPLE_RATE_HZ);
-        let wall = self.clock.wall().as_micros().saturating_sub(micros);
-        let at = now - Duration::from_micros(micros);
-        self.sender
-            .push(at, WallTime::from_micros(wall), &heard, out);
+        let mut heard = std::mem::take(&mut self.heard);
+        heard.clear();
+        let age = self.devices.read(&mut heard);
+        if !heard.is_empty() {
+            let micros = heard.len() as u64 * 1_000_000 / u64::from(SAMPLE_RATE_HZ);
+            // Reports say when it was said, not when the sound system handed it over.
+            let said = micros + u64::try_from(age.as_micros()).unwrap_or(0);
+            let wall = self.clock.wall().as_micros().saturating_sub(said);
+            let at = now - Duration::from_micros(micros);
+            self.sender
+                .push(at, WallTime::from_micros(wall), &heard, out);
+        }
+        self.heard = heard;
     }
 
     /// Plays what the speakers want, or without speakers, the blocks whose time has begun by now.
     pub(super) fn play(&mut self, now: Timestamp) {
         #[cfg(feature = "device")]
         if self.devices.want().is_some() {
+            self.pace = None;
             while self.devices.want() == Some(true) {
                 self.play_block(now);
                 self.played += 1;
             }
             return;
         }
-        let due = self.blocks_by(now) + 1;
+        // From where the speakers were, when they have gone.
+        let (since, before) = *self.pace.get_or_insert((now, self.played));
+        let due = before + blocks_in(now.saturating_since(since)) + 1;
         if due.saturating_sub(self.played) > MAX_BEHIND_BLOCKS {
             self.skip_to(due - 1);
         }
@@ -464,15 +490,17 @@ impl Desk {
         let mut mix = std::mem::take(&mut self.mix);
         self.mixer.finish(&mut mix);
         self.mix_dbfs = level_dbfs(&mix);
-        // The speakers are one channel.
-        let channels = self.mixer.channels();
-        for (out, frame) in block.iter_mut().zip(mix.chunks_exact(channels)) {
-            *out = frame.iter().sum::<f32>() / channels as f32;
-        }
         #[cfg(feature = "processing")]
-        self.sender.hear_far_end(&block);
+        {
+            // An echo is looked for in one channel.
+            let channels = self.mixer.channels();
+            for (out, frame) in block.iter_mut().zip(mix.chunks_exact(channels)) {
+                *out = frame.iter().sum::<f32>() / channels as f32;
+            }
+            self.sender.hear_far_end(&block);
+        }
         #[cfg(feature = "device")]
-        self.devices.write(&block);
+        self.devices.write(&mix);
         if let (Some(track), Some((_, recordings))) = (self.mix_track, &mut self.recordings) {
             recordings.write(track, &mix);
         }
@@ -484,7 +512,12 @@ impl Desk {
         let sender = self.sender.stats();
         let sent_bitrate = bitrate(sender.bytes.wrapping_sub(self.sent_bytes), passed);
         self.sent_bytes = sender.bytes;
-        let playout_ms = self.playout_ms();
+        let ours = LatencyBreakdown {
+            capture_ms: self.capture_ms(),
+            codec_ms: CODEC_MS,
+            playout_ms: self.playout_ms(),
+            ..LatencyBreakdown::default()
+        };
         let mut speakers = std::mem::take(&mut self.speakers);
         let look = |(peer, speaker): (&PeerId, &mut Speaker)| {
             let stats = speaker.receiver.stats(now);
@@ -495,7 +528,7 @@ impl Desk {
             SpeakerDiagnostics {
                 peer: peer.clone(),
                 bitrate: bitrate(bytes, passed),
-                latency: latency(&stats, report, playout_ms),
+                latency: latency(ours, &stats, report),
                 volume: speaker.gain.get(),
                 flooded: report.map_or(0, |report| report.flooded),
                 muted_for_flood: report.is_some_and(|report| report.muted_for_flood),
@@ -515,30 +548,57 @@ impl Desk {
         }
     }
 
-    /// What waits between the mixer and the ear.
-    fn playout_ms(&self) -> f32 {
-        #[cfg(feature = "device")]
-        if self.devices.want().is_some() {
-            return BLOCK_MS + super::devices::QUEUED.as_secs_f32() * 1000.0;
+    /// Tells what has become of the devices.
+    #[cfg(feature = "device")]
+    pub(super) fn look_at_devices(&mut self) {
+        while let Some((direction, state)) = self.devices.take_change() {
+            match &state {
+                DeviceState::Missing(error) => {
+                    tracing::warn!(%error, direction = direction.name(), "no sound device");
+                }
+                state => tracing::debug!(?state, direction = direction.name(), "sound device"),
+            }
+            self.tell(Event::Device { direction, state });
         }
-        BLOCK_MS
     }
+
+    /// What waits before the encoder: half a block, and what the microphone's sound system says.
+    fn capture_ms(&mut self) -> f32 {
+        #[cfg(feature = "device")]
+        let held = self.devices.capture();
+        #[cfg(not(feature = "device"))]
+        let held = Duration::ZERO;
+        BLOCK_MS / 2.0 + held.as_secs_f32() * 1000.0
+    }
+
+    /// What waits between the mixer and the ear: half a block, and what is queued at the speakers and inside them.
+    fn playout_ms(&mut self) -> f32 {
+        #[cfg(feature = "device")]
+        if let Some(playout) = self.devices.playout() {
+            return BLOCK_MS / 2.0 + playout.as_secs_f32() * 1000.0;
+        }
+        BLOCK_MS / 2.0
+    }
+}
+
+/// Blocks that lie fully within this time.
+fn blocks_in(time: Duration) -> u64 {
+    let blocks = time.as_micros() / BLOCK_TIME.as_micros();
+    u64::try_from(blocks).unwrap_or(u64::MAX)
 }
 
 /// Where the time goes on the way from a speaker to us.
 fn latency(
+    ours: LatencyBreakdown,
     stats: &VoiceStats,
     report: Option<&ListenerReport>,
-    playout_ms: f32,
 ) -> LatencyBreakdown {
     let rtt = report.and_then(|report| report.rtt).unwrap_or_default();
     LatencyBreakdown {
-        capture_ms: BLOCK_MS,
         frame_ms: stats.frame_ms,
-        codec_ms: CODEC_MS,
         network_ms: rtt.as_secs_f32() * 500.0,
         buffer_ms: stats.delay_ms,
-        playout_ms,
+        ..ours
     }
 }
 

@@ -2,62 +2,138 @@
 
 use std::time::Duration;
 
-use roundtable_voice::{AudioConfig, Capture, Playback};
+use roundtable_voice::{Capture, DeviceState, Direction, Playback};
 
-/// Keeps so much queued at the speakers: less stutters, more adds delay.
-pub(super) const QUEUED: Duration = Duration::from_millis(20);
+use super::desk::BLOCK_TIME;
 
-/// Open devices. One that is missing or gets lost is done without.
+/// So much more than what the speakers take at once is kept queued for them, as blocks come no more often: less stutters, more
+/// adds delay.
+const SPARE: Duration = BLOCK_TIME;
+/// What it grows to where the speakers run dry, on machines that are too busy to be in time.
+const MOST_QUEUED: Duration = Duration::from_millis(60);
+/// By how much it grows each time.
+const MORE: Duration = Duration::from_millis(5);
+/// By how much it shrinks, a second at a time.
+const LESS: Duration = Duration::from_millis(1);
+/// Blocks played without running dry after which it does: about a second.
+const CALM_BLOCKS: u32 = 200;
+
+/// Devices that are kept open. One that is missing or gets lost is done without until it is back.
 #[derive(Default)]
 pub(super) struct Devices {
     microphone: Option<Capture>,
-    speakers: Option<Playback>,
+    speakers: Option<Speakers>,
+}
+
+struct Speakers {
+    playback: Playback,
+    /// What is kept queued, and the least of it.
+    queued: Duration,
+    least: Duration,
+    missed: u64,
+    calm: u32,
 }
 
 impl Devices {
-    /// Opens what is wanted. May take the sound system a while: blocks.
-    pub(super) fn open(microphone: bool, speakers: bool) -> Self {
-        let config = AudioConfig::default();
-        let microphone = microphone.then(|| {
-            let opened = Capture::open(&config);
-            opened.inspect_err(|error| tracing::warn!(%error, "no microphone: listening only"))
-        });
-        let speakers = speakers.then(|| {
-            let opened = Playback::open(&config);
-            opened.inspect_err(|error| tracing::warn!(%error, "no speakers: speaking only"))
-        });
+    /// Begins to look for what is wanted: `input` and `output` are the chosen devices, `channels` those of the mix,
+    /// `period` what devices are asked to handle at once.
+    pub(super) fn start(
+        microphone: Option<Option<&str>>,
+        speakers: Option<Option<&str>>,
+        channels: usize,
+        period: Duration,
+    ) -> Self {
+        let least = period + SPARE;
         Self {
-            microphone: microphone.and_then(Result::ok),
-            speakers: speakers.and_then(Result::ok),
+            microphone: microphone.map(|input| Capture::start(input, period)),
+            speakers: speakers.map(|output| Speakers {
+                playback: Playback::start(output, channels, period),
+                queued: least,
+                least,
+                missed: 0,
+                calm: 0,
+            }),
         }
     }
 
-    /// Appends what the microphone has heard since the last call.
-    pub(super) fn read(&mut self, out: &mut Vec<f32>) {
+    /// Whether there is anything to keep open.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.microphone.is_some() || self.speakers.is_some()
+    }
+
+    /// Goes over to another device. One that was not in use from the start is not taken into use.
+    pub(super) fn choose(&self, direction: Direction, device: Option<&str>) {
+        match (direction, &self.microphone, &self.speakers) {
+            (Direction::Input, Some(microphone), _) => microphone.choose(device),
+            (Direction::Output, _, Some(speakers)) => speakers.playback.choose(device),
+            _ => {}
+        }
+    }
+
+    /// What has become of a device since the last call.
+    pub(super) fn take_change(&mut self) -> Option<(Direction, DeviceState)> {
+        let microphone = self.microphone.as_mut().and_then(Capture::take_change);
+        if let Some(state) = microphone {
+            return Some((Direction::Input, state));
+        }
+        let state = self.speakers.as_mut()?.playback.take_change()?;
+        Some((Direction::Output, state))
+    }
+
+    /// Appends what the microphone has heard since the last call, and returns how old the newest of it is.
+    pub(super) fn read(&mut self, out: &mut Vec<f32>) -> Duration {
         let Some(microphone) = &mut self.microphone else {
-            return;
+            return Duration::ZERO;
         };
         microphone.read(out);
-        if microphone.is_lost() {
-            tracing::warn!("the microphone is gone: listening only");
-            self.microphone = None;
-        }
+        microphone.latency()
     }
 
     /// Whether the speakers want a block now; `None` without speakers.
-    pub(super) fn want(&self) -> Option<bool> {
-        let speakers = self.speakers.as_ref()?;
-        Some(speakers.queued() < QUEUED)
+    pub(super) fn want(&mut self) -> Option<bool> {
+        let speakers = self.speakers.as_mut()?;
+        Some(speakers.playback.queued()? < speakers.queued)
     }
 
     pub(super) fn write(&mut self, samples: &[f32]) {
-        let Some(speakers) = &mut self.speakers else {
-            return;
+        if let Some(speakers) = &mut self.speakers {
+            speakers.playback.write(samples);
+            speakers.adapt();
+        }
+    }
+
+    /// How long a sample waits from the mixer to the ear, as far as is known; `None` without speakers.
+    pub(super) fn playout(&mut self) -> Option<Duration> {
+        let playback = &mut self.speakers.as_mut()?.playback;
+        Some(playback.queued()? + playback.latency())
+    }
+
+    /// How long a sample waits from the mouth to [`read`](Self::read), as far as is known.
+    pub(super) fn capture(&mut self) -> Duration {
+        self.microphone
+            .as_mut()
+            .map_or(Duration::ZERO, Capture::latency)
+    }
+}
+
+impl Speakers {
+    /// Queues more where the speakers run dry, and slowly less again where they do not.
+    fn adapt(&mut self) {
+        let missed = self.playback.missed();
+        self.calm = if missed == self.missed {
+            self.calm + 1
+        } else {
+            0
         };
-        speakers.write(samples);
-        if speakers.is_lost() {
-            tracing::warn!("the speakers are gone: speaking only");
-            self.speakers = None;
+        // What is missed before anything was written, when a device starts, says nothing.
+        if self.calm == 0 && self.missed > 0 {
+            self.queued = (self.queued + MORE).min(MOST_QUEUED);
+        }
+        self.missed = missed;
+        if self.calm >= CALM_BLOCKS {
+            self.calm = 0;
+            let less = self.queued.saturating_sub(LESS);
+            self.queued = less.max(self.least);
         }
     }
 }

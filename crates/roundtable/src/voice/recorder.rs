@@ -9,8 +9,8 @@ use std::{
 
 use super::clip::Recorder;
 
-/// Blocks of 10 ms that may wait for the disk: over two seconds with ten tracks.
-const QUEUE: usize = 2048;
+/// Blocks of 5 ms that may wait for the disk: two seconds with ten tracks.
+const QUEUE: usize = 4096;
 
 enum Job {
     Open {

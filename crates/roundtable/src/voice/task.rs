@@ -1,9 +1,11 @@
-//! The task that owns a room's voice: every 10 ms it captures, sends, receives, mixes and plays.
+//! The task that owns a room's voice: every few milliseconds it captures, sends, receives, mixes and plays.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use roundtable_core::{Bitrate, Clock, Frame, MediaClock, MediaPacket, PeerId, Timestamp};
 use roundtable_transport::SystemClock;
+#[cfg(feature = "device")]
+use roundtable_voice::Direction;
 use roundtable_voice::{
     FloodGuard, Listener, Position, VoiceConfigError, VoiceDiagnostics, VoiceSenderConfig,
 };
@@ -14,7 +16,7 @@ use tokio::{
 
 use super::{
     Voice, VoiceError, VoiceHandle,
-    desk::{BLOCK_TIME, Desk},
+    desk::Desk,
     listeners::{Listeners, RoomVolumes},
     recorder::Recordings,
 };
@@ -58,6 +60,8 @@ pub(crate) enum Control {
     Volume(PeerId, f32),
     Place(PeerId, Option<Position>),
     Listener(Listener),
+    #[cfg(feature = "device")]
+    Device(Direction, Option<String>),
     Bitrate(Bitrate, oneshot::Sender<Result<(), VoiceConfigError>>),
     Sender(
         Box<VoiceSenderConfig>,
@@ -212,10 +216,8 @@ async fn run(
     mut control: mpsc::Receiver<Control>,
     diagnostics: watch::Sender<Arc<VoiceDiagnostics>>,
 ) {
-    #[cfg(feature = "device")]
-    desk.open_devices().await;
     desk.begin();
-    let mut ticks = tokio::time::interval(BLOCK_TIME);
+    let mut ticks = tokio::time::interval(desk.tick());
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reported = desk.clock().now();
     loop {
@@ -230,6 +232,8 @@ async fn run(
                 let now = desk.clock().now();
                 desk.capture(now);
                 desk.play(now);
+                #[cfg(feature = "device")]
+                desk.look_at_devices();
                 let passed = now.saturating_since(reported);
                 if passed >= REPORT_INTERVAL {
                     reported = now;

@@ -1,6 +1,7 @@
 //! A real signaling server on loopback, and rooms joined through it.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test watches the real clock
+#![allow(dead_code)] // each test binary uses its part
 
 use std::{net::SocketAddr, pin::Pin, time::Duration};
 
@@ -20,14 +21,18 @@ pub(crate) struct TestServer {
 
 impl TestServer {
     pub(crate) async fn start() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_with(ServerConfig::new(any).with_open(true)).await
+    }
+
+    pub(crate) async fn start_with(config: ServerConfig) -> Self {
         // `RUST_LOG=roundtable=debug` shows what a failing test did.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_test_writer()
             .try_init();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(ServerConfig::new(any).with_open(true)).unwrap();
+        let server = Server::bind(config).unwrap();
         let url = format!("ws://{}", server.local_addr());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {

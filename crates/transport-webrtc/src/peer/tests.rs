@@ -76,7 +76,8 @@ impl World {
             let ssrc = u32::try_from(index).unwrap() * 2 + 1;
             let local = std::iter::once(address(index));
             let settings = settings(&config).with_answering_dtls_role(answering);
-            Peer::with_settings(settings, start, local, [ssrc, ssrc + 1]).unwrap()
+            let gathering = Gathering::new(&config, start, local.collect());
+            Peer::with_settings(settings, start, gathering, [ssrc, ssrc + 1]).unwrap()
         };
         let mut peers = [peer(0), peer(1)];
         let offer = peers[0].offer(start).unwrap();
@@ -211,7 +212,7 @@ fn every_link_opens_though_packets_are_lost() {
 }
 
 #[test]
-fn after_an_outage_messages_flow_again_at_once() {
+fn webrtc_data_channel_survives_temporary_ice_disconnection() {
     for seconds in [2, 4, 20] {
         let mut world = World::open(seconds);
         world.send(0, Frame::binary(Channel::Command, &b"before"[..]));
@@ -227,6 +228,55 @@ fn after_an_outage_messages_flow_again_at_once() {
         // The next keep-alive comes within 400 ms, then one round trip.
         let late = *at - over;
         assert!(late < Duration::from_millis(600), "{seconds} s: {late:?}");
+    }
+}
+
+#[test]
+fn strangers_do_not_keep_a_link_alive_whose_peer_is_gone() {
+    let mut world = World::open(21);
+    world.loss = 1000;
+    world.run(Duration::from_millis(100));
+    let (heard, skew) = (world.peers[0].last_heard(), world.peers[0].skew);
+    let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    let response = [&[1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    let record = [&[23, 254, 253][..], &[0; 40]].concat();
+    let media = [&[128, 111][..], &[0; 40]].concat();
+    for _ in 0..30 {
+        for packet in [&request, &response, &record, &media] {
+            for local in [address(0), ([10, 0, 0, 9], 5000).into()] {
+                let packet = Datagram {
+                    local,
+                    remote: ([198, 51, 100, 1], 6000).into(),
+                    payload: packet[..].into(),
+                };
+                world.peers[0].handle_datagram(world.now, packet);
+            }
+        }
+        // Nor do forged checks in the name of the peer.
+        for packet in [&request, &response] {
+            let packet = Datagram {
+                local: address(0),
+                remote: address(1),
+                payload: packet[..].into(),
+            };
+            world.peers[0].handle_datagram(world.now, packet);
+        }
+        world.run(Duration::from_millis(200));
+    }
+    assert_eq!(world.peers[0].last_heard(), heard);
+    assert_eq!(world.peers[0].skew, skew, "the core's clock has not moved");
+}
+
+#[test]
+fn an_idle_link_hears_its_peer_however_long_the_way() {
+    let mut world = World::open(22);
+    world.delay = Duration::from_millis(700);
+    for _ in 0..20 {
+        world.run(Duration::from_secs(1));
+        for peer in &world.peers {
+            let silence = world.now - peer.last_heard();
+            assert!(silence < Duration::from_millis(1200), "{silence:?}");
+        }
     }
 }
 

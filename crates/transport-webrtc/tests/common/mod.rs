@@ -6,6 +6,8 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use roundtable_transport_webrtc::{Connecting, WebRtcConfig, WebRtcLink};
 
+pub mod coturn;
+
 /// Long enough for anything on loopback, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
 
@@ -21,7 +23,7 @@ pub async fn pair_with(
 ) -> (WebRtcLink, WebRtcLink) {
     let (offering, offer) = Connecting::offer(offerer).await.unwrap();
     let (answering, answer) = Connecting::answer(answerer, &offer).await.unwrap();
-    offering.accept_answer(&answer).unwrap();
+    offering.accept_answer(&answer).await.unwrap();
     tokio::try_join!(offering.opened(), answering.opened()).unwrap()
 }
 

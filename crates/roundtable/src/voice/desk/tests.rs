@@ -47,10 +47,11 @@ fn listeners<const N: usize>(reports: [ListenerReport; N]) -> ToVoice {
     })
 }
 
-/// What is sent in the next `blocks` of 10 ms.
-fn sent(desk: &mut Desk, room: &mut mpsc::Receiver<FromVoice>, blocks: u64) -> Vec<MediaPacket> {
+/// What is sent in the next so many milliseconds.
+fn sent(desk: &mut Desk, room: &mut mpsc::Receiver<FromVoice>, ms: u64) -> Vec<MediaPacket> {
     while room.try_recv().is_ok() {}
-    let now = desk.started + BLOCK_TIME * u32::try_from(desk.captured + blocks).unwrap();
+    let captured = BLOCK_TIME * u32::try_from(desk.captured).unwrap();
+    let now = desk.started + captured + Duration::from_millis(ms);
     desk.capture(now);
     let mut packets = Vec::new();
     while let Ok(message) = room.try_recv() {
@@ -67,14 +68,14 @@ fn sent(desk: &mut Desk, room: &mut mpsc::Receiver<FromVoice>, blocks: u64) -> V
 fn the_worst_listeners_loss_decides_how_packets_are_protected() {
     let (mut desk, mut room) = desk(speaking());
     let all = |packets: &[MediaPacket], codec| packets.iter().all(|packet| packet.codec == codec);
-    assert!(all(&sent(&mut desk, &mut room, 20), MediaCodec::Opus));
+    assert!(all(&sent(&mut desk, &mut room, 200), MediaCodec::Opus));
     for _ in 0..8 {
         let both = [report("bob", 0.0, true), report("carol", 0.15, true)];
         desk.receive(listeners(both));
     }
     let stats = desk.sender.stats();
     assert_eq!((stats.redundancy, stats.fec), (2, false), "{stats:?}");
-    let packets = sent(&mut desk, &mut room, 20);
+    let packets = sent(&mut desk, &mut room, 200);
     assert!(all(&packets, MediaCodec::OpusRed), "{packets:?}");
 
     // One whose browser takes no repeated frames.
@@ -87,7 +88,7 @@ fn the_worst_listeners_loss_decides_how_packets_are_protected() {
     for _ in 0..30 {
         desk.receive(listeners([report("bob", 0.0, true)]));
     }
-    assert!(all(&sent(&mut desk, &mut room, 20), MediaCodec::Opus));
+    assert!(all(&sent(&mut desk, &mut room, 200), MediaCodec::Opus));
 }
 
 /// Packets of a desk that speaks, as another hears them.
@@ -99,7 +100,8 @@ fn hear(listener: &mut Desk, name: &str, packets: &[MediaPacket]) -> f32 {
             arrived: now,
             packet: packet.clone(),
         });
-        for _ in 0..2 {
+        // A frame of 20 ms.
+        for _ in 0..4 {
             listener.play_block(now);
             listener.played += 1;
         }
@@ -110,7 +112,7 @@ fn hear(listener: &mut Desk, name: &str, packets: &[MediaPacket]) -> f32 {
 #[test]
 fn volumes_of_the_user_and_of_the_room_multiply_and_places_are_heard() {
     let (mut speaker, mut room) = desk(speaking());
-    let packets = sent(&mut speaker, &mut room, 500);
+    let packets = sent(&mut speaker, &mut room, 5000);
     let (mut listener, _room) = desk(Voice::default().spatial(SpatialConfig::default()));
     let mut pieces = packets.chunks(25);
     let mut next = |desk: &mut Desk| hear(desk, "bob", pieces.next().unwrap());
@@ -156,22 +158,22 @@ fn volumes_of_the_user_and_of_the_room_multiply_and_places_are_heard() {
 #[test]
 fn the_room_mutes_a_peer_and_the_user_cannot_undo_it() {
     let (mut desk, mut room) = desk(speaking());
-    assert!(!sent(&mut desk, &mut room, 10).is_empty());
+    assert!(!sent(&mut desk, &mut room, 100).is_empty());
     let ordered = RoomVolumes {
         own: Some(0.0),
         ..RoomVolumes::default()
     };
     desk.receive(ToVoice::RoomVolumes(ordered));
     desk.control(Control::Mute(false));
-    assert!(sent(&mut desk, &mut room, 10).is_empty());
+    assert!(sent(&mut desk, &mut room, 100).is_empty());
     desk.receive(ToVoice::RoomVolumes(RoomVolumes::default()));
-    assert!(!sent(&mut desk, &mut room, 10).is_empty());
+    assert!(!sent(&mut desk, &mut room, 100).is_empty());
 }
 
 #[test]
 fn diagnostics_show_who_was_heard_and_where_the_time_went() {
     let (mut speaker, mut room) = desk(speaking());
-    let packets = sent(&mut speaker, &mut room, 100);
+    let packets = sent(&mut speaker, &mut room, 1000);
     let (mut listener, _room) = desk(Voice::default());
     hear(&mut listener, "bob", &packets);
     listener.receive(listeners([report("bob", 0.0, true)]));
@@ -202,7 +204,7 @@ async fn voice_session_survives_codec_reinitialization() {
     let (mut speaker, mut room) = desk(speaking());
     let (mut listener, _room) = desk(Voice::default());
     let always = VoiceSenderConfig::default().with_activation(Activation::Always);
-    let before = hear(&mut listener, "bob", &sent(&mut speaker, &mut room, 100));
+    let before = hear(&mut listener, "bob", &sent(&mut speaker, &mut room, 1000));
     for config in [
         VoiceSenderConfig::music(),
         VoiceSenderConfig::low_latency().with_activation(Activation::Always),
@@ -212,13 +214,13 @@ async fn voice_session_survives_codec_reinitialization() {
         let (reply, answer) = oneshot::channel();
         speaker.control(Control::Sender(Box::new(config), reply));
         answer.await.unwrap().unwrap();
-        let packets = sent(&mut speaker, &mut room, 120);
+        let packets = sent(&mut speaker, &mut room, 1200);
         // Frames have other lengths now: each is heard for as long as it lasts.
         for pair in packets.windows(2) {
             let ticks = pair[1].timestamp.wrapping_sub(pair[0].timestamp);
-            hear_for(&mut listener, &pair[0], ticks / 480);
+            hear_for(&mut listener, &pair[0], ticks / 240);
         }
-        hear_for(&mut listener, &packets[packets.len() - 1], 2);
+        hear_for(&mut listener, &packets[packets.len() - 1], 4);
         let after = listener.mix_dbfs - before;
         assert!(after.abs() < 3.0, "{after} dB");
     }
@@ -233,7 +235,7 @@ async fn voice_session_survives_codec_reinitialization() {
     let wrong = VoiceSenderConfig::default().with_preroll(99);
     speaker.control(Control::Sender(Box::new(wrong), reply));
     assert!(answer.await.unwrap().is_err());
-    assert!(!sent(&mut speaker, &mut room, 10).is_empty());
+    assert!(!sent(&mut speaker, &mut room, 100).is_empty());
 }
 
 fn hear_for(listener: &mut Desk, packet: &MediaPacket, blocks: u32) {

@@ -1,0 +1,300 @@
+//! When to try a peer again: a circuit breaker (Nygard, *Release It!*) that knows silence from refusal. Pure: it is told the time,
+//! what has happened, and a random number where it needs one.
+//!
+//! - **Closed**: nothing is to be done; the peer is linked, or the first negotiation is under way.
+//! - **Probing**: the peer fell silent. Nobody has refused anything, and the network may be back at any moment, so an attempt is
+//!   made every 500 ms for a minute; one without an answer is replaced, as the pauses of TCP, QUIC and SCTP double.
+//! - **Open**: an attempt was answered and failed, or a minute of probing brought nothing. No attempt before a pause is over, which
+//!   doubles from 1 s to 30 s.
+//! - **Half-open**: the pause is over and one attempt is under way.
+
+use std::time::Duration;
+
+use roundtable_core::Timestamp;
+use roundtable_signaling_protocol::TokenBucket;
+
+/// How far apart probes are, and for how long they go on.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+const PROBE_FOR: Duration = Duration::from_secs(60);
+
+/// Offers that are taken from one peer: so many at once, then so many a second. One that probes makes two a second; each costs
+/// sockets, and perhaps relays.
+const OFFERS: (u32, u32) = (8, 4);
+
+/// First and longest pause before a peer that could not be linked is tried again. Up to a quarter less, at random.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How many offers are taken from one peer.
+pub(crate) fn offer_pace(now: Timestamp) -> TokenBucket {
+    TokenBucket::new(now, OFFERS.0, OFFERS.1)
+}
+
+/// Who of two peers tries first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// This one, which has made the last offer.
+    First,
+    /// The other one; this one only if nothing has come of that.
+    Second,
+}
+
+impl Turn {
+    pub(crate) fn of(offered_here: bool) -> Self {
+        match offered_here {
+            true => Self::First,
+            false => Self::Second,
+        }
+    }
+
+    /// By how much later this side probes, so that the two seldom cross.
+    fn probe_offset(self) -> Duration {
+        match self {
+            Self::First => Duration::ZERO,
+            Self::Second => PROBE_EVERY / 2,
+        }
+    }
+
+    /// By how much longer this side pauses.
+    fn patience(self) -> Duration {
+        match self {
+            Self::First => Duration::ZERO,
+            Self::Second => Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A probe; how many came before it.
+    Probe(u32),
+    /// One attempt after a pause.
+    Retry,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed,
+    Probing {
+        next: Timestamp,
+        until: Timestamp,
+        made: u32,
+    },
+    Open {
+        until: Timestamp,
+    },
+    HalfOpen,
+}
+
+/// The way back to one peer.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    state: State,
+    /// Pauses since a link was open.
+    pauses: u32,
+}
+
+impl Breaker {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: State::Closed,
+            pauses: 0,
+        }
+    }
+
+    /// The peer is linked and answers, or was refused for good: there is nothing to do.
+    pub(crate) fn close(&mut self) {
+        *self = Self::new();
+    }
+
+    /// The peer is silent. A probing that is under way goes on.
+    pub(crate) fn silent(&mut self, now: Timestamp, turn: Turn) {
+        if !self.is_probing() {
+            self.state = State::Probing {
+                next: now + turn.probe_offset(),
+                until: now + PROBE_FOR,
+                made: 0,
+            };
+        }
+    }
+
+    /// A link is open. Until the peer has been heard on it, it is one more attempt: it may have died while it waited to be
+    /// accepted.
+    pub(crate) fn opened(&mut self, now: Timestamp) {
+        match &mut self.state {
+            State::Probing { next, .. } => *next = now + PROBE_EVERY,
+            _ => self.close(),
+        }
+    }
+
+    /// Something has come back on which attempts depend: the next probe, if there is one, is made at once.
+    pub(crate) fn hurry(&mut self, now: Timestamp) {
+        if let State::Probing { next, .. } = &mut self.state {
+            *next = now;
+        }
+    }
+
+    /// An attempt has failed without an answer. Probes go on.
+    pub(crate) fn unanswered(&mut self, now: Timestamp, turn: Turn, random: u32) {
+        if !self.is_probing() {
+            self.refused(now, turn, random);
+        }
+    }
+
+    /// An attempt was answered and has failed: the same would come of another one now.
+    pub(crate) fn refused(&mut self, now: Timestamp, turn: Turn, random: u32) {
+        let pause = RETRY.0.saturating_mul(1 << self.pauses.min(5)).min(RETRY.1);
+        let jitter = (pause / 4).mul_f64(f64::from(random) / f64::from(u32::MAX));
+        self.pauses = self.pauses.saturating_add(1);
+        self.state = State::Open {
+            until: now + pause + turn.patience() - jitter,
+        };
+    }
+
+    pub(crate) fn is_probing(&self) -> bool {
+        matches!(self.state, State::Probing { .. })
+    }
+
+    /// When [`due`](Self::due) has something.
+    pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Probing { next, .. } => Some(next),
+            State::Open { until } => Some(until),
+            State::Closed | State::HalfOpen => None,
+        }
+    }
+
+    /// What is to be done now.
+    pub(crate) fn due(&mut self, now: Timestamp, turn: Turn, random: u32) -> Option<Due> {
+        match &mut self.state {
+            State::Probing { until, .. } if *until <= now => {
+                self.refused(now, turn, random);
+                None
+            }
+            State::Probing { next, made, .. } if *next <= now => {
+                *next = now + PROBE_EVERY;
+                *made += 1;
+                Some(Due::Probe(*made - 1))
+            }
+            State::Open { until } if *until <= now => {
+                self.state = State::HalfOpen;
+                Some(Due::Retry)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    /// What was done in the first `millis`, and when.
+    fn run(breaker: &mut Breaker, turn: Turn, millis: u64) -> Vec<(u64, Due)> {
+        let times = (0..millis).step_by(50);
+        times
+            .filter_map(|time| Some((time, breaker.due(at(time), turn, 0)?)))
+            .collect()
+    }
+
+    #[test]
+    fn a_silent_peer_is_probed_every_half_second_for_a_minute_and_then_after_pauses() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::First);
+        let done = run(&mut breaker, Turn::First, 62_000);
+        let probes: Vec<_> = (0..120)
+            .map(|n| (u64::from(n) * 500, Due::Probe(n)))
+            .collect();
+        assert_eq!(done[..120], probes);
+        assert_eq!(done[120..], [(61_000, Due::Retry)]);
+        assert_eq!(breaker.next_timeout(), None, "half-open");
+    }
+
+    #[test]
+    fn silence_that_goes_on_is_one_silence() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::First);
+        assert_eq!(breaker.due(at(0), Turn::First, 0), Some(Due::Probe(0)));
+        breaker.silent(at(100), Turn::First);
+        breaker.unanswered(at(100), Turn::First, 0);
+        assert_eq!(breaker.next_timeout(), Some(at(500)));
+    }
+
+    #[test]
+    fn two_peers_probe_each_other_in_turns() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::Second);
+        let done = run(&mut breaker, Turn::Second, 1000);
+        assert_eq!(done, [(250, Due::Probe(0)), (750, Due::Probe(1))]);
+    }
+
+    #[test]
+    fn refusals_open_the_circuit_for_pauses_that_double_until_a_link_is_open() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::First);
+        let mut now = at(0);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            breaker.refused(now, Turn::First, 0);
+            let until = breaker.next_timeout().unwrap();
+            pauses.push(until.saturating_since(now).as_secs());
+            assert_eq!(breaker.due(until, Turn::First, 0), Some(Due::Retry));
+            now = until;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        breaker.close();
+        breaker.unanswered(at(0), Turn::First, u32::MAX);
+        assert_eq!(breaker.next_timeout(), Some(at(750)), "jitter");
+    }
+
+    #[test]
+    fn the_one_who_did_not_offer_leaves_the_other_time() {
+        let mut breaker = Breaker::new();
+        breaker.unanswered(at(0), Turn::Second, 0);
+        assert_eq!(breaker.next_timeout(), Some(at(6000)));
+    }
+
+    #[test]
+    fn a_link_on_which_nothing_is_heard_ends_no_probing() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::First);
+        breaker.due(at(0), Turn::First, 0);
+        breaker.opened(at(300));
+        assert_eq!(breaker.due(at(500), Turn::First, 0), None);
+        assert_eq!(breaker.due(at(800), Turn::First, 0), Some(Due::Probe(1)));
+        breaker.refused(at(800), Turn::First, 0);
+        breaker.opened(at(900));
+        assert_eq!(breaker.next_timeout(), None);
+    }
+
+    #[test]
+    fn what_comes_back_is_used_at_once() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::First);
+        breaker.due(at(0), Turn::First, 0);
+        breaker.hurry(at(60));
+        assert_eq!(breaker.due(at(60), Turn::First, 0), Some(Due::Probe(1)));
+        breaker.close();
+        breaker.hurry(at(60));
+        assert_eq!(breaker.next_timeout(), None);
+    }
+
+    #[test]
+    fn all_offers_of_a_peer_that_probes_are_taken_and_few_of_one_that_floods() {
+        use roundtable_signaling_protocol::Spent;
+        let mut pace = offer_pace(at(0));
+        let probes = u64::try_from(PROBE_FOR.as_millis()).unwrap();
+        let mut times = (0..probes).step_by(500);
+        assert!(times.all(|time| pace.spend(at(time)) == Spent::Granted));
+
+        let mut pace = offer_pace(at(0));
+        let flood = (0..10_000).filter(|time| pace.spend(at(*time)) == Spent::Granted);
+        assert!(flood.count() < 12);
+        // It is heard again when it has been quiet for a while.
+        assert_eq!(pace.spend(at(15_000)), Spent::Granted);
+    }
+}

@@ -1,0 +1,36 @@
+//! Which of this machine's addresses a link offers (host candidates, RFC 8445 §5.1.1.1).
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::{ConnectError, WebRtcConfig, socket::Sockets};
+
+/// More addresses only multiply the connectivity checks.
+const MAX_ADDRESSES: usize = 16;
+
+/// Binds the sockets of one link.
+pub(crate) fn bind(config: &WebRtcConfig) -> Result<Sockets, ConnectError> {
+    let mut addresses = if config.addresses.is_empty() {
+        interfaces().map_err(|error| ConnectError::Socket(error.kind()))?
+    } else {
+        config.addresses.clone()
+    };
+    addresses.truncate(MAX_ADDRESSES);
+    Sockets::bind(&addresses, config.socket_buffer)
+        .map_err(|error| ConnectError::Socket(error.kind()))
+}
+
+/// Every interface's addresses but loopback and link-local ones, and `127.0.0.1` last.
+fn interfaces() -> io::Result<Vec<IpAddr>> {
+    let mut addresses: Vec<_> = if_addrs::get_if_addrs()?
+        .iter()
+        .filter(|interface| !interface.is_loopback() && !interface.is_link_local())
+        .map(if_addrs::Interface::ip)
+        .take(MAX_ADDRESSES - 1)
+        .collect();
+    addresses.push(Ipv4Addr::LOCALHOST.into());
+    addresses.dedup();
+    Ok(addresses)
+}
