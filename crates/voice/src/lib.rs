@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+mod arena;
 mod comfort;
 #[cfg(feature = "device")]
 mod device;
@@ -21,7 +22,10 @@ mod stretch;
 mod vad;
 
 #[cfg(feature = "device")]
-pub use device::{AudioConfig, AudioDevices, Capture, DeviceError, DeviceNames, Playback};
+pub use device::{
+    AudioDevices, Capture, DEVICE_PERIOD, DeviceError, DeviceInfo, DeviceList, DeviceState,
+    Direction, Playback,
+};
 pub use diagnostics::{LatencyBreakdown, SpeakerDiagnostics, VoiceDiagnostics};
 pub use flood::FloodGuard;
 pub use loss::LossEstimate;
@@ -59,6 +63,9 @@ pub enum VoiceConfigError {
     /// More than ten frames.
     #[error("at most 10 frames of preroll are kept")]
     Preroll,
+    /// Shorter than 100 ms, or longer than a minute.
+    #[error("the sender's clock is reported every 100 ms to 60 s")]
+    ReportInterval,
     /// More than two frames.
     #[error("a packet repeats at most 2 frames")]
     Redundancy,

@@ -1,6 +1,8 @@
 //! From packets to sound: jitter buffer, Opus, concealment, stretching.
 
 mod config;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,7 +13,7 @@ use roundtable_media_codec::{
 };
 use roundtable_sync::{
     ClockDriftEstimate, ClockDriftEstimator, Decision, JitterBuffer, PlayoutState, PullClock,
-    Pushed, RateCorrection, RtpMeta, decide,
+    Pushed, RtpMeta, decide, pace,
 };
 
 use crate::{
@@ -33,11 +35,13 @@ const FADE: usize = 120;
 const STRETCH_PAUSE: u32 = 4;
 /// Delay beyond the target that calls for haste, in microseconds.
 const HASTE_US: i64 = 20_000;
-/// Packets after which redundancy that is no longer sent is no longer waited for.
-const DEPTH_MEMORY: u32 = 50;
-/// Drift that is surely above this is corrected, in parts per million. Stretching would take it up as
-/// well, but now and then rather than all the time.
+/// Packets after which redundancy that is no longer sent is no longer counted on: ten seconds, for the codec leaves it out in
+/// pauses.
+const DEPTH_MEMORY: u32 = 500;
+/// Drift that is surely above this is worth telling of, in parts per million.
 const DRIFT_THRESHOLD_PPM: f64 = 20.0;
+/// By how much the pace changes from one frame to the next: from nothing to the most takes ten frames.
+const PACE_STEP: f64 = 0.0005;
 
 /// Plays one remote voice: takes packets as they come and gives sound when asked.
 pub struct VoiceReceiver {
@@ -46,7 +50,8 @@ pub struct VoiceReceiver {
     decoder: OpusDecoder,
     drift: ClockDriftEstimator,
     estimate: Option<ClockDriftEstimate>,
-    rate: RateCorrection,
+    /// The slowest pace that a frame of the present block asks for.
+    pace: f64,
     shifter: RateShifter,
     pulls: PullClock,
     guard: PopGuard,
@@ -125,7 +130,7 @@ impl VoiceReceiver {
             decoder: OpusDecoder::new(AudioFormat::VOICE)?,
             drift: ClockDriftEstimator::new(SAMPLE_RATE_HZ, DRIFT_THRESHOLD_PPM),
             estimate: None,
-            rate: RateCorrection::new(),
+            pace: 1.0,
             shifter: RateShifter::new(),
             pulls: PullClock::new(),
             guard: PopGuard::new(),
@@ -198,6 +203,14 @@ impl VoiceReceiver {
         }
         self.drift.add_observation(meta.timestamp, now);
         self.estimate = self.drift.estimate_drift();
+        self.buffer.set_drift(self.sure_drift_ppm());
+    }
+
+    /// What is certain of the drift, in parts per million: the end of its interval that is nearer to none.
+    fn sure_drift_ppm(&self) -> f64 {
+        let certain =
+            |estimate: ClockDriftEstimate| 0.0_f64.clamp(estimate.drift.low, estimate.drift.high);
+        self.estimate.map_or(0.0, certain)
     }
 
     /// Takes the sender's clock, that came at `_now`.
@@ -210,9 +223,7 @@ impl VoiceReceiver {
     pub fn pull(&mut self, now: Timestamp, out: &mut [f32]) -> Pulled {
         let begin = self.pulls.tick(now, samples_duration(out.len()));
         self.block = out.len();
-        if self.config.drift_correction {
-            self.stats.rate = self.rate.update(now, self.estimate.as_ref());
-        }
+        self.pace = f64::INFINITY;
         let mut pulled = if self.ready.is_empty() {
             Pulled::Silence
         } else {
@@ -303,8 +314,10 @@ impl VoiceReceiver {
             pause: head.is_some_and(|h| h.spurt || player.sequence == Some(h.sequence - 1)),
             delay_us: head
                 .and_then(|head| self.buffer.delay_us(at, head.timestamp))
-                .map_or(0, |delay_us| delay_us + self.ahead_us()),
+                .unwrap_or(0),
             target_us: i64::try_from(target).unwrap_or(i64::MAX),
+            block_us: ticks_us(self.block as i64),
+            ready_us: ticks_us(self.ready.len() as i64),
             held_us: ticks_us(player.held as i64),
             level_us: back.map_or(0, |packet| {
                 ticks_us(packet.timestamp - player.position + player.frame_len as i64)
@@ -312,19 +325,10 @@ impl VoiceReceiver {
         }
     }
 
-    /// What is decided for a block must be there when the block begins, though it is heard only after what
-    /// is ready: how much of that time to count as delay. None of it while frames keep their place in the blocks;
-    /// where a corrected rate moves them, all that is beyond the worst place.
-    fn ahead_us(&self) -> i64 {
-        if self.stats.rate == 1.0 {
-            return 0;
-        }
-        ticks_us(self.ready.len() as i64 - self.block as i64)
-    }
-
     /// Begins a talk spurt with the oldest frame.
     fn start(&mut self) -> Pulled {
         self.player.playing = true;
+        self.stats.rate = 1.0;
         self.shifter.reset();
         self.decode_head();
         let ramp = self.frame.iter_mut().take(FADE).enumerate();
@@ -340,8 +344,8 @@ impl VoiceReceiver {
     /// Plays the oldest packet, stretched if that is not too often.
     fn play(&mut self, change: Decision, state: &PlayoutState) -> Pulled {
         self.decode_head();
-        let behind_us = state.delay_us - self.ahead_us() + ticks_us(self.ready.len() as i64);
-        self.stats.delay_ms = behind_us as f32 / 1000.0;
+        self.stats.delay_ms = (state.delay_us + state.ready_us) as f32 / 1000.0;
+        self.keep_pace(state);
         self.player.since_stretch += 1;
         let haste = (state.delay_us - state.target_us).abs() > HASTE_US;
         if haste || self.player.since_stretch > STRETCH_PAUSE {
@@ -357,6 +361,16 @@ impl VoiceReceiver {
         }
         self.emit();
         Pulled::Speech
+    }
+
+    /// Moves the frames within the blocks. Where several begin in one block, the slowest pace suits them all.
+    fn keep_pace(&mut self, state: &PlayoutState) {
+        if !self.config.drift_correction {
+            return;
+        }
+        self.pace = self.pace.min(pace(state, self.sure_drift_ppm()));
+        let change = (self.pace - self.stats.rate).clamp(-PACE_STEP, PACE_STEP);
+        self.stats.rate += change;
     }
 
     /// Decodes the oldest frame; what is no speech after all is made up.
@@ -518,8 +532,10 @@ fn samples_duration(samples: usize) -> Duration {
     AudioFormat::VOICE.duration_of(samples)
 }
 
+/// Rounded up, so that the ticks that [`ticks_us`] rounded down are all there again.
 fn samples_in_us(us: i64) -> usize {
-    AudioFormat::VOICE.samples_in(Duration::from_micros(us.max(0).unsigned_abs()))
+    let samples = i128::from(us.max(0)) * i128::from(SAMPLE_RATE_HZ);
+    usize::try_from((samples + 999_999) / 1_000_000).unwrap_or(usize::MAX)
 }
 
 fn ticks_us(ticks: i64) -> i64 {

@@ -2,9 +2,9 @@
 
 mod config;
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use roundtable_core::{Bitrate, MediaClock, MediaCodec, MediaPacket, NtpTime, Timestamp, WallTime};
 use roundtable_media_codec::{AudioEncoder, AudioFormat, OpusEncoder};
 
@@ -12,6 +12,7 @@ use roundtable_media_codec::{AudioEncoder, AudioFormat, OpusEncoder};
 use crate::processing::Processor;
 use crate::{
     SAMPLE_RATE_HZ, Vad, VoiceConfigError,
+    arena::Arena,
     frames::{Framer, SpeechFrame},
     redundancy::{Protection, Repeats},
     vad::level_dbfs,
@@ -21,12 +22,8 @@ pub use config::{Activation, VoiceSenderConfig, VoiceSenderStats};
 
 /// What a packet has room for, in bytes.
 const MAX_PACKET_LEN: usize = 1100;
-/// How often the sender's clock is reported while it speaks (RFC 3550 §6.2 minimum).
-const CLOCK_INTERVAL: Duration = Duration::from_secs(5);
 /// Samples in the longest frame: 60 ms.
 const MAX_FRAME_LEN: usize = 2880;
-/// Memory for packets is taken in pieces of this many bytes.
-const ARENA: usize = 16 * 1024;
 /// Samples over which a talk spurt is faded in: 5 ms.
 const FADE_IN: usize = 240;
 
@@ -35,7 +32,8 @@ const FADE_IN: usize = 240;
 pub enum VoiceOut {
     /// A packet of speech.
     Packet(MediaPacket),
-    /// The sender's clock: before the first packet, then every 5 s of speech.
+    /// The sender's clock: before the first packet, then at intervals while it speaks
+    /// ([`with_report_interval`](VoiceSenderConfig::with_report_interval)).
     Clock(MediaClock),
 }
 
@@ -54,7 +52,7 @@ pub struct VoiceSender {
     repeats: Repeats,
     protection: Protection,
     fec_needed: bool,
-    arena: BytesMut,
+    arena: Arena,
     sequence: u16,
     reported: Option<WallTime>,
     speaking: bool,
@@ -81,7 +79,7 @@ impl VoiceSender {
             repeats: Repeats::new(),
             protection: Protection::default(),
             fec_needed: false,
-            arena: BytesMut::new(),
+            arena: Arena::new(),
             sequence: config.first_sequence,
             reported: None,
             speaking: false,
@@ -224,15 +222,12 @@ impl VoiceSender {
 
     fn send(&mut self, frame: SpeechFrame, marker: bool, out: &mut Vec<VoiceOut>) {
         self.report(&frame, out);
-        if self.arena.capacity() < 2 * MAX_PACKET_LEN {
-            self.arena.reserve(ARENA);
-        }
-        self.arena.put_bytes(0, MAX_PACKET_LEN);
+        let buffer = self.arena.buffer(MAX_PACKET_LEN);
+        buffer.put_bytes(0, MAX_PACKET_LEN);
         // A frame of the right length into a buffer of the right size always encodes; were libopus to
         // fail, the listener would conceal one frame.
-        let encoded = self.encoder.encode(&frame.samples, &mut self.arena);
-        let own = self.arena.split_to(encoded.unwrap_or(0)).freeze();
-        self.arena.clear();
+        let encoded = self.encoder.encode(&frame.samples, buffer);
+        let own = buffer.split_to(encoded.unwrap_or(0)).freeze();
         if !own.is_empty() {
             let (codec, payload) = self.protect(frame.timestamp, own);
             self.stats.packets = self.stats.packets.wrapping_add(1);
@@ -252,20 +247,21 @@ impl VoiceSender {
     /// Adds what the packet should repeat to its own frame.
     fn protect(&mut self, timestamp: u32, own: Bytes) -> (MediaCodec, Bytes) {
         let depth = self.protection.depth;
+        let buffer = self.arena.buffer(MAX_PACKET_LEN);
         let wrapped = depth > 0
             && self
                 .repeats
-                .wrap(timestamp, &own, depth, MAX_PACKET_LEN, &mut self.arena);
+                .wrap(timestamp, &own, depth, MAX_PACKET_LEN, buffer);
         self.repeats.remember(timestamp, own.clone());
         if wrapped {
-            (MediaCodec::OpusRed, self.arena.split().freeze())
+            (MediaCodec::OpusRed, buffer.split().freeze())
         } else {
             (MediaCodec::Opus, own)
         }
     }
 
     fn report(&mut self, frame: &SpeechFrame, out: &mut Vec<VoiceOut>) {
-        let interval = u64::try_from(CLOCK_INTERVAL.as_micros()).unwrap_or(u64::MAX);
+        let interval = u64::try_from(self.config.report_interval.as_micros()).unwrap_or(u64::MAX);
         let since = |last: WallTime| frame.wall.as_micros().abs_diff(last.as_micros());
         if self.reported.is_none_or(|last| since(last) >= interval) {
             self.reported = Some(frame.wall);

@@ -9,7 +9,8 @@ use std::time::Duration;
 use roundtable_core::{MediaCodec, MediaPacket, Timestamp, WallTime};
 use roundtable_media_codec::OpusConfig;
 use roundtable_voice::{
-    Activation, Pulled, VoiceReceiver, VoiceReceiverConfig, VoiceSender, VoiceSenderConfig,
+    Activation, Pulled, VoiceConfigError, VoiceReceiver, VoiceReceiverConfig, VoiceSender,
+    VoiceSenderConfig,
 };
 use support::{
     BLOCK, Heard, Network, Random, call, call_with, envelope, envelope_match, mouth_to_ear_ms,
@@ -312,7 +313,24 @@ fn rtp_time_goes_on_through_silence_and_a_spurt_begins_with_the_marker() {
         "at the start, then every five seconds of speech"
     );
     assert_eq!(heard.stats.concealed, 0, "a pause is no loss");
-    assert!(envelope_match(&said, &heard.samples) >= 0.93);
+    let likeness = envelope_match(&said, &heard.samples);
+    assert!(likeness >= 0.93, "{likeness}");
+}
+
+#[test]
+fn the_senders_clock_is_reported_as_often_as_was_asked_for() {
+    let said = &speech("alice")[..5 * 48_000];
+    for (interval_ms, reports) in [(5_000, 2), (500, 12)] {
+        let sender = VoiceSenderConfig::default()
+            .with_activation(Activation::Always)
+            .with_report_interval(Duration::from_millis(interval_ms));
+        let listener = VoiceReceiverConfig::default();
+        // Five seconds and the second of silence after them, which is sent as well.
+        let heard = call_with(said, &Network::clean(), sender, listener);
+        assert_eq!(heard.clocks, reports, "every {interval_ms} ms");
+    }
+    let never = VoiceSenderConfig::default().with_report_interval(Duration::ZERO);
+    assert_eq!(never.validate(), Err(VoiceConfigError::ReportInterval));
 }
 
 #[test]

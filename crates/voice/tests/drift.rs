@@ -44,7 +44,10 @@ struct Listening {
     /// The steepest step, and the delays in milliseconds, of the second half.
     steepest: f32,
     delays: Vec<f32>,
+    /// How fast it was played, at each block of the second half.
+    rates: Vec<f64>,
     stretched: u64,
+    concealed: u64,
 }
 
 fn listen(ppm: f64, correct: bool) -> Listening {
@@ -55,7 +58,9 @@ fn listen(ppm: f64, correct: bool) -> Listening {
         now: Timestamp::ZERO,
         steepest: 0.0,
         delays: Vec::new(),
+        rates: Vec::new(),
         stretched: 0,
+        concealed: 0,
     };
     let (mut block, mut last, mut random) = ([0.0_f32; 480], 0.0_f32, 1_u64);
     let mut number = 0_u32;
@@ -82,7 +87,7 @@ fn listen(ppm: f64, correct: bool) -> Listening {
         this.receiver.pull(this.now, &mut block);
         let stats = this.receiver.stats(this.now);
         if tick == blocks / 2 {
-            this.stretched = stats.stretched;
+            (this.stretched, this.concealed) = (stats.stretched, stats.concealed);
         }
         if tick > blocks / 2 {
             for sample in block {
@@ -90,11 +95,15 @@ fn listen(ppm: f64, correct: bool) -> Listening {
                 last = sample;
             }
             this.delays.push(stats.delay_ms);
+            this.rates.push(stats.rate);
         }
         last = block[479];
     }
     let stats = this.receiver.stats(this.now);
-    assert_eq!((stats.lost, stats.displaced, stats.concealed), (0, 0, 0));
+    // Before the drift is known, a packet may come late.
+    assert!(this.concealed <= 1, "{stats:?}");
+    this.concealed = stats.concealed - this.concealed;
+    assert_eq!((stats.lost, stats.displaced, this.concealed), (0, 0, 0));
     this.stretched = stats.stretched - this.stretched;
     this
 }
@@ -109,10 +118,15 @@ fn a_clock_that_is_500_ppm_off_is_neither_heard_nor_adds_delay() {
         let drift = stats.drift.unwrap();
         assert!((drift.low..drift.high).contains(&ppm), "{drift:?}");
         assert!(
-            (stats.rate - 1.0 - ppm / 1e6).abs() < 20e-6,
-            "{}",
-            stats.rate
+            heard
+                .rates
+                .iter()
+                .all(|rate| (0.995..=1.005).contains(rate))
         );
+        // At the end it may be anywhere within a block of 10 ms.
+        let mean = heard.rates.iter().sum::<f64>() / heard.rates.len() as f64;
+        let block = 0.010 / (MINUTES as f64 * 30.0);
+        assert!((mean - 1.0 - ppm / 1e6).abs() < 1.2 * block, "{mean}");
         assert!(
             heard.steepest < 1.1 * natural,
             "{} where a tone has {natural}",

@@ -1,11 +1,12 @@
-//! Plays packet traces through `neteq`: `peer-neteq FOLDER NAME...`.
+//! Plays packet traces through `neteq`: `peer-neteq FOLDER NAME:PHASE_US...`. The listener's blocks of 10 ms begin at the phase.
 //!
 //! Of each trace, `FOLDER/NAME.csv` has a line a packet, `arrival_us,seq,rtp_timestamp,payload_len`, and `FOLDER/NAME.opus` what
 //! they carry, one after the other. What is heard goes to `FOLDER/NAME.f32`, 48 kHz mono from time 0 on, and one line a trace to
 //! standard output: name, blocks of 10 ms that were made up, samples that stretching took away or added, and packets that were
 //! late, all since the 10th second.
 //!
-//! The crate reads the clock itself, so a trace takes as long as it lasts; all are played at once, each by a thread.
+//! The crate reads the clock itself, so a trace takes as long as it lasts; all are played at once, each by a thread, a little
+//! after one another so that their blocks do not fall on the same moment.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -22,8 +23,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const RATE_HZ: u32 = 48_000;
 const BLOCK: Duration = Duration::from_millis(10);
-/// The listener's blocks begin so long after the talker's.
-const PHASE: Duration = Duration::from_millis(3);
+/// One thread begins so long after the one before: in 10 ms all have their turn.
+const APART: Duration = Duration::from_micros(9_130);
 const WARM_UP: Duration = Duration::from_secs(10);
 const PAYLOAD_TYPE: u8 = 111;
 
@@ -60,10 +61,15 @@ fn main() -> Result<()> {
     let folder = PathBuf::from(args.next().ok_or("peer-neteq FOLDER NAME...")?);
     let begin = Instant::now() + Duration::from_millis(200);
     let threads: Vec<_> = args
-        .map(|name| {
+        .zip(0_u32..)
+        .map(|(argument, index)| {
+            let (name, phase) = argument.split_once(':').unwrap_or((&argument, "3000"));
+            let (name, phase) = (name.to_owned(), phase.to_owned());
             let path = folder.join(&name);
+            let begin = begin + index * APART;
             thread::spawn(move || -> Result<String> {
-                let (samples, before, after) = play(&read(&path)?, begin)?;
+                let phase = Duration::from_micros(phase.parse()?);
+                let (samples, before, after) = play(&read(&path)?, begin, phase)?;
                 fs::write(path.with_extension("f32"), samples)?;
                 let made_up = after.lifetime.concealed_samples - before.lifetime.concealed_samples;
                 let stretched = |stats: &NetEqStats| {
@@ -102,15 +108,16 @@ fn read(path: &Path) -> Result<Vec<Packet>> {
 }
 
 /// What was heard as little-endian floats, and the statistics after the warm-up and at the end.
-fn play(packets: &[Packet], begin: Instant) -> Result<(Vec<u8>, NetEqStats, NetEqStats)> {
+fn play(packets: &[Packet], begin: Instant, phase: Duration) -> Result<(Vec<u8>, NetEqStats, NetEqStats)> {
     let config = NetEqConfig { sample_rate: RATE_HZ, ..NetEqConfig::default() };
     let mut neteq = NetEq::new(config)?;
     let decoder = opus::Decoder::new(RATE_HZ, opus::Channels::Mono)?;
     neteq.register_decoder(PAYLOAD_TYPE, Box::new(Opus(decoder)));
     let last = packets.last().map_or(Duration::ZERO, |packet| packet.arrival);
     let mut packets = packets.iter().peekable();
-    let mut heard = vec![0; 4 * 144]; // the phase
-    let (mut now, mut before, mut after) = (PHASE, None, None);
+    let silence = usize::try_from(phase.as_micros() * 48 / 1000)?;
+    let mut heard = vec![0; 4 * silence];
+    let (mut now, mut before, mut after) = (phase, None, None);
     while now < last + Duration::from_secs(1) {
         while let Some(packet) = packets.next_if(|packet| packet.arrival <= now) {
             wait_until(begin + packet.arrival);

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     Error, WARM_UP_S, ear,
     listen::{self, Heard},
+    pesq,
     scenario::Scenario,
     speech,
     trace::{self, Trace},
@@ -49,11 +50,9 @@ pub(crate) struct Played {
     pub(crate) traces: Vec<Trace>,
     /// By listener and seed.
     pub(crate) heard: BTreeMap<Listener, Vec<Heard>>,
-    /// Wide-band PESQ (ITU-T P.862.2), if it could be taken.
-    pub(crate) pesq: BTreeMap<Listener, f64>,
 }
 
-/// The figures of one listener, means over the seeds.
+/// The figures of one listener: medians over the seeds, and the worst of what aims are about.
 #[derive(Debug, Clone)]
 pub(crate) struct Figures {
     pub(crate) scenario: String,
@@ -62,15 +61,22 @@ pub(crate) struct Figures {
     pub(crate) lost: f64,
     /// By how much speech was heard later than the fastest packet would have brought it, in milliseconds.
     pub(crate) mean_ms: f64,
+    pub(crate) mean_worst_ms: f64,
     pub(crate) p95_ms: f64,
+    /// By how much the slowest packet was behind the fastest, in milliseconds.
+    pub(crate) slowest_ms: f64,
     /// Shares of what was sent, in percent.
     pub(crate) concealed: f64,
+    pub(crate) concealed_worst: f64,
+    /// The worst of made up less lost, in percentage points.
+    pub(crate) beyond_worst: f64,
     pub(crate) stretched: f64,
     pub(crate) late: f64,
     /// Until the delay was back within 10 ms after a spike, in seconds.
     pub(crate) recovery_s: Option<f64>,
     pub(crate) kbps: f64,
     pub(crate) pesq: Option<f64>,
+    pub(crate) pesq_worst: Option<f64>,
 }
 
 impl Played {
@@ -86,29 +92,37 @@ impl Played {
             said,
             traces,
             heard: BTreeMap::new(),
-            pesq: BTreeMap::new(),
         };
         this.listen()?;
         Ok(this)
     }
 
-    /// Lets our listeners hear it. What was heard is kept of the first seed only, for PESQ: it is large.
+    /// Lets our listeners hear it.
     pub(crate) fn listen(&mut self) -> Result<(), Error> {
         let listeners = [None].into_iter().chain(FIXED_MS.map(Some));
         for fixed_ms in listeners {
-            let mut all = Vec::new();
-            for (index, trace) in self.traces.iter().enumerate() {
-                let mut heard = listen::listen(trace, listen::config(fixed_ms))?;
-                heard.delays = delays(&self.said, trace, &heard.samples);
-                if index > 0 {
-                    (heard.samples, heard.course) = Default::default();
-                }
-                all.push(heard);
-            }
             let listener = fixed_ms.map_or(Listener::Adaptive, Listener::Fixed);
-            self.heard.insert(listener, all);
+            for seed in 0..self.traces.len() {
+                let heard = listen::listen(&self.traces[seed], listen::config(fixed_ms))?;
+                self.add(listener, seed, heard);
+            }
         }
         Ok(())
+    }
+
+    /// Compares what was heard of a seed with what was said, and keeps what is needed of it: sound is large. PESQ takes long,
+    /// so it judges all that our own listener heard, and of the others the first seed.
+    pub(crate) fn add(&mut self, listener: Listener, seed: usize, mut heard: Heard) {
+        let trace = &self.traces[seed];
+        let samples = std::mem::take(&mut heard.samples);
+        heard.delays = delays(&self.said, trace, &samples);
+        if seed == 0 || listener == Listener::Adaptive {
+            heard.pieces = pesq::pieces(&self.said, trace, &samples, &heard.delays);
+        }
+        if seed > 0 {
+            heard.course = Vec::new();
+        }
+        self.heard.entry(listener).or_default().push(heard);
     }
 
     pub(crate) fn figures(&self) -> Vec<Figures> {
@@ -123,22 +137,31 @@ impl Played {
         let singles: Vec<Figures> = all
             .map(|(trace, heard)| self.one(listener, trace, heard))
             .collect();
-        let mean = |part: fn(&Figures) -> f64| {
-            singles.iter().map(part).sum::<f64>() / singles.len() as f64
+        let sorted = |part: fn(&Figures) -> Option<f64>| {
+            let mut values: Vec<f64> = singles.iter().filter_map(part).collect();
+            values.sort_by(f64::total_cmp);
+            values
         };
-        let recoveries: Vec<f64> = singles.iter().filter_map(|one| one.recovery_s).collect();
+        let middle = |part| sorted(part).get(singles.len() / 2).copied().unwrap_or(0.0);
+        let most = |part| sorted(part).last().copied();
+        let ratings = sorted(|one| one.pesq);
         Figures {
             scenario: self.name.clone(),
             listener,
-            lost: mean(|one| one.lost),
-            mean_ms: mean(|one| one.mean_ms),
-            p95_ms: mean(|one| one.p95_ms),
-            concealed: mean(|one| one.concealed),
-            stretched: mean(|one| one.stretched),
-            late: mean(|one| one.late),
-            recovery_s: recoveries.into_iter().reduce(f64::max),
-            kbps: mean(|one| one.kbps),
-            pesq: self.pesq.get(&listener).copied(),
+            lost: middle(|one| Some(one.lost)),
+            mean_ms: middle(|one| Some(one.mean_ms)),
+            mean_worst_ms: most(|one| Some(one.mean_ms)).unwrap_or(0.0),
+            p95_ms: middle(|one| Some(one.p95_ms)),
+            slowest_ms: middle(|one| Some(one.slowest_ms)),
+            concealed: middle(|one| Some(one.concealed)),
+            concealed_worst: most(|one| Some(one.concealed)).unwrap_or(0.0),
+            beyond_worst: most(|one| Some(one.beyond_worst)).unwrap_or(0.0),
+            stretched: middle(|one| Some(one.stretched)),
+            late: middle(|one| Some(one.late)),
+            recovery_s: most(|one| one.recovery_s),
+            kbps: middle(|one| Some(one.kbps)),
+            pesq: ratings.get(ratings.len() / 2).copied(),
+            pesq_worst: ratings.first().copied(),
         }
     }
 
@@ -151,18 +174,27 @@ impl Played {
             .collect();
         sorted.sort_by(f64::total_cmp);
         let percent = |part: u64, packets: u64| 100.0 * part as f64 / packets.max(1) as f64;
+        let mean_ms = sorted.iter().sum::<f64>() / sorted.len().max(1) as f64;
+        let lost = percent(trace.lost, trace.sent);
+        let concealed = percent(heard.concealed, 2 * trace.sent);
+        let slowest = trace.slowest.saturating_sub(trace.fastest);
         Figures {
             scenario: self.name.clone(),
             listener,
-            lost: percent(trace.lost, trace.sent),
-            mean_ms: sorted.iter().sum::<f64>() / sorted.len().max(1) as f64,
+            lost,
+            mean_ms,
+            mean_worst_ms: mean_ms,
             p95_ms: sorted.get(sorted.len() * 95 / 100).copied().unwrap_or(0.0),
-            concealed: percent(heard.concealed, 2 * trace.sent),
+            slowest_ms: slowest.as_secs_f64() * 1000.0,
+            concealed,
+            concealed_worst: concealed,
+            beyond_worst: concealed - lost,
             stretched: percent(heard.stretched, trace.sent),
             late: percent(heard.late, trace.sent),
             recovery_s: self.recovers_from_s.map(|from| recovery(delays, from)),
             kbps: trace.kbps(),
-            pesq: None,
+            pesq: heard.pesq,
+            pesq_worst: heard.pesq,
         }
     }
 }
@@ -201,13 +233,17 @@ impl Figures {
             "listener": self.listener.to_string(),
             "lost_percent": rounded(self.lost),
             "delay_mean_ms": rounded(self.mean_ms),
+            "delay_mean_worst_ms": rounded(self.mean_worst_ms),
+            "slowest_packet_ms": rounded(self.slowest_ms),
             "delay_p95_ms": rounded(self.p95_ms),
             "concealed_percent": rounded(self.concealed),
+            "concealed_worst_percent": rounded(self.concealed_worst),
             "stretched_percent": rounded(self.stretched),
             "late_percent": rounded(self.late),
             "recovery_s": self.recovery_s.map(rounded),
             "kbps": rounded(self.kbps),
             "pesq_wb": self.pesq.map(rounded),
+            "pesq_wb_worst": self.pesq_worst.map(rounded),
         })
     }
 
@@ -222,13 +258,15 @@ impl Figures {
             .recovery_s
             .map_or(String::new(), |s| format!("  back after {s:.1} s"));
         println!(
-            "{:<14} {:<10} {:>6.1} ms {:>6.1} ms (95 %)  lost {:>5.2} %  concealed {:>5.2} %  stretched {:>5.2} %  late {:>5.2} %  {:>5.1} kbit/s  PESQ {pesq}{recovery}",
+            "{:<14} {:<10} {:>6.1} ms (worst {:>5.1}, 95 % {:>5.1})  lost {:>5.2} %  concealed {:>5.2} % (worst {:>5.2})  stretched {:>5.2} %  late {:>5.2} %  {:>5.1} kbit/s  PESQ {pesq}{recovery}",
             self.scenario,
             self.listener.to_string(),
             self.mean_ms,
+            self.mean_worst_ms,
             self.p95_ms,
             self.lost,
             self.concealed,
+            self.concealed_worst,
             self.stretched,
             self.late,
             self.kbps,

@@ -9,7 +9,7 @@ use crate::{
     Error,
     figures::Played,
     speech,
-    trace::{Arrival, BLOCK, Trace, is_measured},
+    trace::{self, Arrival, BLOCK, Trace, is_measured},
 };
 
 /// One line of a table.
@@ -51,6 +51,7 @@ pub(crate) fn play(path: &Path) -> Result<Played, Error> {
     let mut trace = Trace {
         end: Timestamp::from_millis(seconds * 1000),
         fastest: Duration::ZERO,
+        phase: trace::phase(1),
         ..Trace::default()
     };
     let mut sequences = BTreeMap::new();
@@ -87,7 +88,6 @@ pub(crate) fn play(path: &Path) -> Result<Played, Error> {
         said,
         traces: vec![trace],
         heard: BTreeMap::new(),
-        pesq: BTreeMap::new(),
     };
     played.listen()?;
     Ok(played)

@@ -8,17 +8,19 @@ use roundtable_voice::{VoiceReceiver, VoiceReceiverConfig, VoiceStats};
 
 use crate::{
     Error,
+    pesq::Piece,
     trace::{Arrival, BLOCK, Trace, is_measured},
 };
-
-/// The listener's blocks begin so long after the talker's.
-const PHASE: Duration = Duration::from_millis(3);
 
 /// What the listener's ear gets, and how it came about; the counters are those since the warm-up.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
-    /// From time 0 on.
+    /// From time 0 on; taken away once it was compared with what was said.
     pub(crate) samples: Vec<f32>,
+    /// What PESQ judges of it.
+    pub(crate) pieces: Vec<Piece>,
+    /// Wide-band PESQ (ITU-T P.862.2), if it could be taken.
+    pub(crate) pesq: Option<f64>,
     /// When something was said, in seconds, and how much later than by the fastest packet it was heard, in milliseconds.
     pub(crate) delays: Vec<(f64, f64)>,
     /// Blocks of 10 ms that were made up.
@@ -49,11 +51,11 @@ pub(crate) fn listen(trace: &Trace, config: VoiceReceiverConfig) -> Result<Heard
     let mut receiver = VoiceReceiver::new(config)?;
     let mut arrivals = trace.arrivals.iter().peekable();
     let mut heard = Heard::default();
-    heard.samples.resize(BLOCK * 3 / 10, 0.0); // the phase
+    heard.samples.resize(trace.phase_samples(), 0.0);
     let (mut before, mut now) = (None, Timestamp::ZERO);
     let ticks = trace.end.as_micros() / 10_000 + 100;
     for tick in 0..ticks {
-        now = Timestamp::from_millis(10 * tick) + PHASE;
+        now = Timestamp::from_millis(10 * tick) + trace.phase;
         while let Some((at, arrival)) = arrivals.next_if(|(at, _)| *at <= now) {
             match arrival {
                 Arrival::Packet(packet) => receiver.push(*at, packet.clone()),

@@ -4,6 +4,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // figures
 
 mod day;
+mod drift;
 mod ear;
 mod figures;
 mod foreign;
@@ -35,13 +36,16 @@ use crate::{
 /// Figures begin after so many seconds: every listener has found its delay by then.
 pub(crate) const WARM_UP_S: f64 = 10.0;
 
+/// The name of the long runs.
+const LONG: &str = "long";
+
 /// Scores the voice.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Only this scenario.
+    /// Only this scenario, or only the long runs by the name `long`.
     #[arg(long)]
     scenario: Option<String>,
-    /// How many seeds of each scenario; figures are means. `neteq` plays the first one.
+    /// How many seeds of each scenario; figures are medians and the worst. Each seed has its own phase of the listener's blocks.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Instead of the scenarios, packets that somebody recorded: a table with the columns
@@ -63,9 +67,10 @@ struct Args {
     /// Leave out PESQ, which takes longer than all the rest.
     #[arg(long)]
     no_pesq: bool,
-    /// Skip the day of 24 virtual hours, which takes a minute or two.
-    #[arg(long)]
-    no_day: bool,
+    /// How many virtual hours the long run lasts, and the two beside it that are played by clocks which are 500 ppm off last at
+    /// most one each. 24 hours take two minutes; none leaves all three out.
+    #[arg(long, default_value_t = 24)]
+    hours: u64,
 }
 
 /// Why there is no score.
@@ -126,11 +131,13 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     std::fs::create_dir_all(&args.folder)?;
+    let long_alone = args.scenario.as_deref() == Some(LONG);
     let mut played = match &args.trace {
         Some(path) => vec![foreign::play(path)?],
+        None if long_alone => Vec::new(),
         None => play_all(args)?,
     };
-    if let Some(program) = &args.neteq {
+    if let Some(program) = args.neteq.as_ref().filter(|_| !played.is_empty()) {
         rival::play(program, &args.folder, &mut played)?;
     }
     if !args.no_pesq {
@@ -142,12 +149,17 @@ fn run(args: &Args) -> Result<(), Error> {
         figures.iter().for_each(|figures| figures.show(args.json));
         all.extend(figures);
     }
-    let day = match args.no_day || args.scenario.is_some() || args.trace.is_some() {
-        true => None,
-        false => Some(day::live(args.json)?),
-    };
+    let everything = args.scenario.is_none() && args.trace.is_none();
+    let long = args.hours > 0 && (everything || long_alone);
+    let (mut day, mut drifts) = (None, Vec::new());
+    if long {
+        day = Some(day::live(args.hours, args.json)?);
+        for ppm in [500.0, -500.0] {
+            drifts.push(drift::hour(args.hours.min(1), ppm, args.json)?);
+        }
+    }
     match &args.page {
-        Some(folder) => page::write(folder, &played, &all, day.as_ref()),
+        Some(folder) => page::write(folder, &played, &all, day.as_ref(), &drifts),
         None => Ok(()),
     }
 }

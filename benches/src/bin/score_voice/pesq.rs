@@ -5,11 +5,14 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Mutex,
+    thread,
 };
 
 use crate::{
-    figures::{self, Listener, Played},
+    figures::{self, Played},
     listen::Heard,
+    trace::Trace,
 };
 
 /// What is compared at once: the standard's own length.
@@ -20,7 +23,37 @@ const PIECES_S: [usize; 3] = [10, 20, 30];
 /// Taps of the low-pass filter before two of three samples are left out.
 const TAPS: usize = 96;
 
-/// Rates everything that was heard; says so and does nothing where `pesq` is missing.
+/// Ten seconds as they were said and as they were heard: little-endian 16-bit samples at 16 kHz.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    said: Vec<u8>,
+    heard: Vec<u8>,
+}
+
+/// What is to be judged of what was heard. The mean delay of each piece is taken out; what varies is for PESQ to judge.
+pub(crate) fn pieces(
+    said: &[f32],
+    trace: &Trace,
+    heard: &[f32],
+    delays: &[(f64, f64)],
+) -> Vec<Piece> {
+    let least_ms = figures::CODEC_MS + trace.fastest.as_secs_f64() * 1000.0;
+    let piece = |begin_s: usize| {
+        let span = (begin_s as f64)..((begin_s + PIECE_S) as f64);
+        let of_piece = delays.iter().filter(|(at, _)| span.contains(at));
+        let of_piece: Vec<f64> = of_piece.map(|(_, ms)| *ms).collect();
+        let mean_ms = of_piece.iter().sum::<f64>() / of_piece.len().max(1) as f64;
+        let (from, len) = (begin_s * 48_000, PIECE_S * 48_000);
+        let shifted = from + ((mean_ms + least_ms).max(0.0) * 48.0) as usize;
+        Some(Piece {
+            said: at_16_khz(said.get(from..from + len)?),
+            heard: at_16_khz(heard.get(shifted..shifted + len)?),
+        })
+    };
+    PIECES_S.into_iter().filter_map(piece).collect()
+}
+
+/// Rates everything that was heard, on all cores; says so and does nothing where `pesq` is missing.
 pub(crate) fn rate(folder: &Path, played: &mut [Played]) -> io::Result<()> {
     let installed = Command::new("python3")
         .args(["-c", "import pesq"])
@@ -31,14 +64,37 @@ pub(crate) fn rate(folder: &Path, played: &mut [Played]) -> io::Result<()> {
         eprintln!("SKIP: PESQ (pip install pesq)");
         return Ok(());
     }
+    let heard = played.iter_mut().flat_map(|one| one.heard.values_mut());
+    let queue: Mutex<Vec<&mut Heard>> = Mutex::new(heard.flatten().collect());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let queue = &queue;
+        let threads: Vec<_> = (0..cores)
+            .map(|core| scope.spawn(move || rate_all(&folder.join(format!("pesq-{core}")), queue)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            let joined = thread.join();
+            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+/// Takes one after the other, until none is left.
+fn rate_all(folder: &Path, queue: &Mutex<Vec<&mut Heard>>) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
     let mut rater = Rater::start()?;
-    for one in played {
-        let ratings = one.heard.iter().map(|(listener, heard)| {
-            let rated = rater.rate(folder, one, &heard[0])?;
-            Ok(rated.map(|pesq| (*listener, pesq)))
-        });
-        let ratings: Vec<Option<(Listener, f64)>> = ratings.collect::<io::Result<_>>()?;
-        one.pesq = ratings.into_iter().flatten().collect();
+    let next = || queue.lock().ok()?.pop();
+    while let Some(heard) = next() {
+        let pieces = std::mem::take(&mut heard.pieces);
+        let ratings = pieces.iter().map(|piece| rater.compare(folder, piece));
+        let ratings: Vec<f64> = ratings.collect::<io::Result<_>>()?;
+        // Where nobody speaks there is nothing to rate.
+        let rated: Vec<f64> = ratings
+            .into_iter()
+            .filter(|rating| rating.is_finite())
+            .collect();
+        let sum = rated.iter().sum::<f64>();
+        heard.pesq = (!rated.is_empty()).then(|| sum / rated.len() as f64);
     }
     rater.stop()
 }
@@ -65,39 +121,10 @@ impl Rater {
         })
     }
 
-    /// The mean over the pieces in which somebody speaks.
-    fn rate(&mut self, folder: &Path, played: &Played, heard: &Heard) -> io::Result<Option<f64>> {
-        let delays = &heard.delays;
-        let least_ms = figures::CODEC_MS + played.traces[0].fastest.as_secs_f64() * 1000.0;
-        let mut ratings = Vec::new();
-        for begin_s in PIECES_S {
-            // The mean delay is taken out; what varies is for PESQ to judge.
-            let piece = (begin_s as f64)..((begin_s + PIECE_S) as f64);
-            let of_piece: Vec<f64> = delays
-                .iter()
-                .filter(|(at, _)| piece.contains(at))
-                .map(|(_, ms)| *ms)
-                .collect();
-            let mean_ms = of_piece.iter().sum::<f64>() / of_piece.len().max(1) as f64;
-            let (from, len) = (begin_s * 48_000, PIECE_S * 48_000);
-            let shifted = from + ((mean_ms + least_ms).max(0.0) * 48.0) as usize;
-            let (Some(said), Some(heard)) = (
-                played.said.get(from..from + len),
-                heard.samples.get(shifted..shifted + len),
-            ) else {
-                continue;
-            };
-            let rating = self.compare(folder, said, heard)?;
-            ratings.extend(rating.is_finite().then_some(rating));
-        }
-        let count = ratings.len() as f64;
-        Ok((count > 0.0).then(|| ratings.iter().sum::<f64>() / count))
-    }
-
-    fn compare(&mut self, folder: &Path, said: &[f32], heard: &[f32]) -> io::Result<f64> {
+    fn compare(&mut self, folder: &Path, piece: &Piece) -> io::Result<f64> {
         let paths = [folder.join("said.s16"), folder.join("heard.s16")];
-        fs::write(&paths[0], at_16_khz(said))?;
-        fs::write(&paths[1], at_16_khz(heard))?;
+        fs::write(&paths[0], &piece.said)?;
+        fs::write(&paths[1], &piece.heard)?;
         writeln!(self.input, "{} {}", paths[0].display(), paths[1].display())?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;

@@ -44,16 +44,31 @@ pub(crate) struct Trace {
     pub(crate) bytes: u64,
     /// From the capture of a packet's last sample to its arrival, for the fastest one.
     pub(crate) fastest: Duration,
+    /// The same for the slowest one since the warm-up.
+    pub(crate) slowest: Duration,
+    /// When the listener's blocks begin, after each 10 ms of the true clock.
+    pub(crate) phase: Duration,
     /// How much faster than nominal the talker's sound card ran.
     pub(crate) ppm: f64,
 }
 
 impl Trace {
+    /// Silence before the listener's first block.
+    pub(crate) fn phase_samples(&self) -> usize {
+        (self.phase.as_micros() * 48 / 1000) as usize
+    }
+
     /// Kilobits a second of payload.
     pub(crate) fn kbps(&self) -> f64 {
         let seconds = self.end.as_micros() as f64 / 1e6 - WARM_UP_S;
         self.bytes as f64 * 8.0 / 1000.0 / seconds
     }
+}
+
+/// Where the listener's blocks begin is another place for each seed: 3, 6.3 and 9.7 ms, and so on. It decides how long a frame
+/// waits for its block, whoever listens.
+pub(crate) fn phase(seed: u64) -> Duration {
+    Duration::from_micros((3_000 + 10_000 * (seed - 1) / 3) % 10_000)
 }
 
 /// A talker whose words go through a network.
@@ -103,6 +118,7 @@ impl<'a> Talk<'a> {
             trace: Trace {
                 ppm: scenario.ppm,
                 fastest: Duration::MAX,
+                phase: phase(seed),
                 ..Trace::default()
             },
             dice,
@@ -186,8 +202,12 @@ impl<'a> Talk<'a> {
             if matches!(arrival, Arrival::Packet(_)) {
                 self.newest = self.newest.max(number);
                 self.arrived += 1;
-                self.trace.lost -= u64::from(is_measured(sent));
-                self.trace.fastest = self.trace.fastest.min(at.saturating_since(sent));
+                let transit = at.saturating_since(sent);
+                self.trace.fastest = self.trace.fastest.min(transit);
+                if is_measured(sent) {
+                    self.trace.lost -= 1;
+                    self.trace.slowest = self.trace.slowest.max(transit);
+                }
             }
             self.trace.arrivals.push((at, arrival));
         }

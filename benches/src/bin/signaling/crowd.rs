@@ -101,7 +101,7 @@ async fn enter(
 }
 
 /// Opens `count` clients, each to the next of the servers in turn.
-async fn gather(
+pub(crate) async fn gather(
     servers: &[Server],
     tls: Option<&TlsConnector>,
     count: usize,

@@ -61,12 +61,14 @@ impl Dialect {
 
     /// The `number`-th offer of `from` to the next client of its group.
     pub(crate) fn offer(self, from: usize, number: usize, sent_at: u64) -> String {
-        let to = from / ROOM * ROOM + (from + 1) % ROOM;
-        let mut sdp = format!("v=0 {MARK}{sent_at:0DIGITS$} ");
+        let to = next_of(from);
+        // As JSON has it: the end of a line takes four bytes.
+        let mut sdp = format!(r"v=0\r\ns={MARK}{sent_at:0DIGITS$}\r\n");
         while sdp.len() < BODY {
-            let _ = write!(sdp, "a=candidate:{} 1 udp 2122260223 ", sdp.len());
+            let port = sdp.len();
+            let line = r"a=candidate:1 1 udp 2122260223 192.0.2.1";
+            let _ = write!(sdp, r"{line} {port} typ host\r\n");
         }
-        sdp.truncate(BODY);
         let params = format!(r#"{{"to":"p{to}","request_id":"{from}-{number}","sdp":"{sdp}"}}"#);
         match self {
             Self::Roundtable => {
@@ -81,6 +83,11 @@ impl Dialect {
             Self::Relay => params,
         }
     }
+}
+
+/// Whom a client writes to.
+pub(crate) const fn next_of(client: usize) -> usize {
+    client / ROOM * ROOM + (client + 1) % ROOM
 }
 
 /// The room that a client is in.

@@ -6,6 +6,7 @@ mod clock;
 mod cluster;
 mod crowd;
 mod dialect;
+mod instructions;
 mod node;
 mod server;
 mod storm;
@@ -13,6 +14,7 @@ mod websocket;
 
 use std::{error::Error, path::Path, process::Command, sync::Arc, time::Duration};
 
+use clap::{Parser, ValueEnum};
 use roundtable_benches::print_figure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -42,39 +44,86 @@ const CROSS_TALK: Load = Load {
 /// Peers that join at once, ten to a room.
 const STORM: usize = 10_000;
 
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Memory of an idle connection, bare and with TLS.
+    Memory,
+    /// Instructions and system calls of a message.
+    Instructions,
+    /// Processor time of a message, and how long it takes.
+    Relay,
+    /// Ten thousand who join at once.
+    Storm,
+    /// Two servers over NATS.
+    Cluster,
+    /// The other systems.
+    Peers,
+}
+
+/// What depends on nothing else that the machine does.
+const QUICK: [Part; 2] = [Part::Memory, Part::Instructions];
+
+#[derive(clap::Parser)]
+struct Args {
+    /// What to measure; everything if nothing is named.
+    parts: Vec<Part>,
+    /// Measure what depends on nothing else that the machine does: memory and instructions.
+    #[arg(long, conflicts_with = "parts")]
+    quick: bool,
+}
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let Args { parts, quick } = Args::parse();
+    let parts = match (quick, &*parts) {
+        (true, _) => &QUICK,
+        (false, []) => Part::value_variants(),
+        (false, parts) => parts,
+    };
     build_server()?;
     raise_file_limit()?;
     server::leave_its_core();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(measure(quick))
+    runtime.block_on(measure(parts))
 }
 
-async fn measure(quick: bool) -> Result<()> {
-    ours().await?;
-    if quick {
-        return Ok(());
-    }
-    storm().await?;
-    two_servers().await?;
-    if let Some(folder) = node::install()? {
-        node(&folder, "peerjs", Dialect::PeerJs).await?;
-        node(&folder, "relay", Dialect::Relay).await?;
+async fn measure(parts: &[Part]) -> Result<()> {
+    for part in parts {
+        eprintln!("    {part:?}");
+        match part {
+            Part::Memory => memory().await?,
+            Part::Instructions => instructions().await?,
+            Part::Relay => relay().await?,
+            Part::Storm => storm().await?,
+            Part::Cluster => two_servers().await?,
+            Part::Peers => peers().await?,
+        }
     }
     Ok(())
 }
 
-async fn ours() -> Result<()> {
+async fn memory() -> Result<()> {
     let server = Server::ours(Dialect::Roundtable, &["--open"])?;
     let idle = crowd::idle_bytes(&server, None, IDLE).await?;
     print_figure("idle_bytes_per_conn", idle, "B");
     drop(server);
     print_figure("idle_bytes_per_conn_tls", idle_with_tls().await?, "B");
+    Ok(())
+}
+
+async fn instructions() -> Result<()> {
+    if let Some(cost) = instructions::of_a_message().await? {
+        print_figure("instructions_per_message", cost.instructions, "");
+        print_figure("system_calls_per_message", cost.system_calls, "");
+    }
+    Ok(())
+}
+
+async fn relay() -> Result<()> {
     let servers = [Server::ours(Dialect::Roundtable, &["--open"])?];
     let relayed = crowd::relay(&servers, TALK).await?;
     print_figure("cpu_us_per_message", relayed.cpu_us, "µs");
@@ -84,6 +133,14 @@ async fn ours() -> Result<()> {
     let servers = [Server::ours(Dialect::RoundtableAnswered, &["--open"])?];
     let relayed = crowd::relay(&servers, TALK).await?;
     print_figure("cpu_us_per_answered_message", relayed.cpu_us, "µs");
+    Ok(())
+}
+
+async fn peers() -> Result<()> {
+    if let Some(folder) = node::install()? {
+        node(&folder, "peerjs", Dialect::PeerJs).await?;
+        node(&folder, "relay", Dialect::Relay).await?;
+    }
     Ok(())
 }
 

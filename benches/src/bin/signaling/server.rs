@@ -8,6 +8,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::dialect::Dialect;
 
 /// Ticks of `/proc/PID/stat` in a second, on every Linux that we know.
@@ -31,6 +33,19 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(args);
         Self::start(command, dialect)
+    }
+
+    /// Ours, open to all, in valgrind's callgrind, which writes to `counts` what it has counted when the server [ends](Self::end).
+    pub(crate) fn counted(counts: &Path) -> io::Result<Self> {
+        let mut command = Command::new("valgrind");
+        command
+            .args(["--tool=callgrind", "--collect-systime=usec", "--quiet"])
+            .arg(format!("--callgrind-out-file={}", counts.display()))
+            .arg(our_binary()?)
+            .args(["serve", "--open", "--listen", "127.0.0.1:0"])
+            // As many threads as it has where it is measured: one.
+            .env("TOKIO_WORKER_THREADS", "1");
+        Self::start(command, Dialect::Roundtable)
     }
 
     /// One of the servers that node runs.
@@ -93,6 +108,15 @@ impl Server {
             rest.trim().strip_suffix("kB")?.trim().parse().ok()
         };
         Ok(rollup.lines().filter_map(kilobytes).sum::<f64>() * 1024.0)
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn end(mut self) -> io::Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        match self.child.wait()?.success() {
+            true => Ok(()),
+            false => Err(io::Error::other("it ended with an error")),
+        }
     }
 
     fn proc(&self, file: &str) -> PathBuf {

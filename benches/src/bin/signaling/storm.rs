@@ -17,6 +17,9 @@ use crate::{
     websocket::{Stream, WebSocket},
 };
 
+/// Failures that are told one by one.
+const SHOWN: usize = 5;
+
 /// How a storm went.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Storm {
@@ -38,18 +41,25 @@ pub(crate) async fn run(server: &Server, data: &Path, count: usize) -> io::Resul
         joining.spawn(async move { (client, join(address, client, &announce).await) });
     }
     let mut joined: Vec<(usize, Client)> = Vec::with_capacity(count);
-    let mut seconds = 0.0;
+    let (mut seconds, mut failed) = (0.0, 0);
     while let Some(result) = joining.join_next().await {
         match result.map_err(io::Error::other)? {
             (client, Ok(socket)) => {
                 seconds = clock::seconds_since(start);
                 joined.push((client, socket));
             }
-            (client, Err(error)) => eprintln!("client {client} is not in: {error}"),
+            (client, Err(error)) => {
+                failed += 1;
+                if failed <= SHOWN {
+                    eprintln!("client {client} is not in: {error}");
+                }
+            }
         }
     }
+    if failed > SHOWN {
+        eprintln!("nor are {} others", failed - SHOWN);
+    }
     joined.sort_by_key(|(client, _)| *client);
-    let failed = count - joined.len();
     let clients = joined.into_iter().map(|(_, socket)| socket).collect();
     let offers = match failed {
         0 => crowd::offer_around(clients, Dialect::Roundtable).await,

@@ -27,18 +27,15 @@ impl Default for VoiceReceiverConfig {
 }
 
 impl VoiceReceiverConfig {
-    /// As soon as possible: the buffer goes down to 10 ms and begins with 20. On a network that jitters it
+    /// As soon as possible: the buffer goes down to 2 ms and begins with 20. On a network that jitters it
     /// is as long as it must be.
     pub fn low_latency() -> Self {
-        let (shortest, longest) = (Duration::from_millis(10), Duration::from_millis(120));
-        Self::default().with_jitter(
-            JitterConfig::voice()
-                .with_delay(shortest, longest)
-                .with_start_delay(2 * shortest),
-        )
+        let ms = Duration::from_millis;
+        let jitter = JitterConfig::voice().with_delay(ms(2), ms(120));
+        Self::default().with_jitter(jitter.with_start_delay(ms(20)))
     }
 
-    /// The jitter buffer's settings. Default [`JitterConfig::voice`]: 20 to 120 ms.
+    /// The jitter buffer's settings. Default [`JitterConfig::voice`]: 5 to 120 ms.
     #[must_use]
     pub fn with_jitter(mut self, jitter: JitterConfig) -> Self {
         self.jitter = jitter;
@@ -53,7 +50,9 @@ impl VoiceReceiverConfig {
         self
     }
 
-    /// Whether a sender whose clock is off is played a hair faster or slower, within 1 %. Default on.
+    /// Whether the voice may be played a hair faster or slower, by 0.5 % at most: so a sender whose clock is off stays in time,
+    /// and no frame waits longer for its block than it must. Default on. Off leaves both to
+    /// [`stretched`](VoiceStats::stretched) frames.
     #[must_use]
     pub fn with_drift_correction(mut self, drift_correction: bool) -> Self {
         self.drift_correction = drift_correction;
@@ -109,7 +108,7 @@ pub struct VoiceStats {
     pub bytes: u64,
     /// How much faster the sender's clock runs than ours; `None` before that is known.
     pub drift: Option<PpmEstimate>,
-    /// How many times as fast as nominal the voice is played, 0.99 to 1.01.
+    /// How many times as fast as nominal the voice is played at the moment, 0.995 to 1.005.
     pub rate: f64,
     /// How loud the last frame was, in dB of full scale, root mean square; -200 for silence.
     pub level_dbfs: f32,

@@ -192,12 +192,24 @@ pub fn correlation(a: &[f32], b: &[f32]) -> f32 {
     xy / (xx * yy).sqrt().max(1e-12)
 }
 
-/// The best correlation of the envelopes over delays of 0 to 400 ms.
+/// How alike the envelopes are over delays of 0 to 400 ms: the mean over the half seconds in which somebody speaks, each with
+/// the delay that suits it best, for delay changes within a call.
 pub fn envelope_match(said: &[f32], heard: &[f32]) -> f32 {
+    const HALF_SECOND: usize = 50;
     let (said, heard) = (envelope(said), envelope(heard));
-    (0..40)
-        .map(|lag| correlation(&said, &heard[lag..]))
-        .fold(-1.0, f32::max)
+    let (mut sum, mut pieces) = (0.0, 0.0);
+    for (index, piece) in said.chunks(HALF_SECOND).enumerate() {
+        if piece.len() < HALF_SECOND / 2 || piece.iter().copied().fold(0.0, f32::max) < 0.02 {
+            continue;
+        }
+        let rest = &heard[(index * HALF_SECOND).min(heard.len())..];
+        let lags = 0..40.min(rest.len());
+        sum += lags
+            .map(|lag| correlation(piece, &rest[lag..]))
+            .fold(-1.0, f32::max);
+        pieces += 1.0;
+    }
+    sum / f32::max(pieces, 1.0)
 }
 
 /// The delay of each stretch of 60 ms of speech in milliseconds, sorted: where the waveform of what
