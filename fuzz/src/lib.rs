@@ -8,6 +8,7 @@ pub type Target = fn(&[u8]);
 /// Every target, by the name of its file under `fuzz_targets` and of its folder under `corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("anti_entropy", anti_entropy),
+    ("cluster_ops", cluster_ops),
     ("command_frame", command_frame),
     ("jitter_ops", jitter_ops),
     ("opus_decode", opus_decode),
@@ -15,6 +16,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("room_ops", room_ops),
     ("rtcp_packet", rtcp_packet),
     ("rtp_packet", rtp_packet),
+    ("sdp_and_candidates", sdp_and_candidates),
     ("session_messages", session_messages),
     ("session_ops", session_ops),
     ("signaling_message", signaling_message),
@@ -26,10 +28,12 @@ pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
 pub use roundtable_session::__fuzz_anti_entropy as anti_entropy;
 pub use roundtable_session::__fuzz_session as session_messages;
 pub use roundtable_session::__fuzz_session_ops as session_ops;
+pub use roundtable_signaling_protocol::__fuzz_cluster_ops as cluster_ops;
 pub use roundtable_signaling_protocol::__fuzz_message as signaling_message;
 pub use roundtable_signaling_protocol::__fuzz_room_ops as room_ops;
 pub use roundtable_sync::__fuzz_jitter_ops as jitter_ops;
 pub use roundtable_transport_quic::__fuzz_quic as quic_stream;
+pub use roundtable_transport_webrtc::__fuzz_sdp_and_candidates as sdp_and_candidates;
 pub use roundtable_wire::__fuzz_rtcp as rtcp_packet;
 pub use roundtable_wire::__fuzz_rtp as rtp_packet;
 

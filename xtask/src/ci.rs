@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    codegen, demo, docs, fuzz, layers, lint, setup, sim,
+    bench, codegen, demo, docs, fuzz, layers, lint, setup, sim,
     step::{self, Outcome, Step},
     test,
     workspace::{self, Workspace},
@@ -12,7 +12,7 @@ use crate::{
 /// What `ci` may be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Args {
-    /// Leave out what takes long: fuzzing and the demo.
+    /// Leave out what takes long: fuzzing, the demo and the bench.
     #[arg(long)]
     quick: bool,
     /// Fail when a step was skipped.
@@ -39,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
     let long: &[Step] = if args.quick {
         &[]
     } else {
-        &[fuzz::FUZZ, demo::CHECK]
+        &[fuzz::FUZZ, demo::CHECK, bench::SIGNALING]
     };
     let steps: Vec<Step> = [PACKAGES]
         .into_iter()

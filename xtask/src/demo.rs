@@ -4,7 +4,6 @@ mod browser;
 mod check;
 mod event;
 mod live;
-mod process;
 mod room;
 mod speech;
 mod state;

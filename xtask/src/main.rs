@@ -11,8 +11,12 @@ mod codegen;
 mod demo;
 mod docs;
 mod fuzz;
+mod lab;
 mod layers;
 mod lint;
+mod page;
+mod process;
+mod sanitize;
 mod score;
 mod setup;
 mod sim;
@@ -58,6 +62,14 @@ enum Command {
     Bench(bench::Args),
     /// Score voices and the timing of media on simulated networks.
     Score(score::Args),
+    /// Run the native codecs under Valgrind.
+    Sanitize {
+        /// Fail where Valgrind is missing.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Connect peers through routers, outages and TURN servers, in network namespaces. Needs root.
+    Lab(lab::Args),
     /// Run everything that must hold before a change is merged.
     Ci(ci::Args),
 }
@@ -82,6 +94,8 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&workspace, args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Score(args) => score::run(&workspace, &args),
+        Command::Sanitize { strict } => sanitize::run(&workspace, strict),
+        Command::Lab(args) => lab::run(&workspace, &args),
         Command::Ci(args) => ci::run(&workspace, args),
     }
 }

@@ -1,8 +1,11 @@
-//! `cargo xtask score`: how well voices are heard, on simulated networks.
+//! `cargo xtask score`: how well voices are heard, on simulated networks and through a sound system.
+
+mod mouth_to_ear;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
+    setup::{self, Purpose},
     step::{self, Outcome},
     workspace::Workspace,
 };
@@ -13,7 +16,7 @@ pub(crate) struct Args {
     /// What is scored.
     #[arg(value_enum)]
     subject: Subject,
-    /// Only this scenario of the voice; nothing is written then.
+    /// Only this scenario of the voice, or `long` for the long runs alone; nothing is written then.
     #[arg(long)]
     scenario: Option<String>,
     /// How many seeds of each scenario.
@@ -26,6 +29,9 @@ pub(crate) struct Args {
     /// Print JSON objects rather than a table.
     #[arg(long)]
     json: bool,
+    /// How many virtual hours the voice's long run lasts; none leaves it out.
+    #[arg(long, default_value_t = 24)]
+    hours: u64,
     /// Leave `neteq` out: it listens in real time.
     #[arg(long)]
     no_peers: bool,
@@ -35,6 +41,9 @@ pub(crate) struct Args {
     /// Write no page.
     #[arg(long)]
     no_write: bool,
+    /// Fail where something is missing that would be left out: PESQ, PulseAudio.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// What can be scored.
@@ -44,11 +53,16 @@ enum Subject {
     Voice,
     /// How well clocks are told apart, and sound and pictures kept in step.
     Sync,
+    /// How long a sound takes from one process' microphone to the other's speakers, through a sound system of its own.
+    MouthToEar,
 }
 
 /// Runs the scorecard in release.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
+    let missing = setup::advice(Purpose::Score).filter(|_| args.strict);
     let outcome = match args.subject {
+        _ if missing.is_some() => Outcome::Failed(missing.unwrap_or_default()),
+        Subject::MouthToEar => mouth_to_ear::run(workspace, args.json, !args.no_write),
         Subject::Voice => voice(workspace, args),
         Subject::Sync => {
             let mut command = workspace.cargo();
@@ -85,6 +99,7 @@ fn voice(workspace: &Workspace, args: &Args) -> Outcome {
     command.args(["--bin", "score_voice", "--", "--folder"]);
     command.arg(workspace.target_dir().join("score"));
     command.args(["--seeds", &args.seeds.to_string()]);
+    command.args(["--hours", &args.hours.to_string()]);
     if let Some(scenario) = &args.scenario {
         command.args(["--scenario", scenario]);
     }

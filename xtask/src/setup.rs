@@ -18,6 +18,12 @@ pub(crate) enum Purpose {
     Ci,
     /// Run the fuzz targets.
     Fuzz,
+    /// Score voices: how good they are, and how long they take through a sound system.
+    Score,
+    /// Run the native codecs under Valgrind.
+    Sanitize,
+    /// Run the network lab.
+    Lab,
 }
 
 /// What `setup` may be told.
@@ -40,10 +46,11 @@ struct Tool {
     apt: &'static [&'static str],
     brew: &'static [&'static str],
     crates: &'static [&'static str],
+    pip: &'static [&'static str],
     purposes: &'static [Purpose],
 }
 
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 16] = [
     Tool {
         name: "C compiler",
         why: "builds Opus and the cryptography",
@@ -51,7 +58,14 @@ const TOOLS: [Tool; 10] = [
         apt: &["gcc", "libc6-dev"],
         brew: &[],
         crates: &[],
-        purposes: &[Purpose::Demo, Purpose::Ci, Purpose::Fuzz],
+        pip: &[],
+        purposes: &[
+            Purpose::Demo,
+            Purpose::Ci,
+            Purpose::Fuzz,
+            Purpose::Score,
+            Purpose::Sanitize,
+        ],
     },
     Tool {
         name: "C++ compiler",
@@ -60,6 +74,7 @@ const TOOLS: [Tool; 10] = [
         apt: &["g++"],
         brew: &[],
         crates: &[],
+        pip: &[],
         purposes: &[Purpose::Fuzz],
     },
     Tool {
@@ -69,7 +84,14 @@ const TOOLS: [Tool; 10] = [
         apt: &["cmake", "make"],
         brew: &["cmake"],
         crates: &[],
-        purposes: &[Purpose::Demo, Purpose::Ci, Purpose::Fuzz],
+        pip: &[],
+        purposes: &[
+            Purpose::Demo,
+            Purpose::Ci,
+            Purpose::Fuzz,
+            Purpose::Score,
+            Purpose::Sanitize,
+        ],
     },
     Tool {
         name: "ALSA headers",
@@ -81,7 +103,8 @@ const TOOLS: [Tool; 10] = [
         apt: &["pkg-config", "libasound2-dev"],
         brew: &[],
         crates: &[],
-        purposes: &[Purpose::Demo, Purpose::Ci],
+        pip: &[],
+        purposes: &[Purpose::Demo, Purpose::Ci, Purpose::Score],
     },
     Tool {
         name: "Chromium",
@@ -90,6 +113,7 @@ const TOOLS: [Tool; 10] = [
         apt: &["chromium"],
         brew: &["chromium"],
         crates: &[],
+        pip: &[],
         purposes: &[Purpose::Browser],
     },
     Tool {
@@ -99,6 +123,7 @@ const TOOLS: [Tool; 10] = [
         apt: &["nodejs"],
         brew: &["node"],
         crates: &[],
+        pip: &[],
         purposes: &[Purpose::Browser],
     },
     Tool {
@@ -108,6 +133,7 @@ const TOOLS: [Tool; 10] = [
         apt: &["npm"],
         brew: &["node"],
         crates: &[],
+        pip: &[],
         purposes: &[Purpose::Browser],
     },
     Tool {
@@ -117,7 +143,38 @@ const TOOLS: [Tool; 10] = [
         apt: &["coturn"],
         brew: &["coturn"],
         crates: &[],
-        purposes: &[Purpose::Ci],
+        pip: &[],
+        purposes: &[Purpose::Ci, Purpose::Lab],
+    },
+    Tool {
+        name: "ip",
+        why: "makes the lab's hosts",
+        present: || workspace::succeeds("ip", &["-Version"]),
+        apt: &["iproute2"],
+        brew: &[],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Lab],
+    },
+    Tool {
+        name: "nft",
+        why: "makes the lab's address translation",
+        present: || workspace::succeeds("nft", &["--version"]),
+        apt: &["nftables"],
+        brew: &[],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Lab],
+    },
+    Tool {
+        name: "openssl",
+        why: "makes the certificate of the lab's TURN server",
+        present: || workspace::succeeds("openssl", &["version"]),
+        apt: &["openssl"],
+        brew: &["openssl"],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Lab],
     },
     Tool {
         name: "NATS server",
@@ -126,7 +183,45 @@ const TOOLS: [Tool; 10] = [
         apt: &["nats-server"],
         brew: &["nats-server"],
         crates: &[],
+        pip: &[],
         purposes: &[Purpose::Ci],
+    },
+    Tool {
+        name: "Valgrind",
+        why: "counts what a message costs the signaling server, and watches the memory of native codecs",
+        present: || {
+            cfg!(not(target_os = "linux")) || workspace::succeeds("valgrind", &["--version"])
+        },
+        apt: &["valgrind"],
+        brew: &[],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Ci, Purpose::Sanitize],
+    },
+    Tool {
+        name: "PulseAudio",
+        why: "is the sound system of tests and scores",
+        present: || {
+            cfg!(not(target_os = "linux"))
+                || ["pulseaudio", "pactl", "pacat"]
+                    .iter()
+                    .all(|program| workspace::succeeds(program, &["--version"]))
+        },
+        apt: &["pulseaudio", "pulseaudio-utils"],
+        brew: &[],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Ci, Purpose::Score],
+    },
+    Tool {
+        name: "PESQ",
+        why: "rates voices as people would",
+        present: || workspace::succeeds("python3", &["-c", "import numpy, pesq"]),
+        apt: &["python3-pip", "python3-dev", "gcc", "libc6-dev"],
+        brew: &["python"],
+        crates: &[],
+        pip: &["numpy", "pesq"],
+        purposes: &[Purpose::Score],
     },
     Tool {
         name: "cargo-fuzz",
@@ -135,6 +230,7 @@ const TOOLS: [Tool; 10] = [
         apt: &[],
         brew: &[],
         crates: &["cargo-fuzz"],
+        pip: &[],
         purposes: &[Purpose::Fuzz],
     },
 ];
@@ -305,6 +401,10 @@ fn commands(missing: &[&Tool]) -> Option<Vec<Vec<&'static str>>> {
             .iter()
             .map(|tool| [&["cargo", "install", "--locked"], tool.crates].concat()),
     );
+    // A distribution's Python refuses packages that are not its own unless told; the user's folder is nobody else's.
+    let pip = ["env", "PIP_BREAK_SYSTEM_PACKAGES=1", "python3", "-m", "pip"];
+    let from_pip = missing.iter().filter(|tool| !tool.pip.is_empty());
+    commands.extend(from_pip.map(|tool| [&pip, &["install", "--user"][..], tool.pip].concat()));
     Some(commands)
 }
 
@@ -344,6 +444,19 @@ mod tests {
             commands(&tools(&["cargo-fuzz"])),
             Some(vec![vec!["cargo", "install", "--locked", "cargo-fuzz"]])
         );
+    }
+
+    #[test]
+    fn what_comes_from_pip_is_asked_of_it_once_it_is_there() {
+        if let Some(commands) = commands(&tools(&["PESQ"])) {
+            assert!(
+                commands[commands.len() - 2].contains(&"python3-pip")
+                    || cfg!(not(target_os = "linux"))
+            );
+            assert!(
+                commands[commands.len() - 1].ends_with(&["install", "--user", "numpy", "pesq"])
+            );
+        }
     }
 
     #[test]

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 use serde_json::json;
 
 use super::programs::Program;
-use crate::workspace::Workspace;
+use crate::{page, workspace::Workspace};
+
+/// What marks the table in a page.
+const MARK: &str = "figures";
 
 /// What one round of an area's programs printed: values by id.
 pub(super) type Round = BTreeMap<String, f64>;
@@ -78,34 +81,18 @@ impl Area {
     pub(super) fn write(&self, workspace: &Workspace, results: &[Result]) -> io::Result<()> {
         let path = self.path(workspace);
         let page = fs::read_to_string(&path)
-            .unwrap_or_else(|_| format!("# Benchmarks: {}\n\n{BEGIN}\n{END}\n", self.name));
+            .unwrap_or_else(|_| format!("# Benchmarks: {}\n\n{}", self.name, page::marks(MARK)));
         let rows: String = results.iter().map(Result::row).collect();
         let table = format!(
             "`cargo xtask bench {}`:\n\n| figure | median | lowest to highest | target | met |\n|---|---|---|---|---|\n{rows}",
             self.name
         );
-        match replaced(&page, &table) {
-            Some(page) => fs::write(path, page),
-            None => Err(io::Error::other(format!(
-                "{} lacks the lines `{BEGIN}` and `{END}`",
-                path.display()
-            ))),
-        }
+        page::write(&path, &page, MARK, &table)
     }
 
     fn path(&self, workspace: &Workspace) -> PathBuf {
         workspace.root().join("docs/benchmarks").join(self.page)
     }
-}
-
-const BEGIN: &str = "<!-- figures -->";
-const END: &str = "<!-- end of figures -->";
-
-/// The page with another table between its marks.
-fn replaced(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
 impl Figure {
@@ -274,14 +261,6 @@ mod tests {
         assert_eq!(results[1].json()["value"], serde_json::Value::Null);
         assert!(!results[1].missed(1.0));
         assert!(results[1].row().contains("not taken"));
-    }
-
-    #[test]
-    fn only_the_table_of_a_page_is_replaced() {
-        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let expected = format!("before\n{BEGIN}\nnew\n{END}\nafter\n");
-        assert_eq!(replaced(&page, "new\n"), Some(expected));
-        assert_eq!(replaced("no marks", "new\n"), None);
     }
 
     #[test]

@@ -1,11 +1,7 @@
 //! What a voice costs: codec, jitter buffer, mixer, and the whole way.
 
 use super::{
-    figures::{
-        Area, Figure,
-        From::Raw,
-        Target::{AtMost, None},
-    },
+    figures::{Area, Figure, From::Raw, Target::AtMost},
     programs::Program,
 };
 
@@ -53,8 +49,8 @@ pub(super) const AREA: Area = Area {
             id: "allocs_per_frame_sent",
             unit: "",
             from: Raw,
-            target: None,
-            what: "allocations for a frame that is sent: memory for packets is taken in large pieces",
+            target: AtMost(0.0),
+            what: "allocations for a frame that is encoded and sent: memory for packets is used again",
         },
     ],
 };

@@ -14,6 +14,11 @@ pub(super) enum Program {
     Ours(&'static str),
     /// A package of the workspace `benches/peers`, which measures another system.
     Peer(&'static str),
+    /// A test of a package, which prints figures among other things.
+    Test {
+        package: &'static str,
+        test: &'static str,
+    },
 }
 
 /// Why an area could not be measured.
@@ -43,13 +48,16 @@ struct Raw {
 impl Program {
     const fn name(self) -> &'static str {
         match self {
-            Self::Ours(name) | Self::Peer(name) => name,
+            Self::Ours(name) | Self::Peer(name) | Self::Test { test: name, .. } => name,
         }
     }
 
     fn command(self, workspace: &Workspace) -> Command {
         let mut command = workspace.cargo();
-        command.args(["run", "--quiet", "--release"]);
+        match self {
+            Self::Ours(_) | Self::Peer(_) => command.args(["run", "--quiet", "--release"]),
+            Self::Test { .. } => command.args(["test", "--quiet", "--release"]),
+        };
         match self {
             Self::Ours(name) => command.args(["--package", "roundtable-benches", "--bin", name]),
             Self::Peer(name) => command
@@ -60,6 +68,9 @@ impl Program {
                     name,
                 ])
                 .env("CARGO_TARGET_DIR", workspace.target_dir().join("peers")),
+            Self::Test { package, test } => command
+                .args(["--package", package, "--test", test])
+                .args(["--", "--nocapture", "--test-threads", "1"]),
         };
         command
     }
@@ -73,7 +84,8 @@ impl Program {
     ) -> Result<(), MeasureError> {
         let program = self.name();
         let mut command = self.command(workspace);
-        if quick {
+        let is_test = matches!(self, Self::Test { .. });
+        if quick && !is_test {
             command.args(["--", "--quick"]);
         }
         eprintln!("    $ {}", workspace::shown(&command));
@@ -86,6 +98,9 @@ impl Program {
         }
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             let Ok(raw) = serde_json::from_str::<Raw>(line) else {
+                if is_test {
+                    continue;
+                }
                 let line = line.into();
                 return Err(MeasureError::Line { program, line });
             };

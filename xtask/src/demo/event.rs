@@ -133,19 +133,12 @@ pub(crate) struct Line {
     pub(crate) event: Event,
 }
 
-impl Line {
-    /// Reads a line, or `None` if it is no event.
-    pub(crate) fn parse(line: &str) -> Option<Self> {
-        serde_json::from_str(line).ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(line: &str) -> Option<Event> {
-        Some(Line::parse(line)?.event)
+        Some(serde_json::from_str::<Line>(line).ok()?.event)
     }
 
     #[test]
@@ -156,7 +149,10 @@ mod tests {
             transport: "quic".into(),
             ms: 4.5,
         };
-        assert_eq!(Line::parse(line), Some(Line { at_ms: 17, event }));
+        assert_eq!(
+            serde_json::from_str::<Line>(line).unwrap(),
+            Line { at_ms: 17, event }
+        );
     }
 
     #[test]

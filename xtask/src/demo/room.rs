@@ -17,11 +17,8 @@ use std::{
 
 use crate::{
     clock,
-    demo::{
-        browser,
-        process::{Ended, Heard, Process, ProcessError},
-        state::State,
-    },
+    demo::{browser, event::Line, state::State},
+    process::{Ended, Heard, Process, ProcessError},
 };
 
 /// The room's name.
@@ -128,8 +125,8 @@ pub(crate) enum RoomError {
 #[derive(Debug)]
 pub(crate) struct Room {
     setting: Setting,
-    sender: Sender<Heard>,
-    heard: Receiver<Heard>,
+    sender: Sender<Heard<Line>>,
+    heard: Receiver<Heard<Line>>,
     processes: Vec<Process>,
     /// What the peers have said.
     pub(crate) state: State,

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
-use crate::demo::{
-    event::{Event, Line, Seen, Summary},
+use crate::{
+    demo::event::{Event, Line, Seen, Summary},
     process::Heard,
 };
 
@@ -66,7 +66,7 @@ pub(crate) struct Remote {
 
 impl State {
     /// Takes note of what a process said.
-    pub(crate) fn hear(&mut self, heard: Heard) {
+    pub(crate) fn hear(&mut self, heard: Heard<Line>) {
         let peer = self.peers.entry(heard.name).or_default();
         match heard.line {
             Some(line) => peer.hear(line),
@@ -202,7 +202,7 @@ mod tests {
         let mut state = State::default();
         for (name, line) in lines {
             let name = (*name).to_owned();
-            let line = Some(Line::parse(line).unwrap());
+            let line = Some(serde_json::from_str(line).unwrap());
             state.hear(Heard { name, line });
         }
         state

@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
-use crate::demo::{
+use crate::{
+    demo::{
+        room::Native,
+        speech::{self, Comparison, MAX_PRESENCE, MIN_CORRELATION, MIN_DATED},
+        state::State,
+    },
     process::Ended,
-    room::Native,
-    speech::{self, Comparison, MAX_PRESENCE, MIN_CORRELATION, MIN_DATED},
-    state::State,
 };
 
 /// What `demo --check` prints. Times are in milliseconds, and of several the largest is given.
@@ -230,11 +232,11 @@ impl MaxSome for Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::{event::Line, process::Heard, room::NATIVES};
+    use crate::{demo::room::NATIVES, process::Heard};
 
     fn tell(state: &mut State, name: &str, line: &str) {
         let name = name.to_owned();
-        let line = Some(Line::parse(line).unwrap());
+        let line = Some(serde_json::from_str(line).unwrap());
         state.hear(Heard { name, line });
     }
 
