@@ -11,6 +11,8 @@ pub struct WebRtcConfig {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) ice_servers: Vec<IceServer>,
     pub(crate) ice_policy: IcePolicy,
+    pub(crate) tcp: bool,
+    pub(crate) hide_addresses: bool,
     pub(crate) gathering_timeout: Duration,
     pub(crate) trusted: Vec<Vec<u8>>,
     pub(crate) open_timeout: Duration,
@@ -47,6 +49,8 @@ impl Default for WebRtcConfig {
             addresses: Vec::new(),
             ice_servers: Vec::new(),
             ice_policy: IcePolicy::All,
+            tcp: true,
+            hide_addresses: false,
             gathering_timeout: Duration::from_secs(5),
             trusted: Vec::new(),
             open_timeout: Duration::from_secs(9),
@@ -121,6 +125,25 @@ impl WebRtcConfig {
     #[must_use]
     pub fn with_ice_policy(mut self, policy: IcePolicy) -> Self {
         self.ice_policy = policy;
+        self
+    }
+
+    /// Whether peers may meet over TCP as well (RFC 6544), where no UDP comes through and at least one can
+    /// be connected to. Default yes. Until a link is open it then listens on up to four addresses, on
+    /// ports that the system chooses.
+    #[must_use]
+    pub fn with_tcp(mut self, tcp: bool) -> Self {
+        self.tcp = tcp;
+        self
+    }
+
+    /// Whether the descriptions and candidates name this machine's addresses by random `.local` names,
+    /// which only machines on the same network can look up (multicast DNS), as browsers do. Default no.
+    /// It hides addresses from signaling and from peers that do not connect; whoever does connect directly
+    /// sees where packets come from. To hide them from peers, too, use [`IcePolicy::Relay`].
+    #[must_use]
+    pub fn with_hidden_addresses(mut self, hide: bool) -> Self {
+        self.hide_addresses = hide;
         self
     }
 

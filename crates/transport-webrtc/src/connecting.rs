@@ -18,6 +18,7 @@ use crate::{
     shared::Shared,
     socket::Sockets,
     stream::Streams,
+    tcp::Tcp,
 };
 
 /// How much later than the task a waiting handle gives up.
@@ -72,12 +73,15 @@ struct Handle {
 }
 
 /// Binds the sockets.
-fn set_up(config: &WebRtcConfig) -> Result<(Peer, Sockets, Instant), ConnectError> {
+fn set_up(config: &WebRtcConfig) -> Result<(Peer, Sockets, Tcp, Instant), ConnectError> {
     config.validate()?;
     let sockets = interfaces::bind(config)?;
+    let tcp = Tcp::listen(config, sockets.locals());
     let start = now();
-    let peer = Peer::new(config, start, sockets.locals(), random_ssrcs()?)?;
-    Ok((peer, sockets, start))
+    let mut peer = Peer::new(config, start, sockets.locals(), random_ssrcs()?)?;
+    peer.listen(tcp.listening());
+    peer.hide(interfaces::names(config, &sockets)?);
+    Ok((peer, sockets, tcp, start))
 }
 
 /// Two distinct random SSRCs (RFC 3550 §8.1).
@@ -103,9 +107,10 @@ impl Connecting {
     /// Outside of a tokio runtime with I/O and time enabled.
     #[allow(clippy::unused_async)] // so that set-up may come to wait
     pub async fn offer(config: &WebRtcConfig) -> Result<(Self, String), ConnectError> {
-        let (mut peer, sockets, start) = set_up(config)?;
+        let (mut peer, sockets, tcp, start) = set_up(config)?;
         let sdp = peer.offer(start)?;
-        Ok((Self::start(config, peer, sockets, (start, None)), sdp))
+        let network = (sockets, tcp);
+        Ok((Self::start(config, peer, network, (start, None)), sdp))
     }
 
     /// Takes up a negotiation that the peer started with `offer`. The second value is the description
@@ -122,17 +127,17 @@ impl Connecting {
         offer: &str,
     ) -> Result<(Self, String), ConnectError> {
         let candidates = sdp::check(offer)?;
-        let (mut peer, sockets, start) = set_up(config)?;
+        let (mut peer, sockets, tcp, start) = set_up(config)?;
         let sdp = peer.answer(start, offer)?;
         let started = (start, Some(candidates));
-        Ok((Self::start(config, peer, sockets, started), sdp))
+        Ok((Self::start(config, peer, (sockets, tcp), started), sdp))
     }
 
     /// Starts the link's task. With an offer of the peer's comes the number of its candidates.
     fn start(
         config: &WebRtcConfig,
         peer: Peer,
-        sockets: Sockets,
+        (sockets, tcp): (Sockets, Tcp),
         (start, candidates): (Instant, Option<usize>),
     ) -> Self {
         let shared = Arc::new(Shared::new(config));
@@ -146,7 +151,7 @@ impl Connecting {
         let (trickle, local) = mpsc::channel(CANDIDATES);
         let (alive, finished) = watch::channel(());
         let driver = Driver::new(
-            (peer, sockets, Streams::new(config.trusted.clone())),
+            (peer, sockets, tcp, Streams::new(config.trusted.clone())),
             config.in_flight,
             shared.clone(),
             limits,
@@ -243,8 +248,8 @@ impl Connecting {
     }
 
     /// Takes a trickled candidate of the peer's (RFC 8838), at any time; before the answer it is
-    /// held. The end of candidates and `.local` names change nothing: the peer's own checks reveal
-    /// its address.
+    /// held. A `.local` name is looked up by multicast DNS; where nobody knows it, the peer's own checks
+    /// reveal its address.
     ///
     /// # Errors
     /// [`ConnectError::CandidateTooLarge`], [`ConnectError::Candidate`] or

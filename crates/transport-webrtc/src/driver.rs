@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,11 +18,13 @@ use crate::{
     gather::Gathering,
     interfaces,
     media::Codecs,
+    multicast::Multicast,
     outbox::{Fate, Outbound, Outbox},
     peer::{Event, Peer},
     shared::Shared,
     socket::Sockets,
     stream::{StreamEvent, Streams},
+    tcp::{Tcp, TcpEvent},
 };
 
 /// How long a close waits for reliable channels to be delivered.
@@ -92,7 +95,10 @@ pub(crate) struct Limits {
 pub(crate) struct Driver {
     pub(crate) peer: Peer,
     pub(crate) sockets: Sockets,
+    tcp: Tcp,
     streams: Streams,
+    /// While names are asked or answered for; `Err` where the system has no multicast.
+    multicast: Option<Result<Multicast, io::ErrorKind>>,
     pub(crate) outbox: Outbox,
     pub(crate) shared: Arc<Shared>,
     pub(crate) limits: Limits,
@@ -110,7 +116,7 @@ pub(crate) fn now() -> Instant {
 
 impl Driver {
     pub(crate) fn new(
-        (peer, sockets, mut streams): (Peer, Sockets, Streams),
+        (peer, sockets, tcp, mut streams): (Peer, Sockets, Tcp, Streams),
         in_flight: usize,
         shared: Arc<Shared>,
         limits: Limits,
@@ -124,7 +130,9 @@ impl Driver {
         Self {
             peer,
             sockets,
+            tcp,
             streams,
+            multicast: None,
             outbox: Outbox::new(in_flight),
             shared,
             limits,
@@ -146,16 +154,39 @@ impl Driver {
         }
         self.peer.close(now());
         self.send().await;
-        self.streams.finish(RELEASE).await;
+        tokio::join!(self.streams.finish(RELEASE), self.tcp.finish(RELEASE));
     }
 
     async fn send(&mut self) {
         self.sockets.send(self.peer.transmits()).await;
+        for packet in self.peer.tcp_transmits().drain(..) {
+            self.tcp.send(packet);
+        }
+        self.send_multicasts();
         for (id, message) in self.peer.stream_transmits().drain(..) {
             self.streams.send(id, message);
         }
         for id in self.peer.unused_streams().drain(..) {
             self.streams.close(id);
+        }
+    }
+
+    fn send_multicasts(&mut self) {
+        let Some(packets) = self.peer.multicasts() else {
+            self.multicast = None;
+            return;
+        };
+        let multicast = self.multicast.get_or_insert_with(|| {
+            let addresses = self.sockets.locals().map(|local| local.ip());
+            Multicast::join(addresses).map_err(|error| {
+                tracing::debug!(%error, "no multicast DNS: .local candidates are not looked up");
+                error.kind()
+            })
+        });
+        for packet in packets.drain(..) {
+            if let Ok(multicast) = multicast {
+                multicast.send(&packet);
+            }
         }
     }
 
@@ -202,7 +233,11 @@ impl Driver {
             (Event::NoRelay, Phase::Opening) => {
                 self.fail(ConnectError::NoRelay(self.peer.failures()));
             }
-            (Event::Opened, Phase::Opening) => self.opened(),
+            (Event::Opened, Phase::Opening) => {
+                self.tcp.keep(self.peer.tcp_way());
+                self.opened();
+            }
+            (Event::Moved, Phase::Open) => self.tcp.keep(self.peer.tcp_way()),
             (Event::Frame(frame), Phase::Opening | Phase::Open) => self.shared.deliver(frame),
             (Event::Dropped(channel), _) => self.shared.count_dropped(channel),
             (Event::Closed(closed), Phase::Open) => {
@@ -319,6 +354,14 @@ impl Driver {
                 }
             },
             event = self.streams.next() => self.on_stream(event),
+            event = self.tcp.next() => self.on_tcp(event),
+            () = multicast_readable(self.multicast.as_ref()) => {
+                if let Some(Ok(multicast)) = &self.multicast {
+                    multicast.receive(|from, packet| {
+                        self.peer.handle_multicast(now(), from, packet);
+                    });
+                }
+            }
             command = self.commands.recv(), if !is_closing => self.on_commands(command),
             () = tokio::time::sleep_until(deadline) => {}
             () = self.shared.inbox.freed(), if is_full => {}
@@ -338,6 +381,20 @@ impl Driver {
                 None => return,
             }
             next = self.streams.try_next();
+        }
+    }
+
+    /// Takes what came over TCP from a peer, and what has come behind it.
+    fn on_tcp(&mut self, first: TcpEvent) {
+        let mut next = Some(first);
+        for _ in 0..COMMAND_BATCH {
+            let Some(event) = next else {
+                return;
+            };
+            if let Some(packet) = self.tcp.on_event(event) {
+                self.peer.handle_datagram(now(), packet);
+            }
+            next = self.tcp.try_next();
         }
     }
 
@@ -373,8 +430,13 @@ impl Driver {
     ) -> Result<String, ConnectError> {
         let sockets = interfaces::bind(config)?;
         let now = now();
-        let gathering = Gathering::new(config, now, sockets.locals().collect());
+        let mut gathering = Gathering::new(config, now, sockets.locals().collect());
+        let tcp = Tcp::listen(config, sockets.locals());
+        gathering.listen(tcp.listening());
+        let names = interfaces::names(config, &sockets)?;
         self.peer.release(now);
+        self.peer.hide(names);
+        (self.tcp, self.multicast) = (tcp, None);
         let mut left: VecDeque<_> = self.peer.transmits().drain(..).collect();
         let messages: Vec<_> = self.peer.stream_transmits().drain(..).collect();
         let mut old = std::mem::replace(&mut self.sockets, sockets);
@@ -436,6 +498,15 @@ impl Driver {
             }
             Command::Close(closed) => self.start_closing(closed),
         }
+    }
+}
+
+/// Waits until multicast DNS has something to read.
+async fn multicast_readable(multicast: Option<&Result<Multicast, io::ErrorKind>>) {
+    match multicast {
+        // An error shows when it is read.
+        Some(Ok(multicast)) => drop(multicast.readable().await),
+        _ => std::future::pending().await,
     }
 }
 

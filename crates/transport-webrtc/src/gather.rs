@@ -10,7 +10,7 @@ use std::{
 use bytes::BytesMut;
 use roundtable_signaling_protocol::IceCandidate;
 use rtc::{
-    ice::candidate::Candidate,
+    ice::{candidate::Candidate, tcp_type::TcpType},
     peer_connection::transport::{
         CandidateConfig, CandidateHostConfig, CandidateRelayConfig, CandidateServerReflexiveConfig,
         RTCIceCandidate,
@@ -30,6 +30,9 @@ use crate::{
 
 /// Of how many local addresses one STUN server is asked.
 const MAX_BASES: usize = 4;
+
+/// What an active TCP candidate has for a port (RFC 6544 §4.5): none is bound.
+pub(crate) const ACTIVE_PORT: u16 = 9;
 
 /// How a server can be reached, found out by whoever has sockets.
 #[derive(Debug)]
@@ -94,6 +97,8 @@ impl Contact {
 /// See the module.
 pub(crate) struct Gathering {
     bases: Vec<SocketAddr>,
+    /// Where we listen for TCP.
+    listening: Vec<SocketAddr>,
     policy: IcePolicy,
     tracked: Vec<Tracked>,
     contacts: Vec<Contact>,
@@ -133,6 +138,7 @@ impl Gathering {
         };
         let mut new = Self {
             bases,
+            listening: Vec::new(),
             policy: config.ice_policy,
             tracked: tracked.filter(wanted).collect(),
             contacts: Vec::new(),
@@ -148,6 +154,18 @@ impl Gathering {
         new
     }
 
+    /// The link also listens for TCP at these addresses.
+    pub(crate) fn listen(&mut self, at: Vec<SocketAddr>) {
+        self.listening = at;
+    }
+
+    /// Whether packets with this address of ours travel over TCP.
+    pub(crate) fn is_tcp(&self, local: SocketAddr) -> bool {
+        let is_active = local.port() == ACTIVE_PORT;
+        let mut all = self.listening.iter();
+        all.any(|at| *at == local || (is_active && at.ip() == local.ip()))
+    }
+
     /// The servers whose [`Reach`] is to be found out, with the number to report it under.
     pub(crate) fn servers(&self) -> impl Iterator<Item = (usize, Server)> {
         let servers = self.tracked.iter().enumerate();
@@ -157,9 +175,25 @@ impl Gathering {
     /// Our host candidates, unless they are to be hidden.
     pub(crate) fn hosts(&self) -> Vec<IceCandidate> {
         match self.policy {
-            IcePolicy::All => self.bases.iter().copied().filter_map(host).collect(),
+            IcePolicy::All => {
+                let udp = self.bases.iter().copied().filter_map(host);
+                udp.chain(self.tcp_hosts()).collect()
+            }
             IcePolicy::Relay => Vec::new(),
         }
+    }
+
+    /// Of each address that listens the passive candidate and behind it the active one: the core takes
+    /// the first that fits a packet, and an active one fits every port.
+    fn tcp_hosts(&self) -> impl Iterator<Item = IceCandidate> {
+        let places = self.listening.iter().zip(0_u32..);
+        places.flat_map(|(at, place)| {
+            let active = SocketAddr::new(at.ip(), ACTIVE_PORT);
+            let passive = tcp_host(*at, TcpType::Passive, place);
+            passive
+                .into_iter()
+                .chain(tcp_host(active, TcpType::Active, place))
+        })
     }
 
     /// Whether all servers have answered or been given up.
@@ -169,7 +203,7 @@ impl Gathering {
 
     /// Whether nothing but relays may be used, and there are none.
     pub(crate) fn is_relay_missing(&self) -> bool {
-        let is_relay = |contact: &Contact| contact.conversation.relayed().is_some();
+        let is_relay = |contact: &Contact| !contact.conversation.relayed().is_empty();
         self.policy == IcePolicy::Relay && !self.contacts.iter().any(is_relay)
     }
 
@@ -316,7 +350,7 @@ impl Gathering {
         let is_answer = matches!(packet.payload.first(), Some(1));
         let conversation = talking.find(|conversation| match is_answer {
             true => conversation.awaits(&packet.payload),
-            false => conversation.relayed().is_some(),
+            false => !conversation.relayed().is_empty(),
         });
         let Some(conversation) = conversation else {
             return Err(packet);
@@ -352,7 +386,7 @@ impl Gathering {
     /// Sends a packet from the relayed address that it names as its own, if it is one.
     pub(crate) fn relay(&mut self, now: Instant, packet: Datagram) -> Result<(), Datagram> {
         let mut all = self.contacts.iter_mut().map(|c| &mut c.conversation);
-        let relay = all.find(|conversation| conversation.relayed() == Some(packet.local));
+        let relay = all.find(|conversation| conversation.relayed().contains(&packet.local));
         let Some(relay) = relay else {
             return Err(packet);
         };
@@ -385,7 +419,7 @@ impl Gathering {
         let path = contact.conversation.path();
         match heard {
             Heard::Data { from, payload } => {
-                if let Some(local) = contact.conversation.relayed() {
+                if let Some(local) = contact.conversation.relayed_for(from) {
                     self.events.push_back(Gathered::Datagram(Datagram {
                         local,
                         remote: from,
@@ -403,17 +437,23 @@ impl Gathering {
                 self.settle(server, counts.then_some(Outcome::Worked));
                 self.offer_mapped(path, mapped);
             }
-            Heard::Relayed(relayed) if !self.is_credible(at, relayed) => {
+            Heard::Relayed(relayed) if !relayed.iter().all(|it| self.is_credible(at, *it)) => {
                 self.fail(at, ServerError::Protocol);
             }
             Heard::Relayed(relayed) => {
                 let contact = &mut self.contacts[at];
                 contact.pending = false;
                 let server = contact.server;
-                self.tracked[server].address.get_or_insert(relayed);
+                let tracked = &mut self.tracked[server];
+                tracked.address = tracked.address.or(relayed.first().copied());
+                let via = tracked
+                    .server
+                    .as_ref()
+                    .map_or(Via::Udp, |server| server.via);
                 self.settle(server, Some(Outcome::Worked));
-                let via = self.tracked[server].server.as_ref().map(|s| s.via);
-                self.offer(relay(relayed, via.unwrap_or(Via::Udp)));
+                for relayed in relayed {
+                    self.offer(relay(relayed, via));
+                }
             }
         }
     }
@@ -422,8 +462,9 @@ impl Gathering {
     /// that leaves from there would go to this server.
     fn is_credible(&self, at: usize, relayed: SocketAddr) -> bool {
         let mut others = self.contacts.iter().enumerate();
-        let is_taken = others
-            .any(|(other, contact)| other != at && contact.conversation.relayed() == Some(relayed));
+        let is_taken = others.any(|(other, contact)| {
+            other != at && contact.conversation.relayed().contains(&relayed)
+        });
         let is_address = relayed.port() != 0 && !relayed.ip().is_unspecified();
         is_address && !is_taken && !self.bases.contains(&relayed)
     }
@@ -555,6 +596,23 @@ fn host(local: SocketAddr) -> Option<IceCandidate> {
     let config = CandidateHostConfig {
         base_config: base(local, 0),
         ..Default::default()
+    };
+    to_signal(config.new_candidate_host())
+}
+
+/// Below what goes by UDP without a relay: where a packet is lost, TCP holds up all behind it. So the
+/// type preference is lower than that of mapped addresses (RFC 6544 §4.2).
+fn tcp_host(local: SocketAddr, tcp_type: TcpType, place: u32) -> Option<IceCandidate> {
+    const TYPE_PREFERENCE: u32 = 90;
+    let direction = if tcp_type == TcpType::Active { 6 } else { 4 };
+    let local_preference = (direction << 13) + 8191 - place;
+    let priority = (TYPE_PREFERENCE << 24) + (local_preference << 8) + 255;
+    let config = CandidateHostConfig {
+        base_config: CandidateConfig {
+            network: "tcp".into(),
+            ..base(local, priority)
+        },
+        tcp_type,
     };
     to_signal(config.new_candidate_host())
 }

@@ -2,10 +2,10 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use crate::{ConnectError, WebRtcConfig, socket::Sockets};
+use crate::{ConnectError, IcePolicy, WebRtcConfig, mdns::Names, socket::Sockets};
 
 /// More addresses only multiply the connectivity checks.
 const MAX_ADDRESSES: usize = 16;
@@ -20,6 +20,22 @@ pub(crate) fn bind(config: &WebRtcConfig) -> Result<Sockets, ConnectError> {
     addresses.truncate(MAX_ADDRESSES);
     Sockets::bind(&addresses, config.socket_buffer)
         .map_err(|error| ConnectError::Socket(error.kind()))
+}
+
+/// Names in place of the addresses of a link's sockets, if they are to be hidden.
+pub(crate) fn names(
+    config: &WebRtcConfig,
+    sockets: &Sockets,
+) -> Result<Vec<(IpAddr, String)>, ConnectError> {
+    if !config.hide_addresses || config.ice_policy == IcePolicy::Relay {
+        return Ok(Vec::new());
+    }
+    let name = |local: SocketAddr| {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| ConnectError::Setup)?;
+        Ok((local.ip(), Names::name(u128::from_ne_bytes(random))))
+    };
+    sockets.locals().map(name).collect()
 }
 
 /// Every interface's addresses but loopback and link-local ones, and `127.0.0.1` last.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -18,11 +18,7 @@ use rtc::{
     peer_connection::{
         RTCPeerConnection, RTCPeerConnectionBuilder,
         configuration::setting_engine::{SctpMaxMessageSize, SettingEngineBuilder},
-        event::{RTCDataChannelEvent, RTCPeerConnectionEvent},
-        message::RTCMessage,
-        sdp::RTCSessionDescription,
-        state::{RTCIceConnectionState, RTCPeerConnectionState},
-        transport::{RTCDtlsRole, RTCIceCandidateInit, RTCIceCandidateType},
+        transport::{RTCDtlsRole, RTCIceCandidate, RTCIceCandidateInit, RTCIceCandidateType},
     },
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol, error::Error},
@@ -31,14 +27,23 @@ use rtc::{
 use crate::{
     ConnectError, IcePolicy, ServerFailures, WebRtcConfig, close,
     flight::{Early, Flight, Kind},
-    gather::{Gathered, Gathering, Reach},
+    gather::{Gathering, Reach},
     ice_server::Server,
+    mdns::Names,
     measure::Measurements,
     media::{Codecs, Media},
-    rtcp_tap::{Observation, Observations},
+    rtcp_tap::Observations,
     sdp::{self, Fingerprint},
     socket::Datagram,
 };
+
+mod events;
+mod negotiate;
+mod restart;
+#[cfg(test)]
+mod tests;
+
+use negotiate::setup_failed;
 
 /// The interval of ICE checks that the core is set to; the real pace is [`Peer::pace`]'s.
 const CHECK_INTERVAL: Duration = Duration::from_millis(1);
@@ -56,6 +61,8 @@ const REPLAY_WINDOW: usize = 1024;
 /// How long better candidates than mapped and relayed ones may take, from the first check on.
 const MAPPED_WAIT: Duration = Duration::from_millis(150);
 const RELAY_WAIT: Duration = Duration::from_millis(400);
+/// How long UDP is tried alone, from the descriptions on.
+const TCP_WAIT: Duration = Duration::from_millis(500);
 
 /// What a peer has to say.
 #[derive(Debug)]
@@ -66,6 +73,8 @@ pub(crate) enum Event {
     NoRelay,
     /// All six data channels are open.
     Opened,
+    /// ICE has found a way again, after a restart.
+    Moved,
     /// A frame arrived.
     Frame(Frame),
     /// The peer closed the link.
@@ -108,11 +117,15 @@ pub(crate) struct Peer {
     last_heard: Instant,
     /// Where the peer sends from, by the selected candidate pair.
     remote: Option<SocketAddr>,
+    /// Our and the peer's address, if the link runs over TCP.
+    tcp_way: Option<(SocketAddr, SocketAddr)>,
+    names: Names,
     /// Something arrived since the last tick.
     kicked: bool,
     /// How far the core's clock runs ahead.
     skew: Duration,
     transmits: VecDeque<Datagram>,
+    tcp_transmits: VecDeque<Datagram>,
     events: VecDeque<Event>,
 }
 
@@ -135,6 +148,8 @@ fn settings(config: &WebRtcConfig) -> SettingEngineBuilder {
         .with_srflx_acceptance_min_wait(Some(MAPPED_WAIT))
         .with_relay_acceptance_min_wait(Some(relay_wait))
         .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+        // The sockets of before are closed.
+        .with_discard_local_candidates_during_ice_restart(true)
         // As DTLS client we would also send SCTP's INIT, and the core does not handle its collision
         // with the browser's.
         .with_answering_dtls_role(RTCDtlsRole::Server)
@@ -143,24 +158,6 @@ fn settings(config: &WebRtcConfig) -> SettingEngineBuilder {
         ))
         .with_srtp_replay_protection_window(REPLAY_WINDOW)
         .with_srtcp_replay_protection_window(REPLAY_WINDOW)
-}
-
-fn setup_failed(error: Error) -> ConnectError {
-    tracing::debug!(%error, "set-up");
-    ConnectError::Setup
-}
-
-fn sdp_refused(error: Error) -> ConnectError {
-    tracing::debug!(%error, "session description");
-    ConnectError::Sdp
-}
-
-/// In the core's words.
-fn to_core(candidate: &IceCandidate) -> RTCIceCandidateInit {
-    RTCIceCandidateInit {
-        candidate: candidate.candidate.clone(),
-        ..Default::default()
-    }
 }
 
 fn candidate_type(of: RTCIceCandidateType) -> Option<CandidateType> {
@@ -237,11 +234,39 @@ impl Peer {
             last_tick: now,
             last_heard: now,
             remote: None,
+            tcp_way: None,
+            names: Names::default(),
             kicked: true,
             skew: Duration::ZERO,
             transmits: VecDeque::new(),
+            tcp_transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
+    }
+
+    /// The link also listens for TCP at these addresses. Before the description is made.
+    pub(crate) fn listen(&mut self, at: Vec<SocketAddr>) {
+        self.gathering.listen(at);
+    }
+
+    /// Shows these names in place of our addresses. Before the description is made.
+    pub(crate) fn hide(&mut self, names: Vec<(IpAddr, String)>) {
+        self.names.hide(names);
+    }
+
+    /// Takes a packet of multicast DNS.
+    pub(crate) fn handle_multicast(&mut self, now: Instant, from: SocketAddr, packet: &[u8]) {
+        for candidate in self.names.handle_packet(now, from, packet) {
+            self.add_remote_candidate(RTCIceCandidateInit {
+                candidate,
+                ..Default::default()
+            });
+        }
+    }
+
+    /// Packets for multicast DNS; `None` when nothing is asked or answered.
+    pub(crate) fn multicasts(&mut self) -> Option<&mut Vec<Vec<u8>>> {
+        self.names.is_listening().then(|| self.names.transmits())
     }
 
     /// The servers to be reached; see [`reached`](Self::reached).
@@ -275,133 +300,6 @@ impl Peer {
     pub(crate) fn stream_closed(&mut self, now: Instant, id: usize) {
         self.gathering.stream_closed(now, id);
         self.absorb(now);
-    }
-
-    /// Takes up what gathering brought.
-    fn absorb(&mut self, now: Instant) {
-        while let Some(event) = self.gathering.poll_event() {
-            match event {
-                Gathered::Datagram(packet) => self.receive(now, packet),
-                Gathered::Candidate(candidate) => self.add_local_candidate(candidate),
-                Gathered::Done => {
-                    self.add_local_candidate(IceCandidate {
-                        sdp_mid: Some("0".into()),
-                        sdp_m_line_index: Some(0),
-                        ..Default::default()
-                    });
-                    if self.gathering.is_relay_missing() {
-                        self.events.push_back(Event::NoRelay);
-                    }
-                }
-            }
-        }
-    }
-
-    fn add_local_candidate(&mut self, candidate: IceCandidate) {
-        match self.pc.add_local_candidate(to_core(&candidate)) {
-            Ok(()) => {
-                self.kicked |= self.has_remote && !candidate.is_end();
-                // What is known before the description is in it.
-                if self.local_fingerprint.is_some() {
-                    self.events.push_back(Event::LocalCandidate(candidate));
-                }
-            }
-            Err(error) => tracing::debug!(%error, "local candidate"),
-        }
-    }
-
-    /// Our description, to be answered.
-    pub(crate) fn offer(&mut self, now: Instant) -> Result<String, ConnectError> {
-        let offer = self.pc.create_offer(None).map_err(setup_failed)?;
-        self.set_local(now, offer)
-    }
-
-    /// Our answer to the peer's description.
-    pub(crate) fn answer(&mut self, now: Instant, offer: &str) -> Result<String, ConnectError> {
-        let description = RTCSessionDescription::offer(offer.to_owned()).map_err(sdp_refused)?;
-        self.set_remote(now, description, offer)?;
-        let answer = self.pc.create_answer(None).map_err(sdp_refused)?;
-        let answer = self.set_local(now, answer)?;
-        self.negotiated(now, offer);
-        Ok(answer)
-    }
-
-    /// The peer's answer to our description.
-    pub(crate) fn accept_answer(&mut self, now: Instant, answer: &str) -> Result<(), ConnectError> {
-        let description = RTCSessionDescription::answer(answer.to_owned()).map_err(sdp_refused)?;
-        self.set_remote(now, description, answer)?;
-        if !self.is_open() {
-            self.is_dtls_client = sdp::is_passive(answer);
-        }
-        self.negotiated(now, answer);
-        Ok(())
-    }
-
-    fn set_local(
-        &mut self,
-        now: Instant,
-        description: RTCSessionDescription,
-    ) -> Result<String, ConnectError> {
-        self.pc
-            .set_local_description(now, description)
-            .map_err(setup_failed)?;
-        for host in self.gathering.hosts() {
-            self.pc
-                .add_local_candidate(to_core(&host))
-                .map_err(setup_failed)?;
-        }
-        // Without servers there is nothing to wait for, and the description says so.
-        self.absorb(now);
-        let sdp = self.pc.local_description().ok_or(ConnectError::Setup)?.sdp;
-        self.local_fingerprint = Some(sdp::fingerprint(&sdp)?);
-        Ok(sdp)
-    }
-
-    fn set_remote(
-        &mut self,
-        now: Instant,
-        description: RTCSessionDescription,
-        sdp: &str,
-    ) -> Result<(), ConnectError> {
-        let fingerprint = sdp::fingerprint(sdp)?;
-        // A link stays with the certificate that it began with.
-        if self
-            .remote_fingerprint
-            .is_some_and(|known| known != fingerprint)
-        {
-            return Err(ConnectError::OtherCertificate);
-        }
-        self.pc
-            .set_remote_description(now, description)
-            .map_err(sdp_refused)?;
-        self.remote_fingerprint = Some(fingerprint);
-        Ok(())
-    }
-
-    fn negotiated(&mut self, now: Instant, remote_sdp: &str) {
-        self.has_remote = true;
-        self.has_offered = false;
-        self.remote_ufrag = sdp::ufrag(remote_sdp);
-        self.media.negotiated(&mut self.pc, sdp::ssrcs(remote_sdp));
-        (self.started, self.kicked) = (now, true);
-        for candidate in std::mem::take(&mut self.held_candidates) {
-            self.add_remote_candidate(candidate);
-        }
-        for packet in self.early_stun.release() {
-            self.feed(now, Kind::Stun, packet);
-        }
-    }
-
-    /// Takes a candidate of the peer's; held back until its description is known. The caller limits
-    /// their number and has checked the syntax.
-    pub(crate) fn add_remote_candidate(&mut self, candidate: RTCIceCandidateInit) {
-        if !self.has_remote {
-            self.held_candidates.push(candidate);
-        } else if let Err(error) = self.pc.add_remote_candidate(candidate) {
-            tracing::debug!(%error, "remote candidate");
-        } else {
-            self.kicked = true;
-        }
     }
 
     /// The value that both ends share. `None` before both descriptions are known.
@@ -490,7 +388,10 @@ impl Peer {
                 local_addr: packet.local,
                 peer_addr: packet.remote,
                 ecn: None,
-                transport_protocol: TransportProtocol::UDP,
+                transport_protocol: match self.gathering.is_tcp(packet.local) {
+                    true => TransportProtocol::TCP,
+                    false => TransportProtocol::UDP,
+                },
             },
             message: packet.payload,
         };
@@ -518,8 +419,13 @@ impl Peer {
             return;
         };
         // Not an address only if the core has resolved a name by itself, which it is told not to.
-        let ip = pair.remote().address.parse().ok();
-        self.remote = ip.map(|ip| SocketAddr::new(ip, pair.remote().port));
+        let address = |of: &RTCIceCandidate| {
+            let ip = of.address.parse().ok();
+            ip.map(|ip| SocketAddr::new(ip, of.port))
+        };
+        self.remote = address(pair.remote());
+        let local = address(pair.local()).filter(|local| self.gathering.is_tcp(*local));
+        self.tcp_way = local.zip(self.remote);
         if let Some(local) = candidate_type(pair.local().typ)
             && let Some(remote) = candidate_type(pair.remote().typ)
         {
@@ -538,7 +444,12 @@ impl Peer {
             core.map(|due| due.max(self.last_tick + self.pace()))
         };
         let gathering = self.gathering.poll_timeout();
-        let all = [core, self.flight.due(), gathering];
+        let all = [
+            core,
+            self.flight.due(),
+            gathering,
+            self.names.poll_timeout(),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -559,6 +470,9 @@ impl Peer {
         if self.gathering.poll_timeout().is_some_and(|due| due <= now) {
             self.gathering.handle_timeout(now);
             self.absorb(now);
+        }
+        if self.names.poll_timeout().is_some_and(|due| due <= now) {
+            self.names.handle_timeout(now);
         }
         self.tick(now);
     }
@@ -617,103 +531,17 @@ impl Peer {
         self.route(now, packet);
     }
 
-    /// Sends a packet: through a relay, if it comes from a relayed address.
+    /// Sends a packet: through a relay, if it comes from a relayed address; over TCP, if it comes from an
+    /// address that is for that and UDP has had its time.
     fn route(&mut self, now: Instant, packet: Datagram) {
-        if let Err(packet) = self.gathering.relay(now, packet) {
-            self.transmits.push_back(packet);
-        }
-    }
-
-    fn on_core_event(&mut self, now: Instant, event: RTCPeerConnectionEvent) {
-        match event {
-            RTCPeerConnectionEvent::OnIceConnectionStateChangeEvent(
-                RTCIceConnectionState::Connected,
-            ) => {
-                self.ice_connected = true;
-                // Now, or the ClientHello waits for the next tick.
-                self.kicked = true;
-                for packet in self.early_dtls.release() {
-                    self.feed(now, Kind::Dtls, packet);
-                }
-                if self.is_open() {
-                    // After a restart: what was sent meanwhile is lost.
-                    self.jump(now);
-                    self.note_path();
-                }
+        if self.gathering.is_tcp(packet.local) {
+            if self.tcp_way.is_some() || now >= self.started + TCP_WAIT {
+                self.tcp_transmits.push_back(packet);
             }
-            RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => match state {
-                RTCPeerConnectionState::Connected => {
-                    self.has_keys = true;
-                    for packet in self.early_srtp.release() {
-                        self.feed(now, Kind::Srtp, packet);
-                    }
-                }
-                RTCPeerConnectionState::Failed => self.events.push_back(Event::Failed),
-                _ => {}
-            },
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(handle)) => {
-                self.on_channel_open(now, handle);
-            }
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(_)) => {
-                // Without a word on Control: perhaps a browser whose page went away.
-                let closed = Closed::new(CloseCode::LOST, "", false);
-                self.events.push_back(Event::Closed(closed));
-            }
-            _ => {}
-        }
-    }
-
-    fn on_channel_open(&mut self, now: Instant, handle: RTCDataChannelId) {
-        if !self.handles.contains(&handle) {
-            self.events.push_back(Event::Violation(CloseCode::PROTOCOL));
             return;
         }
-        self.unopened = self.unopened.saturating_sub(1);
-        if self.is_open() {
-            self.flight.finish();
-            self.last_heard = now;
-            self.note_path();
-            self.events.push_back(Event::Opened);
-        }
-    }
-
-    fn on_message(&mut self, message: RTCMessage) {
-        let event = match message {
-            RTCMessage::DataChannelMessage(handle, message) => {
-                let number = self.handles.iter().position(|known| *known == handle);
-                match number.and_then(|number| Channel::DATA.get(number)) {
-                    Some(channel) => data_event(*channel, message.is_string, message.data),
-                    None => Event::Violation(CloseCode::PROTOCOL),
-                }
-            }
-            // Of any size that fits a datagram: browsers fill video packets to 1200 bytes.
-            RTCMessage::RtpPacket(_, packet) => match self.media.receive(packet) {
-                Some((channel, packet)) => Event::Frame(Frame::media(channel, packet)),
-                None => return,
-            },
-            _ => return,
-        };
-        self.events.push_back(event);
-    }
-
-    fn on_observation(&mut self, observation: &Observation) {
-        match *observation {
-            Observation::Clock { ssrc, clock } => {
-                if let Some(channel) = self.media.remote_channel(ssrc) {
-                    let frame = Frame::clock(channel, clock);
-                    self.events.push_back(Event::Frame(frame));
-                }
-            }
-            Observation::Loss { ssrc, fraction } => {
-                if let Some(channel) = self.media.local_channel(ssrc) {
-                    self.measurements.loss(channel, fraction);
-                }
-            }
-            Observation::Jitter { ssrc, jitter } => {
-                if let Some(channel) = self.media.remote_channel(ssrc) {
-                    self.measurements.jitter(channel, jitter);
-                }
-            }
+        if let Err(packet) = self.gathering.relay(now, packet) {
+            self.transmits.push_back(packet);
         }
     }
 
@@ -725,6 +553,16 @@ impl Peer {
     /// What is to be sent.
     pub(crate) fn transmits(&mut self) -> &mut VecDeque<Datagram> {
         &mut self.transmits
+    }
+
+    /// What is to be sent over TCP to peers.
+    pub(crate) fn tcp_transmits(&mut self) -> &mut VecDeque<Datagram> {
+        &mut self.tcp_transmits
+    }
+
+    /// Our and the peer's address, if the link runs over TCP.
+    pub(crate) fn tcp_way(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.tcp_way
     }
 
     /// What is to be sent over connections to TURN servers.
@@ -794,29 +632,3 @@ impl Peer {
         self.transmits.extend(self.gathering.transmits().drain(..));
     }
 }
-
-/// What a data channel message means.
-fn data_event(channel: Channel, is_text: bool, data: BytesMut) -> Event {
-    if data.len() > channel.max_message_len() {
-        return match channel.delivery() {
-            Delivery::ReliableOrdered => Event::Violation(CloseCode::TOO_LARGE),
-            Delivery::UnreliableUnordered => Event::Dropped(channel),
-        };
-    }
-    if !is_text {
-        return Event::Frame(Frame::binary(channel, data.freeze()));
-    }
-    let violation = Event::Violation(CloseCode::PROTOCOL);
-    let Ok(text) = String::from_utf8(data.into()) else {
-        return violation;
-    };
-    match channel {
-        Channel::App | Channel::AppFast => Event::Frame(Frame::text(channel, text)),
-        Channel::Control => close::parse(&text).map_or(violation, Event::Closed),
-        _ => violation,
-    }
-}
-
-mod restart;
-#[cfg(test)]
-mod tests;

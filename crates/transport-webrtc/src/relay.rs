@@ -4,12 +4,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Buf, BytesMut};
 use rtc::{
-    crypto::default_provider,
+    crypto::{RTCCryptoProvider, default_provider},
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol},
     stun::message::TransactionId,
@@ -21,6 +22,7 @@ use crate::{
     channels::Channels,
     ice_server::Credentials,
     socket::{Datagram, MAX_DATAGRAM},
+    stun::{allocate_error, relayed_addresses, transaction, with_both_families},
 };
 
 /// Permissions of one relay at most: more than a peer may name candidates.
@@ -74,8 +76,8 @@ pub(crate) fn unspecified(v4: bool) -> SocketAddr {
 pub(crate) enum Heard {
     /// The address that the server sees us under.
     Mapped(SocketAddr),
-    /// The address that the server relays from.
-    Relayed(SocketAddr),
+    /// The addresses that the server relays from, at most one of each family.
+    Relayed(Vec<SocketAddr>),
     /// A packet that came to the relayed address.
     Data { from: SocketAddr, payload: BytesMut },
     /// It will not serve.
@@ -91,8 +93,13 @@ enum Permission {
 /// See the module.
 pub(crate) struct Conversation {
     client: Client,
+    crypto: Arc<dyn RTCCryptoProvider>,
+    credentials: Credentials,
     path: Path,
-    relayed: Option<SocketAddr>,
+    /// Where it relays from; the client knows the allocation by the first.
+    relayed: Vec<SocketAddr>,
+    /// What the last Allocate success response gave.
+    offered: Vec<SocketAddr>,
     /// The last error code of an Allocate response.
     code: Option<u16>,
     permissions: HashMap<SocketAddr, Permission>,
@@ -112,16 +119,19 @@ impl Conversation {
                 Path::Udp { .. } => TransportProtocol::UDP,
                 Path::Stream { .. } => TransportProtocol::TCP,
             },
-            username: credentials.username,
-            password: credentials.password,
+            username: credentials.username.clone(),
+            password: credentials.password.clone(),
             allocation_refresh_interval_cap: Some(REFRESH),
             ..ClientConfig::default()
         };
         let crypto = default_provider().map_err(|_| ServerError::Protocol)?;
         Ok(Self {
-            client: Client::new(config, crypto).map_err(|_| ServerError::Protocol)?,
+            client: Client::new(config, crypto.clone()).map_err(|_| ServerError::Protocol)?,
+            crypto,
+            credentials,
             path,
-            relayed: None,
+            relayed: Vec::new(),
+            offered: Vec::new(),
             code: None,
             permissions: HashMap::new(),
             asked: HashMap::new(),
@@ -143,7 +153,7 @@ impl Conversation {
         Ok(new)
     }
 
-    /// Asks for a relayed address.
+    /// Asks for relayed addresses: IPv4, and IPv6 where the server has it (RFC 8656 §7.1).
     pub(crate) fn allocate(
         now: Instant,
         path: Path,
@@ -160,9 +170,20 @@ impl Conversation {
         self.path
     }
 
-    /// The relayed address, once there is one.
-    pub(crate) fn relayed(&self) -> Option<SocketAddr> {
-        self.relayed
+    /// The relayed addresses, once there are any.
+    pub(crate) fn relayed(&self) -> &[SocketAddr] {
+        &self.relayed
+    }
+
+    /// The relayed address of a peer's family.
+    pub(crate) fn relayed_for(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        let mut all = self.relayed.iter().copied();
+        all.find(|relayed| relayed.is_ipv4() == peer.is_ipv4())
+    }
+
+    /// The address by which the client knows the allocation.
+    fn key(&self) -> Option<SocketAddr> {
+        self.relayed.first().copied()
     }
 
     /// Whether an answer with this transaction id is for us.
@@ -174,6 +195,9 @@ impl Conversation {
     pub(crate) fn handle_packet(&mut self, now: Instant, packet: BytesMut) {
         if let Some(code) = allocate_error(&packet) {
             self.code = Some(code);
+        }
+        if self.relayed.is_empty() && self.awaits(&packet) {
+            self.offered = relayed_addresses(&packet);
         }
         if let Some(data) = self.channels.heard(&packet) {
             self.data.push_back(data);
@@ -196,7 +220,8 @@ impl Conversation {
 
     /// Sends `payload` to `to` from the relayed address, as soon as the server permits it.
     pub(crate) fn send(&mut self, now: Instant, to: SocketAddr, payload: BytesMut) {
-        let Some(relayed) = self.relayed else {
+        // A relay refuses the addresses of a family that it has none of.
+        let (Some(relayed), Some(_)) = (self.key(), self.relayed_for(to)) else {
             return;
         };
         let full = self.permissions.len() >= MAX_PERMISSIONS;
@@ -207,8 +232,6 @@ impl Conversation {
                     waiting.push(payload);
                 }
             }
-            // A relay serves one family, and refuses the other's addresses.
-            None if to.is_ipv4() != relayed.is_ipv4() => {}
             None if full => {}
             None => self.ask(now, relayed, to, payload),
         }
@@ -258,8 +281,11 @@ impl Conversation {
             Event::BindingResponse(_, mapped) => Some(Heard::Mapped(mapped)),
             Event::BindingError(..) => Some(Heard::Failed(ServerError::Protocol)),
             Event::AllocateResponse(_, relayed) => {
-                self.relayed = Some(relayed);
-                Some(Heard::Relayed(relayed))
+                let others = std::mem::take(&mut self.offered).into_iter();
+                self.relayed = vec![relayed];
+                self.relayed
+                    .extend(others.filter(|other| other.is_ipv4() != relayed.is_ipv4()));
+                Some(Heard::Relayed(self.relayed.clone()))
             }
             Event::AllocateError(..) => Some(Heard::Failed(match self.code {
                 Some(401) => ServerError::Unauthorized,
@@ -276,7 +302,7 @@ impl Conversation {
                 self.forget(&id);
                 None
             }
-            Event::TransactionTimeout(id) if self.forget(&id) || self.relayed.is_some() => None,
+            Event::TransactionTimeout(id) if self.forget(&id) || !self.relayed.is_empty() => None,
             Event::TransactionTimeout(_) => Some(Heard::Failed(ServerError::NoAnswer)),
             Event::DataIndicationOrChannelData(_, from, payload) => data(from, payload),
             _ => None,
@@ -285,7 +311,7 @@ impl Conversation {
 
     fn granted(&mut self, now: Instant, peer: SocketAddr) {
         let before = self.permissions.insert(peer, Permission::Granted);
-        if let (Some(Permission::Asked(waiting)), Some(relayed)) = (before, self.relayed) {
+        if let (Some(Permission::Asked(waiting)), Some(relayed)) = (before, self.key()) {
             for payload in waiting {
                 self.relay(now, relayed, peer, &payload);
             }
@@ -302,7 +328,8 @@ impl Conversation {
     pub(crate) fn poll_transmit(&mut self) -> Option<BytesMut> {
         let mut packets = std::iter::from_fn(|| self.client.poll_write());
         let packet = packets.find(|packet| self.channels.may_leave(&packet.message));
-        packet.map(|packet| packet.message)
+        let crypto = self.crypto.crypto();
+        packet.map(|packet| with_both_families(packet.message, &self.credentials, crypto))
     }
 
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
@@ -315,9 +342,11 @@ impl Conversation {
         }
     }
 
-    /// Gives the relayed address back.
+    /// Gives the relayed addresses back.
     pub(crate) fn close(&mut self, now: Instant) {
-        if let Some(relayed) = self.relayed.take()
+        let key = self.key();
+        self.relayed.clear();
+        if let Some(relayed) = key
             && let Ok(mut relay) = self.client.relay(relayed)
         {
             // An allocation that is not given back ends by itself.
@@ -342,28 +371,6 @@ impl Conversation {
 fn data(from: SocketAddr, payload: BytesMut) -> Option<Heard> {
     let fits = payload.len() <= MAX_DATAGRAM;
     fits.then_some(Heard::Data { from, payload })
-}
-
-fn transaction(packet: &[u8]) -> Option<TransactionId> {
-    let header = packet.first_chunk::<20>()?;
-    (header[0] < 4).then(|| TransactionId(std::array::from_fn(|i| header[8 + i])))
-}
-
-/// The code of an Allocate error response (RFC 8489 §14.8), if the packet is one.
-fn allocate_error(packet: &[u8]) -> Option<u16> {
-    const ALLOCATE_ERROR: &[u8] = &[0x01, 0x13];
-    const ERROR_CODE: [u8; 2] = [0x00, 0x09];
-    let mut attributes = packet.strip_prefix(ALLOCATE_ERROR)?.get(18..)?;
-    loop {
-        let [a, b, high, low] = *attributes.first_chunk()?;
-        let len = usize::from(u16::from_be_bytes([high, low]));
-        let value = attributes.get(4..4 + len)?;
-        if [a, b] == ERROR_CODE {
-            let class = u16::from(*value.get(2)? & 7);
-            return Some(class * 100 + u16::from(*value.get(3)?));
-        }
-        attributes = attributes.get(4 + len.next_multiple_of(4)..)?;
-    }
 }
 
 /// Cuts a server's messages out of what a stream brings (RFC 8656 §12.5: STUN messages and padded
@@ -400,22 +407,6 @@ impl Cutter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_error_code_is_read_from_an_allocate_error_only() {
-        let header = |kind: [u8; 2]| [&kind[..], &[0, 16], &[7; 16]].concat();
-        let attributes = [
-            &[0x80, 0x22, 0, 3, b'a', b'b', b'c', 0][..],
-            &[0, 9, 0, 4, 0, 0, 4, 86],
-        ]
-        .concat();
-        let error = [header([1, 0x13]), attributes.clone()].concat();
-        assert_eq!(allocate_error(&error), Some(486));
-        assert_eq!(allocate_error(&[header([1, 3]), attributes].concat()), None);
-        for len in 0..error.len() {
-            assert_eq!(allocate_error(&error[..len]), None, "{len}");
-        }
-    }
 
     #[test]
     fn messages_are_cut_at_their_length_however_the_stream_comes() {

@@ -66,6 +66,11 @@ pub(crate) fn ufrag(sdp: &str) -> Option<String> {
     attributes(sdp, "ice-ufrag:").next().map(str::to_owned)
 }
 
+/// The candidates of a description, without `a=candidate:` (RFC 8839 §5.1).
+pub(crate) fn candidates(sdp: &str) -> impl Iterator<Item = &str> {
+    attributes(sdp, "candidate:")
+}
+
 /// Whether the side that wrote this answer awaits the DTLS handshake (RFC 8842 §5.2).
 pub(crate) fn is_passive(answer: &str) -> bool {
     attributes(answer, "setup:").next() == Some("passive")

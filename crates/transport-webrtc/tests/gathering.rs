@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use common::{
     SOON, config,
@@ -94,6 +97,79 @@ async fn two_peers_talk_through_turn_over_tcp_alone() {
 #[tokio::test]
 async fn two_peers_talk_through_turn_over_tls_alone() {
     through_relays_only(|coturn| format!("turns:localhost:{}", coturn.tls_port)).await;
+}
+
+/// A coturn that is reached by, and relays over, IPv6 as well.
+fn dual_stack() -> Option<Coturn> {
+    if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("SKIP: no IPv6 on loopback (sysctl net.ipv6.conf.lo.disable_ipv6=0)");
+        return None;
+    }
+    Coturn::start(&["listening-ip=::1", "relay-ip=::1"])
+}
+
+/// The relayed addresses that an end finds.
+async fn relays(config: &WebRtcConfig) -> Vec<IpAddr> {
+    let (connecting, _) = Connecting::offer(config).await.unwrap();
+    let mut found = Vec::new();
+    while let Some(candidate) = timeout(SOON, connecting.next_candidate()).await.unwrap() {
+        if candidate.candidate.contains(" typ relay ") {
+            let address = candidate.candidate.split(' ').nth(4).unwrap();
+            found.push(address.parse().unwrap());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_turn_server_gives_relays_of_both_families_however_it_is_reached() {
+    let Some(coturn) = dual_stack() else {
+        return;
+    };
+    let both = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::from(Ipv6Addr::LOCALHOST),
+    ];
+    for url in [
+        format!("turn:[::1]:{}", coturn.port),
+        format!("turn:127.0.0.1:{}", coturn.port),
+        format!("turn:[::1]:{}?transport=tcp", coturn.port),
+    ] {
+        let config = relayed(coturn.server(url.clone()), &coturn).with_addresses(both);
+        assert_eq!(relays(&config).await, both, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_ipv4_alone_still_relays_that() {
+    let Some(coturn) = Coturn::start(&[]) else {
+        return;
+    };
+    let url = format!("turn:127.0.0.1:{}", coturn.port);
+    let config = relayed(coturn.server(url), &coturn);
+    assert_eq!(relays(&config).await, [Ipv4Addr::LOCALHOST]);
+}
+
+#[tokio::test]
+async fn a_relay_over_ipv6_reaches_a_peer_that_has_nothing_else() {
+    let Some(coturn) = dual_stack() else {
+        return;
+    };
+    let only_v6 = config().with_addresses([Ipv6Addr::LOCALHOST.into()]);
+    for url in [
+        format!("turn:[::1]:{}", coturn.port),
+        format!("turn:127.0.0.1:{}?transport=tcp", coturn.port),
+    ] {
+        let hidden = relayed(coturn.server(url), &coturn);
+        let hidden = hidden.with_addresses([Ipv6Addr::LOCALHOST.into()]);
+        let (a, b) = connect(&hidden, &only_v6).await.unwrap();
+        carries_both_ways(&a, &b).await;
+        assert_eq!(
+            a.stats().path.map(|path| path.local),
+            Some(CandidateType::Relay)
+        );
+    }
 }
 
 #[tokio::test]

@@ -311,3 +311,43 @@ async fn what_is_said_the_moment_a_link_opens_is_heard() {
         drop((a.unwrap(), b.unwrap()));
     }
 }
+
+#[tokio::test]
+async fn webrtc_peer_connection_establishes_successfully() {
+    let (alice, offer) = Connecting::offer(&config()).await.unwrap();
+    let (bob, answer) = Connecting::answer(&config(), &offer).await.unwrap();
+    alice.accept_answer(&answer).await.unwrap();
+    let (a, b) = tokio::try_join!(alice.opened(), bob.opened()).unwrap();
+    assert_eq!(a.binding(), b.binding(), "both know whom they talk to");
+    for link in [&a, &b] {
+        let path = async {
+            while link.stats().path.is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, path).await.expect("a way is selected");
+    }
+}
+
+#[tokio::test]
+async fn webrtc_data_channel_transfers_command_packets() {
+    let (a, b) = pair().await;
+    // Both ways at once: every one, whole, once and in order.
+    let packet = |number: u16| {
+        let mut bytes = number.to_be_bytes().to_vec();
+        bytes.resize(usize::from(number) * 7 % 4000 + 2, 0xa5);
+        Frame::binary(Channel::Command, bytes)
+    };
+    let send = async |link: &WebRtcLink| {
+        for number in 0..500 {
+            link.send(packet(number)).await.unwrap();
+        }
+    };
+    let check = async |link: &WebRtcLink| {
+        for number in 0..500 {
+            assert_eq!(next(link).await, packet(number));
+        }
+    };
+    tokio::join!(send(&a), send(&b), check(&a), check(&b));
+    assert_eq!(a.stats().channel(Channel::Command).received_frames, 500);
+}

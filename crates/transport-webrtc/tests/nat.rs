@@ -1,4 +1,4 @@
-//! Links through real NATs: network namespaces, a router with iptables in front of each peer, and a real
+//! Links through real NATs: network namespaces, a router with nft in front of each peer, and a real
 //! coturn between them. Needs root.
 
 #![cfg(target_os = "linux")]
@@ -65,7 +65,7 @@ fn must(line: &str) {
 impl Lab {
     /// `None` without root or the tools.
     fn with(nats: [Nat; 2]) -> Option<Self> {
-        let tools = [("ip", "iproute2"), ("iptables", "iptables")];
+        let tools = [("ip", "iproute2"), ("nft", "nftables")];
         let has = |(program, package): &(&str, &str)| has_tool(program, package);
         if !has_tool("turnserver", "coturn") || !tools.iter().all(has) {
             return None;
@@ -124,21 +124,22 @@ impl Lab {
         must(&format!("ip -n {h} route add default via 10.{index}.0.1"));
         let inside = format!("ip netns exec {r}");
         must(&format!("{inside} sysctl -qw net.ipv4.ip_forward=1"));
-        let random = match nat {
-            Nat::Symmetric => "-p udp -j MASQUERADE --random-fully",
-            Nat::PortRestricted | Nat::TcpOnly => "-p udp -j MASQUERADE",
+        let outward = match nat {
+            Nat::Symmetric => "masquerade fully-random",
+            Nat::PortRestricted | Nat::TcpOnly => "masquerade",
         };
-        must(&format!(
-            "{inside} iptables -t nat -A POSTROUTING -o wan {random}"
-        ));
-        must(&format!(
-            "{inside} iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE"
-        ));
+        let passes = match nat {
+            Nat::TcpOnly => "drop",
+            Nat::Symmetric | Nat::PortRestricted => "accept",
+        };
         // Else the router itself answers early checks, and takes the port that the host's are to have.
-        must(&format!("{inside} iptables -A INPUT -i wan -p udp -j DROP"));
-        if matches!(nat, Nat::TcpOnly) {
-            must(&format!("{inside} iptables -A FORWARD -p udp -j DROP"));
-        }
+        must(&format!(
+            "{inside} nft table ip lab {{
+                chain outward {{ type nat hook postrouting priority srcnat ; oifname wan {outward} ; }} ;
+                chain unasked {{ type filter hook input priority filter ; iifname wan meta l4proto udp drop ; }} ;
+                chain through {{ type filter hook forward priority filter ; meta l4proto udp {passes} ; }} ;
+            }}"
+        ));
     }
 
     /// Sends what is for private addresses nowhere: coturn ends an allocation whose packets have no route.

@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use rtc::peer_connection::sdp::RTCSessionDescription;
 
-use super::{Peer, sdp_refused, setup_failed};
+use super::{
+    Peer,
+    negotiate::{sdp_refused, setup_failed},
+};
 use crate::{ConnectError, WebRtcConfig, gather::Gathering, sdp};
 
 impl Peer {
@@ -67,7 +70,8 @@ impl Peer {
     fn take_over(&mut self, now: Instant, gathering: Gathering) {
         self.gathering = gathering;
         self.ice_connected = false;
-        self.remote = None;
+        (self.remote, self.tcp_way) = (None, None);
+        self.names.wake();
         (self.started, self.last_heard, self.kicked) = (now, now, true);
     }
 }
