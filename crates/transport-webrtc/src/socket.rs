@@ -2,6 +2,7 @@
 //! packet.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,6 +19,14 @@ const READ_BATCH: usize = 64;
 pub(crate) const MAX_DATAGRAM: usize = 2048;
 /// The kernel takes at most this much in one offloaded send.
 const MAX_GSO_BYTES: usize = 65_000;
+
+thread_local! {
+    /// What a read is put into until it is taken apart: 128 KiB with segmentation offload, which no link need
+    /// hold while it is idle.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What joined packets are put into until they are sent.
+    static JOINED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// One UDP packet, to or from the network.
 #[derive(Debug, Clone)]
@@ -39,8 +48,8 @@ struct Socket {
 /// The sockets of one link: at most one for each address family.
 pub(crate) struct Sockets {
     sockets: Vec<Socket>,
-    read: Vec<u8>,
-    joined: Vec<u8>,
+    /// The most that one read may bring.
+    max_read: usize,
 }
 
 impl Sockets {
@@ -69,8 +78,7 @@ impl Sockets {
         let segments = sockets.iter().map(|s| s.state.gro_segments()).max();
         Ok(Self {
             sockets,
-            read: vec![0; MAX_DATAGRAM * segments.unwrap_or(1)],
-            joined: Vec::new(),
+            max_read: MAX_DATAGRAM * segments.unwrap_or(1),
         })
     }
 
@@ -98,18 +106,27 @@ impl Sockets {
     }
 
     /// Hands a batch of what has arrived to `take`.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(Datagram)) {
+    pub(crate) fn receive(&mut self, take: impl FnMut(Datagram)) {
+        READ.with_borrow_mut(|read| {
+            if read.len() < self.max_read {
+                read.resize(self.max_read, 0);
+            }
+            self.receive_into(read, take);
+        });
+    }
+
+    fn receive_into(&self, read: &mut [u8], mut take: impl FnMut(Datagram)) {
         for socket in &self.sockets {
             for _ in 0..READ_BATCH {
                 let mut meta = [RecvMeta::default()];
-                let mut buffer = [IoSliceMut::new(&mut self.read)];
+                let mut buffer = [IoSliceMut::new(read)];
                 let result = socket.io.try_io(Interest::READABLE, || {
                     socket
                         .state
                         .recv((&socket.io).into(), &mut buffer, &mut meta)
                 });
                 match result {
-                    Ok(_) => socket.split(&meta[0], &self.read, &mut take),
+                    Ok(_) => socket.split(&meta[0], read, &mut take),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier packet; candidates that lead nowhere cause many.
                     Err(error) => tracing::trace!(%error, "receive"),
@@ -121,9 +138,8 @@ impl Sockets {
     /// Sends everything, joining runs of equal size into one system call. Waits while the kernel's
     /// buffer is full; a packet that the system refuses counts as lost on the way.
     pub(crate) async fn send(&mut self, queue: &mut VecDeque<Datagram>) {
-        let Self {
-            sockets, joined, ..
-        } = self;
+        let sockets = &self.sockets;
+        let mut joined = JOINED.take();
         while let Some(first) = queue.pop_front() {
             let Some(socket) = sockets
                 .iter()
@@ -154,7 +170,7 @@ impl Sockets {
                 contents: if segments == 1 {
                     &first.payload
                 } else {
-                    joined
+                    &joined
                 },
                 segment_size: (segments > 1).then_some(segment),
                 src_ip: (socket.addresses.len() > 1).then_some(first.local.ip()),
@@ -166,6 +182,7 @@ impl Sockets {
                 tracing::trace!(%error, remote = %first.remote, "send");
             }
         }
+        JOINED.set(joined);
     }
 }
 

@@ -11,7 +11,6 @@ use rtc::{
 use crate::ice_server::Credentials;
 
 const HEADER: usize = 20;
-const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 /// Allocate request, success and error response (RFC 8656 §18.1).
 const ALLOCATE: [u8; 2] = [0x00, 0x03];
