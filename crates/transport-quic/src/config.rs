@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
+use roundtable_transport::NetworkHandle;
 
 /// Streams a peer may have open towards us: one for each reliable channel.
 const PEER_STREAMS: u32 = 4;
@@ -34,6 +35,7 @@ pub struct QuicConfig {
     pub(crate) accept_deadline: Duration,
     pub(crate) hold: Duration,
     pub(crate) socket_buffer: usize,
+    pub(crate) network: Option<NetworkHandle>,
 }
 
 impl Default for QuicConfig {
@@ -46,6 +48,7 @@ impl Default for QuicConfig {
             accept_deadline: Duration::from_secs(10),
             hold: Duration::from_secs(5),
             socket_buffer: 2 << 20,
+            network: None,
         }
     }
 }
@@ -119,6 +122,15 @@ impl QuicConfig {
     #[must_use]
     pub fn with_socket_buffer(mut self, bytes: usize) -> Self {
         self.socket_buffer = bytes;
+        self
+    }
+
+    /// Runs over `network` in place of the system's, as a simulation does. Default none. What
+    /// [`with_bind`](Self::with_bind) and [`with_socket_buffer`](Self::with_socket_buffer) say is of
+    /// no account then.
+    #[must_use]
+    pub fn with_network(mut self, network: NetworkHandle) -> Self {
+        self.network = Some(network);
         self
     }
 

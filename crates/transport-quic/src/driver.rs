@@ -69,6 +69,7 @@ async fn run(
     let (mut written, mut read) = (false, false);
     let error = loop {
         tokio::select! {
+            biased; // so that a simulation repeats
             closed = shared.close_requested() => {
                 if !written {
                     flush(writers, readers.as_mut(), read).await;
@@ -93,6 +94,7 @@ async fn run(
     // What arrived before the end still belongs to the user, who may be slow or gone.
     if !read {
         tokio::select! {
+            biased;
             _ = readers => {}
             _ = shared.close_requested() => {}
             () = endpoint_closed => {}
@@ -116,6 +118,7 @@ async fn flush(
     };
     let flushed = async {
         tokio::select! {
+            biased;
             _ = writers => {}
             () = reading => {}
         }
@@ -268,6 +271,7 @@ async fn read_streams(
     let mut accepting = true;
     while accepting || !opening.is_empty() || !reading.is_empty() {
         tokio::select! {
+            biased;
             stream = connection.accept_uni(), if accepting => match stream {
                 Ok(mut stream) => opening.push(async move {
                     let channel = read_channel(&mut stream).await?;

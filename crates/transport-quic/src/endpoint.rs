@@ -149,8 +149,10 @@ impl QuicEndpoint {
             .incoming_buffer_size_total(INCOMING_BUFFER.1);
         let socket = socket::bind(&config).map_err(BindError::Socket)?;
         let local = socket.local_addr().map_err(BindError::Socket)?;
-        let endpoint = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
+        let mut settings = quinn::EndpointConfig::default();
+        settings.rng_seed(config.network.as_ref().map(|network| network.seed()));
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            settings,
             Some(server),
             socket,
             Arc::new(TokioRuntime),
@@ -245,6 +247,7 @@ impl QuicEndpoint {
         }
         let mut closing = self.0.closing.subscribe();
         tokio::select! {
+            biased;
             _ = closing.wait_for(|closing| *closing) => Err(AcceptError::EndpointClosed),
             outcome = tokio::time::timeout(self.0.config.accept_deadline, self.accept(remote)) => {
                 outcome.unwrap_or(Err(AcceptError::Timeout))

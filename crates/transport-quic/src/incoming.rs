@@ -80,6 +80,7 @@ impl Lobby {
                 place = Some(free);
             }
             tokio::select! {
+                biased; // so that a simulation repeats
                 () = changed => {}
                 () = &mut expiry => return turn_away(&arrival),
                 _ = connection.closed() => return,
@@ -139,6 +140,8 @@ pub(crate) async fn run(
     let mut pending = JoinSet::new();
     loop {
         tokio::select! {
+            biased; // places that have become free first
+            Some(_) = pending.join_next() => {}
             incoming = endpoint.accept() => match incoming {
                 None => return,
                 Some(incoming) if pending.len() >= MAX_PENDING => incoming.refuse(),
@@ -153,7 +156,6 @@ pub(crate) async fn run(
                     });
                 }
             },
-            Some(_) = pending.join_next() => {}
         }
     }
 }

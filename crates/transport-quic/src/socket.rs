@@ -3,8 +3,16 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
+use quinn::{
+    AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller,
+    udp::{RecvMeta, Transmit},
+};
+use roundtable_transport::DatagramSocket;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::QuicConfig;
@@ -12,7 +20,70 @@ use crate::QuicConfig;
 /// Addresses offered to a peer at most; the limit of the signaling protocol.
 pub(crate) const MAX_CANDIDATES: usize = 16;
 
-pub(crate) fn bind(config: &QuicConfig) -> io::Result<UdpSocket> {
+/// The socket that `config` asks for.
+pub(crate) fn bind(config: &QuicConfig) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    match &config.network {
+        Some(network) => Ok(Arc::new(Foreign(network.bind()?))),
+        None => TokioRuntime.wrap_udp_socket(system(config)?),
+    }
+}
+
+/// A socket of another network than the system's, as quinn wants it.
+#[derive(Debug)]
+struct Foreign(Arc<dyn DatagramSocket>);
+
+impl AsyncUdpSocket for Foreign {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(AlwaysWritable)
+    }
+
+    fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
+        self.0.send(transmit.destination, transmit.contents);
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context,
+        buffers: &mut [io::IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else {
+            return Poll::Ready(Ok(0));
+        };
+        loop {
+            let Some((from, payload)) = self.0.try_recv() else {
+                ready!(self.0.poll_readable(cx));
+                continue;
+            };
+            // A datagram that is longer than any that QUIC sends is cut, as the system would.
+            let len = payload.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&payload[..len]);
+            *meta = RecvMeta::default();
+            (meta.addr, meta.len, meta.stride) = (from, len, len);
+            return Poll::Ready(Ok(1));
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.0.local_address())
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Debug)]
+struct AlwaysWritable;
+
+impl UdpPoller for AlwaysWritable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn system(config: &QuicConfig) -> io::Result<UdpSocket> {
     if let Some(address) = config.bind {
         return open(address, config.socket_buffer);
     }

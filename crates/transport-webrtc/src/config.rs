@@ -4,6 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use roundtable_core::Channel;
 use roundtable_signaling_protocol::IceServer;
+use roundtable_transport::NetworkHandle;
 
 /// How WebRTC links are made. Cheap to clone; one serves any number of links.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub struct WebRtcConfig {
     pub(crate) in_flight: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) media_queue: usize,
+    pub(crate) network: Option<NetworkHandle>,
 }
 
 /// Which ways a link may take.
@@ -61,6 +63,7 @@ impl Default for WebRtcConfig {
             in_flight: 512 << 10,
             receive_buffer: 1 << 20,
             media_queue: 256,
+            network: None,
         }
     }
 }
@@ -225,6 +228,15 @@ impl WebRtcConfig {
     #[must_use]
     pub fn with_media_queue(mut self, packets: usize) -> Self {
         self.media_queue = packets;
+        self
+    }
+
+    /// Runs over `network` in place of the system's, as a simulation does. Default none. What
+    /// [`with_addresses`](Self::with_addresses) and
+    /// [`with_socket_buffer`](Self::with_socket_buffer) say is of no account then.
+    #[must_use]
+    pub fn with_network(mut self, network: NetworkHandle) -> Self {
+        self.network = Some(network);
         self
     }
 

@@ -345,14 +345,10 @@ impl Driver {
         let deadline = tokio::time::Instant::from_std(self.deadline());
         let is_full = self.room() == 0;
         let is_closing = !matches!(self.phase, Phase::Opening | Phase::Open);
+        // In an order, so that a simulation repeats; whatever came first, the network is looked at below.
         tokio::select! {
-            ready = self.sockets.readable() => match ready {
-                Ok(()) => self.sockets.receive(|packet| self.peer.handle_datagram(now(), packet)),
-                Err(error) => {
-                    tracing::warn!(%error, "socket");
-                    self.lose();
-                }
-            },
+            biased;
+            command = self.commands.recv(), if !is_closing => self.on_commands(command),
             event = self.streams.next() => self.on_stream(event),
             event = self.tcp.next() => self.on_tcp(event),
             () = multicast_readable(self.multicast.as_ref()) => {
@@ -362,10 +358,22 @@ impl Driver {
                     });
                 }
             }
-            command = self.commands.recv(), if !is_closing => self.on_commands(command),
+            ready = self.sockets.readable() => if let Err(error) = ready {
+                tracing::warn!(%error, "socket");
+                self.lose();
+                return;
+            },
             () = tokio::time::sleep_until(deadline) => {}
             () = self.shared.inbox.freed(), if is_full => {}
         }
+        if let Some(event) = self.streams.try_next() {
+            self.on_stream(event);
+        }
+        if let Some(event) = self.tcp.try_next() {
+            self.on_tcp(event);
+        }
+        self.sockets
+            .receive(|packet| self.peer.handle_datagram(now(), packet));
     }
 
     /// Takes what a connection brought and what has come behind it.

@@ -12,6 +12,12 @@ const MAX_ADDRESSES: usize = 16;
 
 /// Binds the sockets of one link.
 pub(crate) fn bind(config: &WebRtcConfig) -> Result<Sockets, ConnectError> {
+    if let Some(network) = &config.network {
+        let socket = network.bind();
+        return socket
+            .map(Sockets::foreign)
+            .map_err(|error| ConnectError::Socket(error.kind()));
+    }
     let mut addresses = if config.addresses.is_empty() {
         interfaces().map_err(|error| ConnectError::Socket(error.kind()))?
     } else {

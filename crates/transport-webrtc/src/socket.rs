@@ -6,10 +6,12 @@ use std::{
     collections::VecDeque,
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use bytes::BytesMut;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use roundtable_transport::DatagramSocket;
 use socket2::{Domain, Protocol, Type};
 use tokio::{io::Interest, net::UdpSocket};
 
@@ -48,6 +50,8 @@ struct Socket {
 /// The sockets of one link: at most one for each address family.
 pub(crate) struct Sockets {
     sockets: Vec<Socket>,
+    /// In place of those, a socket of another network than the system's.
+    foreign: Option<Arc<dyn DatagramSocket>>,
     /// The most that one read may bring.
     max_read: usize,
 }
@@ -78,23 +82,39 @@ impl Sockets {
         let segments = sockets.iter().map(|s| s.state.gro_segments()).max();
         Ok(Self {
             sockets,
+            foreign: None,
             max_read: MAX_DATAGRAM * segments.unwrap_or(1),
         })
     }
 
+    /// A socket of another network than the system's.
+    pub(crate) fn foreign(socket: Arc<dyn DatagramSocket>) -> Self {
+        Self {
+            sockets: Vec::new(),
+            foreign: Some(socket),
+            max_read: 0,
+        }
+    }
+
     /// The addresses that can be offered as host candidates.
     pub(crate) fn locals(&self) -> impl Iterator<Item = SocketAddr> {
-        self.sockets.iter().flat_map(|socket| {
+        let foreign = self.foreign.iter().map(|socket| socket.local_address());
+        let system = self.sockets.iter().flat_map(|socket| {
             let port = socket.port;
             socket
                 .addresses
                 .iter()
                 .map(move |address| SocketAddr::new(*address, port))
-        })
+        });
+        system.chain(foreign)
     }
 
     /// Waits until a socket may have something to read.
     pub(crate) async fn readable(&self) -> io::Result<()> {
+        if let Some(foreign) = &self.foreign {
+            std::future::poll_fn(|cx| foreign.poll_readable(cx)).await;
+            return Ok(());
+        }
         match self.sockets.as_slice() {
             [one] => one.io.readable().await,
             [one, two, ..] => tokio::select! {
@@ -106,7 +126,19 @@ impl Sockets {
     }
 
     /// Hands a batch of what has arrived to `take`.
-    pub(crate) fn receive(&mut self, take: impl FnMut(Datagram)) {
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Datagram)) {
+        if let Some(foreign) = &self.foreign {
+            let local = foreign.local_address();
+            let arrived = std::iter::from_fn(|| foreign.try_recv()).take(READ_BATCH);
+            arrived.for_each(|(remote, payload)| {
+                take(Datagram {
+                    local,
+                    remote,
+                    payload: payload.into(),
+                });
+            });
+            return;
+        }
         READ.with_borrow_mut(|read| {
             if read.len() < self.max_read {
                 read.resize(self.max_read, 0);
@@ -138,6 +170,12 @@ impl Sockets {
     /// Sends everything, joining runs of equal size into one system call. Waits while the kernel's
     /// buffer is full; a packet that the system refuses counts as lost on the way.
     pub(crate) async fn send(&mut self, queue: &mut VecDeque<Datagram>) {
+        if let Some(foreign) = &self.foreign {
+            for packet in queue.drain(..) {
+                foreign.send(packet.remote, &packet.payload);
+            }
+            return;
+        }
         let sockets = &self.sockets;
         let mut joined = JOINED.take();
         while let Some(first) = queue.pop_front() {

@@ -10,7 +10,8 @@ use roundtable_core::{Clock, Timestamp, WallTime};
 #[allow(clippy::disallowed_methods)] // this is the shell's clock
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The machine's clock. All copies share one epoch: the first use in the process.
+/// The machine's clock. All copies share one epoch: the first use in the process. In a tokio runtime
+/// whose clock is paused or has been, the time of day apart, it shows that runtime's time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -25,7 +26,8 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let start = *START;
-        let micros = Instant::now().saturating_duration_since(start).as_micros();
+        let now = tokio::time::Instant::now().into_std();
+        let micros = now.saturating_duration_since(start).as_micros();
         Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 

@@ -357,6 +357,7 @@ pub async fn a_cancelled_recv_loses_nothing<L: Link>(make: impl AsyncFn() -> (L,
         let mut next = 0;
         while next < FRAMES {
             tokio::select! {
+                biased; // so that it repeats in virtual time
                 frame = b.recv() => {
                     assert_eq!(number_of(&frame.expect("the link closed early")), next);
                     next += 1;
