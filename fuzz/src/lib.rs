@@ -10,7 +10,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("anti_entropy", anti_entropy),
     ("cluster_ops", cluster_ops),
     ("command_frame", command_frame),
+    ("handshake", handshake),
     ("jitter_ops", jitter_ops),
+    ("link_frame", link_frame),
     ("opus_decode", opus_decode),
     ("quic_stream", quic_stream),
     ("room_ops", room_ops),
@@ -26,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
 pub use roundtable_command_log::__fuzz_frame as command_frame;
 pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
 pub use roundtable_session::__fuzz_anti_entropy as anti_entropy;
+pub use roundtable_session::__fuzz_handshake as handshake;
 pub use roundtable_session::__fuzz_session as session_messages;
 pub use roundtable_session::__fuzz_session_ops as session_ops;
 pub use roundtable_signaling_protocol::__fuzz_cluster_ops as cluster_ops;
@@ -41,6 +44,19 @@ pub use roundtable_wire::__fuzz_rtp as rtp_packet;
 pub fn wire_envelope(data: &[u8]) {
     roundtable_wire::__fuzz_commands(data);
     roundtable_wire::__fuzz_control(data);
+}
+
+/// What a link takes apart: a QUIC stream from end to end, a QUIC datagram, a message of a WebRTC data
+/// channel. The first byte says which.
+pub fn link_frame(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    match kind % 3 {
+        0 => roundtable_transport_quic::__fuzz_stream(rest),
+        1 => roundtable_transport_quic::__fuzz_quic(rest),
+        _ => roundtable_transport_webrtc::__fuzz_channel_message(rest),
+    }
 }
 
 /// Makes a program of a target: under the fuzzer its entry point, otherwise one that runs the

@@ -56,6 +56,8 @@ const TABLE: &[(&str, Uses)] = &[
             "session",
             "netem",
             "transport",
+            "transport-quic",
+            "transport-webrtc",
             "signaling-protocol",
         ]),
     ),

@@ -91,7 +91,7 @@ fn main() -> ExitCode {
         Command::Docs => step::run_all(&workspace, &[docs::STEP], false),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Codegen(args) => codegen::run(&workspace, args),
-        Command::Sim(args) => sim::run(&workspace, args),
+        Command::Sim(args) => sim::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Score(args) => score::run(&workspace, &args),
         Command::Sanitize { strict } => sanitize::run(&workspace, strict),

@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: worlds of simulated peers, one for each seed.
+//! `cargo xtask sim`: worlds of simulated peers, one for each seed; with `--setup`, how long links take to come up.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub(crate) const STEP: Step = Step::cargo(
 );
 
 /// What `sim` may be told.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// How many worlds to play.
     #[arg(long, default_value_t = 1000)]
@@ -31,6 +31,14 @@ pub(crate) struct Args {
     /// The first seed; a failing world prints its own.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What links are made of: `model`, `quic`, `webrtc` or `mixed`, the last three being real links over
+    /// simulated networks.
+    #[arg(long, default_value = "model")]
+    transport: String,
+    /// Measure instead how long links take to come up over bad networks, `--seeds` of each, and write
+    /// docs/benchmarks/transport-setup.md.
+    #[arg(long)]
+    setup: bool,
     /// How many worlds to play at a time; as many as there are processors if left out.
     #[arg(long)]
     jobs: Option<u16>,
@@ -40,10 +48,17 @@ pub(crate) struct Args {
 }
 
 /// Plays the worlds in release.
-pub(crate) fn run(workspace: &Workspace, args: Args) -> ExitCode {
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
     let mut command = workspace.cargo();
     command.args(["run", "--release", "--package", "roundtable-testkit"]);
-    command.args(["--example", "sim", "--"]);
+    if args.setup {
+        command.args(["--example", "setup", "--"]);
+        let page = workspace.root().join("docs/benchmarks/transport-setup.md");
+        command.arg("--page").arg(page);
+    } else {
+        command.args(["--example", "sim", "--"]);
+        command.args(["--transport", &args.transport]);
+    }
     command.args(["--seeds", &args.seeds.to_string()]);
     command.args(["--seed", &args.seed.to_string()]);
     if let Some(jobs) = args.jobs {

@@ -2,6 +2,7 @@
 
 mod ops;
 mod planner;
+mod stranger;
 
 use ed25519_dalek::SigningKey;
 use roundtable_command_log::{self as log, GenesisParams, Schema};
@@ -15,6 +16,8 @@ use crate::{GenesisSource, Input, LinkId, LinkInfo, Now, Output, Session, Sessio
 pub use ops::__fuzz_session_ops;
 #[cfg(feature = "__fuzz")]
 pub use planner::__fuzz_anti_entropy;
+#[cfg(feature = "__fuzz")]
+pub use stranger::__fuzz_handshake;
 
 const MEMBER: LinkId = LinkId(1);
 const STRANGER: LinkId = LinkId(2);

@@ -37,4 +37,4 @@ pub use session::Session;
 
 #[cfg(feature = "__fuzz")]
 #[doc(hidden)]
-pub use fuzz::{__fuzz_anti_entropy, __fuzz_session, __fuzz_session_ops};
+pub use fuzz::{__fuzz_anti_entropy, __fuzz_handshake, __fuzz_session, __fuzz_session_ops};

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::Parser;
-use roundtable_testkit::{Failure, Report, run};
+use roundtable_testkit::{Failure, Medium, Report, run_over};
 
 /// How many failures are printed in full.
 const SHOWN: usize = 3;
@@ -30,9 +30,32 @@ struct Args {
     /// How many worlds at a time; as many as there are processors if left out.
     #[arg(long)]
     jobs: Option<u16>,
+    /// What links are made of: a model, or real ones over simulated networks.
+    #[arg(long, value_enum, default_value_t = Transport::Model)]
+    transport: Transport,
     /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Transport {
+    Model,
+    Quic,
+    #[value(name = "webrtc")]
+    WebRtc,
+    Mixed,
+}
+
+impl From<Transport> for Medium {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Model => Self::Model,
+            Transport::Quic => Self::Quic,
+            Transport::WebRtc => Self::WebRtc,
+            Transport::Mixed => Self::Mixed,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +98,9 @@ fn play(args: &Args) -> Tally {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let seed = args.seed.wrapping_add(number);
-                    if number >= args.seeds || send.send(run(seed, None)).is_err() {
+                    if number >= args.seeds
+                        || send.send(run_over(seed, args.transport.into())).is_err()
+                    {
                         return;
                     }
                 }
@@ -117,6 +142,11 @@ fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
     serde_json::json!({
         "first_seed": args.seed,
         "worlds": args.seeds,
+        "links": {
+            "quic": sum(|report| report.links[0]),
+            "webrtc": sum(|report| report.links[1]),
+        },
+        "address_changes": sum(|report| report.moves.into()),
         "failed_seeds": failed,
         "full_worlds": tally.reports.iter().filter(|report| report.is_full()).count(),
         "small_worlds": tally.reports.iter().filter(|report| report.is_small()).count(),

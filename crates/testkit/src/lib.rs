@@ -3,7 +3,9 @@
 
 mod cable;
 mod checkpoints;
+mod dial;
 mod dice;
+mod duct;
 mod fault;
 mod forge;
 mod hostile;
@@ -12,15 +14,20 @@ mod model;
 mod oracle;
 mod peer;
 mod scenario;
+mod setup;
 mod signaling;
 mod violation;
+mod wire;
 mod world;
 
 use roundtable_command_log::{MergeRule, Schema, SchemaError, Strategy};
 
+pub use dial::{DialError, SIGNALING_DELAY, WireLink, dial};
+pub use duct::Duct;
 pub use fault::Fault;
 pub use peer::Kind;
-pub use scenario::{Failure, Report, run};
+pub use scenario::{Failure, Medium, Report, run, run_over};
+pub use setup::{SetUpFailure, in_virtual_time, set_up};
 pub use signaling::{
     SignalingFailure, SignalingFault, SignalingReport, SignalingViolation, Weather, run_signaling,
 };

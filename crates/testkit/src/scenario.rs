@@ -8,7 +8,7 @@ use std::{
 };
 
 use roundtable_command_log::{Action, Genesis, GenesisParams, Key, Limits, Role};
-use roundtable_core::{Bitrate, Channel, Frame, Timestamp};
+use roundtable_core::{Bitrate, Channel, Frame, Timestamp, TransportKind};
 use roundtable_netem::Conditions;
 use roundtable_session::{GenesisSource, LinkId};
 
@@ -34,8 +34,44 @@ const FULL: (u64, u32, u32, usize) = (200, 1, 1, 4);
 const FULL_STEPS: u64 = 50;
 /// Most steps of any world.
 const MAX_STEPS: u64 = 150;
+/// How likely an address changes in each step of a world of real links.
+const MOVE_PERCENT: u64 = 6;
 /// How precisely convergence is measured.
 const GLANCE: Duration = Duration::from_millis(10);
+
+/// What the links of a world are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Medium {
+    /// A model: whole messages, each delayed and lost by itself.
+    #[default]
+    Model,
+    /// QUIC, packet by packet.
+    Quic,
+    /// WebRTC, packet by packet.
+    WebRtc,
+    /// Some links are QUIC, some WebRTC.
+    Mixed,
+}
+
+impl Medium {
+    /// As the command line names it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Quic => "quic",
+            Self::WebRtc => "webrtc",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    const fn only(self) -> Option<TransportKind> {
+        match self {
+            Self::Quic => Some(TransportKind::Quic),
+            Self::WebRtc => Some(TransportKind::WebRtc),
+            Self::Model | Self::Mixed => None,
+        }
+    }
+}
 
 /// What a world that kept all promises has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,13 +89,18 @@ pub struct Report {
     pub partitions: u32,
     /// How often peers were shown that an author has forked its log.
     pub forks: u64,
+    /// How many links over QUIC and over WebRTC came up.
+    pub links: [u64; 2],
+    /// How often a peer's address changed, which only real links know of.
+    pub moves: u32,
     /// How often a peer came back with an older backup of its disk.
     pub rollbacks: u32,
     /// How many checkpoints have become stable.
     pub checkpoints: usize,
     /// From the moment when everyone was linked again until everyone held all that anyone had held then.
     pub converged_in: Duration,
-    /// Names everything that was sent: equal for equal seeds.
+    /// Names everything that was sent: equal for equal seeds. Over real links, whose handshakes are never
+    /// the same, only when and how much.
     pub digest: [u8; 32],
 }
 
@@ -95,6 +136,8 @@ fn is_small(seed: u64) -> bool {
 pub struct Failure {
     /// Replays the world.
     pub seed: u64,
+    /// What its links were made of.
+    pub medium: Medium,
     /// What was broken.
     pub violation: Violation,
     /// The last things that happened, a line each.
@@ -112,7 +155,11 @@ impl fmt::Display for Failure {
         write!(
             f,
             "seed {seed}: {violation}\n    replay: cargo xtask sim --seed {seed} --seeds 1"
-        )
+        )?;
+        match self.medium {
+            Medium::Model => Ok(()),
+            medium => write!(f, " --transport {}", medium.name()),
+        }
     }
 }
 
@@ -124,9 +171,22 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// [`Failure`] names the first promise that was broken.
 pub fn run(seed: u64, fault: Option<Fault>) -> Result<Report, Box<Failure>> {
+    play(seed, fault, Medium::Model)
+}
+
+/// As [`run`] without a fault, over links of `medium`.
+///
+/// # Errors
+/// [`Failure`] names the first promise that was broken.
+pub fn run_over(seed: u64, medium: Medium) -> Result<Report, Box<Failure>> {
+    play(seed, None, medium)
+}
+
+fn play(seed: u64, fault: Option<Fault>, medium: Medium) -> Result<Report, Box<Failure>> {
     let fail = |violation, trace| {
         let failure = Failure {
             seed,
+            medium,
             violation,
             trace,
         };
@@ -137,6 +197,12 @@ pub fn run(seed: u64, fault: Option<Fault>) -> Result<Report, Box<Failure>> {
     };
     roundtable_command_log::__remember_verdicts(!is_small(seed));
     let mut world = World::new(seed, schema);
+    if medium != Medium::Model {
+        world = match world.with_real_links(medium.only()) {
+            Ok(world) => world,
+            Err(_) => return Err(fail(Violation::Panicked, Vec::new())),
+        };
+    }
     world.fault = fault;
     world.break_rules();
     let mut life = Life::new(seed, world);
@@ -161,6 +227,7 @@ struct Life {
     crashes: u32,
     partitions: u32,
     rollbacks: u32,
+    moves: u32,
 }
 
 /// What may happen, each as often as it is listed.
@@ -213,6 +280,7 @@ impl Life {
             crashes: 0,
             partitions: 0,
             rollbacks: 0,
+            moves: 0,
         }
     }
 
@@ -234,6 +302,9 @@ impl Life {
             } else if let Some(event) = self.world.dice.pick(&EVENTS) {
                 event(self);
             }
+            if self.world.is_wired() && self.world.dice.chance(MOVE_PERCENT) {
+                self.readdress();
+            }
             let pause = self.world.dice.millis(1, 300);
             self.pass(pause);
             self.world.verdict()?;
@@ -249,6 +320,8 @@ impl Life {
             crashes: self.crashes,
             partitions: self.partitions,
             forks: self.world.forks,
+            links: self.world.links_up,
+            moves: self.moves,
             rollbacks: self.rollbacks,
             checkpoints: self.world.stable.len(),
             converged_in,
@@ -274,10 +347,11 @@ impl Life {
         let kinds = [Equivocation::Never, Equivocation::Once, Equivocation::Often];
         world.equivocation = world.dice.pick(&kinds).unwrap_or_default();
         world.set_conditions(conditions(5, 10, 0));
-        let honest = if full {
-            world.dice.between(4, 8)
-        } else {
-            world.dice.between(3, 5)
+        let honest = match (full, world.is_wired()) {
+            (true, _) => world.dice.between(4, 8),
+            (false, false) => world.dice.between(3, 5),
+            // Packet by packet, rooms of two are of interest too.
+            (false, true) => world.dice.between(2, 5),
         };
         for _ in 0..honest {
             world.add(Kind::Honest);
@@ -560,6 +634,16 @@ impl Life {
         if let Some(link) = self.any_link() {
             self.world.note(format!("link {link} goes silent"));
             self.world.silence(link);
+        }
+    }
+
+    /// A peer is in another network from one moment to the next.
+    fn readdress(&mut self) {
+        let running = self.world.running();
+        if let Some(number) = self.world.dice.pick(&running) {
+            self.moves += 1;
+            self.world.note(format!("p{number} has another address"));
+            self.world.readdress(number);
         }
     }
 

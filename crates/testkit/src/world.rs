@@ -25,6 +25,7 @@ use crate::{
     dice::Dice,
     hostile::Equivocation,
     peer::{Peer, is_pruned},
+    wire::{Ether, Noted, What},
 };
 
 /// How often shells look whether a link is to be made again.
@@ -52,6 +53,12 @@ pub struct World {
     digest: blake3::Hasher,
     next_redial: Timestamp,
     links_made: u64,
+    /// Where real links live; without, links are models.
+    ether: Option<Ether>,
+    /// Of which kind links are; `None` for either.
+    only: Option<TransportKind>,
+    /// How many links over QUIC and over WebRTC came up.
+    pub(crate) links_up: [u64; 2],
     pub(crate) signed: u64,
     /// How often a peer was told that an author has forked its log.
     pub(crate) forks: u64,
@@ -83,6 +90,9 @@ impl World {
             digest: blake3::Hasher::new(),
             next_redial: Timestamp::from_millis(1000),
             links_made: 0,
+            ether: None,
+            only: None,
+            links_up: [0; 2],
             signed: 0,
             forks: 0,
             stable: Vec::new(),
@@ -96,6 +106,21 @@ impl World {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);
         self
+    }
+
+    /// Has real links, of one kind or of both, in place of models.
+    ///
+    /// # Errors
+    /// When the system has no resources for a runtime.
+    pub fn with_real_links(mut self, only: Option<TransportKind>) -> std::io::Result<Self> {
+        self.ether = Some(Ether::new(self.now)?);
+        self.only = only;
+        Ok(self)
+    }
+
+    /// Whether its links are real ones.
+    pub(crate) const fn is_wired(&self) -> bool {
+        self.ether.is_some()
     }
 
     /// The first promise that was broken so far.
@@ -112,7 +137,8 @@ impl World {
         self.trace.iter().map(line).collect()
     }
 
-    /// Names everything that was sent so far.
+    /// Names everything that was sent so far; over real links, whose handshakes are never the same, only when
+    /// and how much.
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.finalize().as_bytes()
     }
@@ -286,20 +312,82 @@ impl World {
         self.links_made += 1;
         let id = self.links_made;
         let seed = self.dice.number();
+        if let Some(ether) = &self.ether {
+            let keys = [a, b].map(|number| self.peers[number].key.clone());
+            let wire = ether.dial(id, kind, keys, (seed, self.conditions));
+            self.cables.insert(id, Cable::wired([a, b], wire));
+            return;
+        }
+        self.links_up[usize::from(kind == TransportKind::WebRtc)] += 1;
         self.cables
             .insert(id, Cable::new([a, b], seed, self.conditions));
         let binding = *blake3::hash(&id.to_le_bytes()).as_bytes();
-        for (end, (own, other)) in [(a, b), (b, a)].into_iter().enumerate() {
-            let info = LinkInfo {
-                peer: self.peers[other].id.clone(),
-                side: [Side::Initiator, Side::Responder][end],
-                kind,
-                binding: ChannelBinding::from_bytes(binding),
-                proven_author: None,
-                promises_session: self.peers[other].kind != Kind::Guest,
-            };
-            let link = LinkId(id);
-            self.request(own, Input::LinkUp { link, info });
+        for end in 0..2 {
+            self.link_up(id, end, kind, (ChannelBinding::from_bytes(binding), None));
+        }
+    }
+
+    /// An end of a link has it.
+    fn link_up(
+        &mut self,
+        id: u64,
+        end: usize,
+        kind: TransportKind,
+        (binding, proven_author): (ChannelBinding, Option<AuthorId>),
+    ) {
+        let Some(ends) = self.cables.get(&id).map(|cable| cable.ends) else {
+            return;
+        };
+        let other = &self.peers[ends[1 - end]];
+        let info = LinkInfo {
+            peer: other.id.clone(),
+            side: [Side::Initiator, Side::Responder][end],
+            kind,
+            binding,
+            proven_author,
+            promises_session: other.kind != Kind::Guest,
+        };
+        let link = LinkId(id);
+        self.request(ends[end], Input::LinkUp { link, info });
+    }
+
+    /// Something happened at an end of a real link.
+    fn on_noted(&mut self, noted: Noted) {
+        let Noted {
+            cable: id,
+            end,
+            what,
+        } = noted;
+        let Some(cable) = self.cables.get_mut(&id) else {
+            return;
+        };
+        let (link, receiver) = (LinkId(id), cable.ends[end]);
+        match what {
+            What::Up(kind, binding, author) if cable.decide(end) => {
+                cable.up[end] = true;
+                self.links_up[usize::from(kind == TransportKind::WebRtc)] += u64::from(end == 0);
+                self.link_up(id, end, kind, (binding, author));
+            }
+            What::Up(..) => {}
+            What::Frame(frame) => {
+                let command = None;
+                self.arrive(id, end, Parcel::Frame { frame, command });
+            }
+            What::Down => {
+                cable.decide(end);
+                if std::mem::take(&mut cable.up[end]) {
+                    self.request(receiver, Input::LinkDown { link });
+                }
+            }
+        }
+    }
+
+    /// A peer's machine gets another address, on all its real links.
+    pub fn readdress(&mut self, number: usize) {
+        for cable in self.cables.values() {
+            if cable.ends.contains(&number) {
+                cable.readdress(cable.end_of(number));
+            }
         }
     }
 
@@ -314,18 +402,23 @@ impl World {
                 {
                     continue;
                 }
-                let kind = self.any_kind();
+                let mut kind = self.any_kind();
+                if self.is_wired() && guests != [false; 2] {
+                    // Guests are browsers.
+                    kind = TransportKind::WebRtc;
+                }
                 self.link(*a, *b, kind);
             }
         }
     }
 
     pub(crate) fn any_kind(&mut self) -> TransportKind {
-        if self.dice.chance(50) {
+        let any = if self.dice.chance(50) {
             TransportKind::Quic
         } else {
             TransportKind::WebRtc
-        }
+        };
+        self.only.unwrap_or(any)
     }
 
     fn separated(&self, a: usize, b: usize) -> bool {
@@ -415,11 +508,10 @@ impl World {
         peer.due = None;
         for cable in self.cables.values_mut() {
             let end = cable.end_of(number);
-            if cable.ends.contains(&number) && cable.up[end] {
-                cable.up[end] = false;
-                if !silently {
-                    cable.send(self.now, 1 - end, Parcel::Closed);
-                }
+            if cable.ends.contains(&number) && cable.up[end] && !silently {
+                cable.close(self.now, end, (CloseCode::NORMAL, ""));
+            } else if cable.ends.contains(&number) {
+                cable.kill(end);
             }
         }
     }
@@ -435,11 +527,29 @@ impl World {
     /// Lets time pass.
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
+        while self.ether.is_some() && self.run_links_until(end) {}
         while let Some(next) = self.next_moment().filter(|next| *next <= end) {
             self.now = self.now.max(next);
             self.step();
         }
-        self.now = end;
+        self.now = self.now.max(end);
+    }
+
+    /// Lets real links live until something happens; says whether that was before `end`.
+    fn run_links_until(&mut self, end: Timestamp) -> bool {
+        let next = self.next_moment().map_or(end, |next| next.min(end));
+        let Some(ether) = &mut self.ether else {
+            return false;
+        };
+        let (now, noted) = ether.run_until(next);
+        self.now = self.now.max(now);
+        let is_due = self.next_moment().is_some_and(|next| next <= self.now);
+        match noted {
+            Some(noted) => self.on_noted(noted),
+            None if is_due => self.step(),
+            None => return false,
+        }
+        true
     }
 
     fn next_moment(&self) -> Option<Timestamp> {
@@ -532,8 +642,7 @@ impl World {
                     ));
                     if let Some(cable) = self.cables.get_mut(&link.0) {
                         let end = cable.end_of(number);
-                        cable.up[end] = false;
-                        cable.send(self.now, 1 - end, Parcel::Closed);
+                        cable.close(self.now, end, (code, reason));
                     }
                 }
             }
@@ -547,8 +656,14 @@ impl World {
         self.falsify(number, &mut frame);
         self.digest.update(&self.now.as_micros().to_le_bytes());
         self.digest.update(&link.0.to_le_bytes());
-        if let roundtable_core::Payload::Binary(bytes) = &frame.payload {
-            self.digest.update(bytes);
+        match &frame.payload {
+            roundtable_core::Payload::Binary(bytes) if self.ether.is_none() => {
+                self.digest.update(bytes);
+            }
+            _ if self.ether.is_some() => {
+                self.digest.update(&frame.payload_len().to_le_bytes());
+            }
+            _ => {}
         }
         let Some(cable) = self.cables.get_mut(&link.0) else {
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use roundtable_command_log::{Action, GenesisParams, Key};
 use roundtable_session::{GenesisSource, InputError};
-use roundtable_testkit::{Fault, Kind, NOTE, Violation, World, run, schema};
+use roundtable_testkit::{Fault, Kind, Medium, NOTE, Violation, World, run, run_over, schema};
 
 /// Full worlds, in some of which each fault is caught.
 const SEEDS: std::ops::Range<u64> = 1001..1101;
@@ -17,6 +17,42 @@ fn worlds_keep_every_promise() {
             panic!("{failure}");
         }
     }
+}
+
+/// Real sessions over real links, packet by packet: outages, partitions, crashes, addresses that change. No
+/// command is lost or applied twice, and in the end all show the same.
+#[test]
+fn mixed_quic_webrtc_clients_converge_to_identical_state() {
+    let (mut links, mut moves) = ([0, 0], 0);
+    for seed in [0, 2, 4] {
+        let report = run_over(seed, Medium::Mixed).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.commands > 0, "{report:?}");
+        links = [0, 1].map(|kind| links[kind] + report.links[kind]);
+        moves += report.moves;
+    }
+    assert!(
+        links[0] > 3 && links[1] > 3 && moves > 0,
+        "{links:?}, {moves}"
+    );
+}
+
+#[test]
+fn worlds_of_one_kind_of_link_keep_every_promise() {
+    for (medium, other) in [(Medium::Quic, None), (Medium::WebRtc, Some(0))] {
+        let report = run_over(6, medium).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(
+            other.is_none_or(|other| report.links[other] == 0),
+            "{report:?}"
+        );
+        assert!(report.links.iter().sum::<u64>() > 0, "{report:?}");
+    }
+}
+
+/// Times and sizes, that is: keys of handshakes are never the same.
+#[test]
+fn one_seed_is_one_world_of_real_links() {
+    let report = run_over(8, Medium::Mixed).unwrap();
+    assert_eq!(run_over(8, Medium::Mixed).unwrap(), report);
 }
 
 #[test]

@@ -17,4 +17,4 @@ pub use endpoint::{AcceptError, BindError, ConnectError, QuicEndpoint};
 pub use link::QuicLink;
 
 #[cfg(any(test, feature = "__fuzz"))]
-pub use wire::__fuzz_quic;
+pub use wire::{__fuzz_quic, __fuzz_stream};

@@ -314,6 +314,40 @@ pub fn __fuzz_quic(data: &[u8]) {
     assert_eq!(again, frame);
 }
 
+/// Feeds arbitrary bytes as one stream, from its first byte to its end or until it breaks the protocol; for the
+/// fuzzer.
+///
+/// # Panics
+/// When the frames that were read do not make the same stream again, or a link would not send them.
+#[cfg(any(test, feature = "__fuzz"))]
+#[doc(hidden)]
+pub fn __fuzz_stream(data: &[u8]) {
+    let Some((number, mut rest)) = data.split_first() else {
+        return;
+    };
+    let Ok(channel) = stream_channel(*number) else {
+        return;
+    };
+    assert_eq!(channel.number(), *number);
+    while let Some((header, payload)) = rest.split_first_chunk::<MESSAGE_HEADER_LEN>() {
+        let Ok((text, length)) = decode_message_header(channel, *header) else {
+            return;
+        };
+        assert!(length <= channel.max_message_len(), "more than is kept");
+        let Some((payload, behind)) = payload.split_at_checked(length) else {
+            return;
+        };
+        let Ok(frame) = decode_message(channel, text, Bytes::copy_from_slice(payload)) else {
+            assert!(text, "only text can be malformed");
+            return;
+        };
+        assert_eq!(roundtable_transport::check_frame(&frame), Ok(()));
+        let [again, body] = encode_message(frame);
+        assert_eq!((&again[..], &body[..]), (&header[..], payload));
+        rest = behind;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -334,6 +368,7 @@ mod tests {
             __fuzz_quic(&[&[channel, kind, 2, 0, 0, 0], &data[..]].concat());
             __fuzz_quic(&[&[channel, 0x80, 111], &data[..]].concat());
             __fuzz_quic(&[&[channel, 0x80, 200, 0, 6], &data[..]].concat());
+            __fuzz_stream(&[&[channel, 1, 2, 0, 0, 0, b'h', b'i', 0, 9], &data[..]].concat());
         }
 
         #[test]

@@ -3,13 +3,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
+use roundtable_core::Channel;
 use roundtable_signaling_protocol::{IceCandidate, IceServer};
 
 use crate::{
-    IcePolicy, MAX_CANDIDATES, WebRtcConfig,
+    IcePolicy, MAX_CANDIDATES, WebRtcConfig, close,
     driver::now,
     gather::{Gathering, Reach},
-    peer::Peer,
+    peer::{Event, Peer, data_event},
     relay::Cutter,
     sdp,
     socket::Datagram,
@@ -33,6 +34,34 @@ pub fn __fuzz_sdp_and_candidates(data: &[u8]) {
         1 => answer(&text),
         2 => servers(&text),
         _ => packets(rest),
+    }
+}
+
+/// A message of a data channel: a byte for the channel and whether it is text, then the message.
+///
+/// # Panics
+/// When a frame is handed up that a link would not send, or a goodbye does not survive being said again.
+#[doc(hidden)]
+pub fn __fuzz_channel_message(data: &[u8]) {
+    let Some((kind, message)) = data.split_first() else {
+        return;
+    };
+    let Some(channel) = Channel::DATA.get(usize::from(kind & 7)) else {
+        return;
+    };
+    match data_event(*channel, kind & 8 != 0, BytesMut::from(message)) {
+        Event::Frame(frame) => {
+            assert_eq!(frame.channel, *channel);
+            assert_eq!(frame.payload_len(), message.len());
+            assert_eq!(roundtable_transport::check_frame(&frame), Ok(()));
+        }
+        Event::Closed(closed) => {
+            assert_eq!(*channel, Channel::Control);
+            assert_eq!(close::parse(&close::to_json(&closed)), Some(closed));
+        }
+        Event::Dropped(_) => assert!(message.len() > channel.max_message_len()),
+        Event::Violation(_) => assert!(kind & 8 != 0 || message.len() > channel.max_message_len()),
+        other => panic!("a message became {other:?}"),
     }
 }
 

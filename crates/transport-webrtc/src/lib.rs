@@ -40,7 +40,7 @@ pub use error::{
     ServerFailures,
 };
 #[cfg(any(test, feature = "__fuzz"))]
-pub use fuzz::__fuzz_sdp_and_candidates;
+pub use fuzz::{__fuzz_channel_message, __fuzz_sdp_and_candidates};
 pub use link::WebRtcLink;
 pub use restart::IceRestart;
 pub use roundtable_signaling_protocol::{IceCandidate, IceServer};

@@ -36,10 +36,20 @@ use crate::{Closed, Link, SendError, SystemClock};
 
 /// Makes one `#[tokio::test]` of each property in [`conformance`](crate::conformance), out of the
 /// path of an `async fn() -> (impl Link, impl Link)` that makes a connected pair.
+///
+/// With a second path, of a `fn(&str, impl AsyncFn(Seed))`, one `#[test]` of each, which that function plays
+/// under the property's name, with as many seeds and in whichever runtime it likes; pairs are then made by an
+/// `async fn(Seed) -> (impl Link, impl Link)`.
 #[macro_export]
 macro_rules! conformance_tests {
     ($make:path) => {
-        $crate::conformance_tests! { @ $make:
+        $crate::conformance_tests! { @all [$make] }
+    };
+    ($make:path, $play:path) => {
+        $crate::conformance_tests! { @all [$make, $play] }
+    };
+    (@all $how:tt) => {
+        $crate::conformance_tests! { @each $how
             every_channel_carries_both_ways
             reliable_channels_keep_order_and_lose_nothing
             unreliable_channels_deliver_at_most_once
@@ -62,13 +72,22 @@ macro_rules! conformance_tests {
             voice_packets_dont_block_command_packets
         }
     };
-    (@ $make:path: $($property:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $property() {
-                $crate::conformance::$property($make).await;
-            }
-        )*
+    (@each $how:tt $($property:ident)*) => {
+        $( $crate::conformance_tests! { @one $how $property } )*
+    };
+    (@one [$make:path] $property:ident) => {
+        #[tokio::test]
+        async fn $property() {
+            $crate::conformance::$property($make).await;
+        }
+    };
+    (@one [$make:path, $play:path] $property:ident) => {
+        #[test]
+        fn $property() {
+            $play(stringify!($property), async |seed| {
+                $crate::conformance::$property(async || $make(seed).await).await;
+            });
+        }
     };
 }
 
@@ -76,6 +95,22 @@ macro_rules! conformance_tests {
 const PATIENCE: Duration = Duration::from_secs(20);
 /// On loopback, what has not come by now has been lost.
 const SILENCE: Duration = Duration::from_millis(500);
+
+tokio::task_local! {
+    static LONGER_SILENCE: Duration;
+}
+
+/// After how long what has not come has been lost.
+fn silence() -> Duration {
+    LONGER_SILENCE
+        .try_with(|silence| *silence)
+        .unwrap_or(SILENCE)
+}
+
+/// Plays a property on a network on which only what has not come after `silence` has been lost.
+pub async fn with_silence(silence: Duration, property: impl Future<Output = ()>) {
+    LONGER_SILENCE.scope(silence, property).await;
+}
 /// More bytes than the queues of a link may hold for one channel.
 const MORE_THAN_QUEUES_HOLD: usize = 64 << 20;
 
@@ -163,7 +198,7 @@ async fn carry(from: &impl Link, to: &impl Link, frame: &Frame) {
 /// What arrives until nothing more does.
 async fn drain(link: &impl Link) -> Vec<Frame> {
     let mut frames = Vec::new();
-    while let Ok(frame) = timeout(SILENCE, link.recv()).await {
+    while let Ok(frame) = timeout(silence(), link.recv()).await {
         frames.push(frame.expect("the link closed early"));
     }
     frames
@@ -473,7 +508,7 @@ pub async fn what_was_received_can_be_read_after_a_close<L: Link>(make: impl Asy
             .expect("send");
     }
     assert_eq!(number_of(&recv(&b).await), 0);
-    sleep(SILENCE).await; // the rest has come by now
+    sleep(silence()).await; // the rest has come by now
     in_time(b.close(CloseCode::REPLACED, "")).await;
     for number in 1..10 {
         assert_eq!(number_of(&recv(&b).await), number);
@@ -571,7 +606,7 @@ pub async fn an_unreliable_flood_is_dropped_not_kept<L: Link>(make: impl AsyncFn
         }
     };
     in_time(accounted).await;
-    sleep(SILENCE).await;
+    sleep(silence()).await;
     let kept = drain(&b).await.len();
     assert!(kept < FRAMES / 2, "{kept} of {FRAMES} frames were kept");
     carry(&a, &b, &sample(Channel::App)).await;

@@ -116,7 +116,7 @@ impl Peer {
 }
 
 /// What a data channel message means.
-fn data_event(channel: Channel, is_text: bool, data: BytesMut) -> Event {
+pub(crate) fn data_event(channel: Channel, is_text: bool, data: BytesMut) -> Event {
     if data.len() > channel.max_message_len() {
         return match channel.delivery() {
             Delivery::ReliableOrdered => Event::Violation(CloseCode::TOO_LARGE),
