@@ -23,7 +23,7 @@ const KINDS: [(&str, TransportKind); 2] = [
     ("QUIC", TransportKind::Quic),
     ("WebRTC", TransportKind::WebRtc),
 ];
-/// Times to wait out, in a note under the page's table.
+/// The page, in messages.
 const PAGE: &str = "transport-setup.md";
 
 /// Dials many times over networks that lose and jitter, and says how long it took.

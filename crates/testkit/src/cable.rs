@@ -32,7 +32,7 @@ pub(crate) struct Cable {
 
 enum Medium {
     /// A model of a link, whole messages at a time; by receiving end.
-    Nets([Netem<Parcel>; 2]),
+    Nets(Box<[Netem<Parcel>; 2]>),
     Wire(Wire),
 }
 
@@ -43,7 +43,7 @@ impl Cable {
         Self {
             ends,
             up: [true; 2],
-            medium: Medium::Nets([net(0), net(1)]),
+            medium: Medium::Nets(Box::new([net(0), net(1)])),
             taps: Default::default(),
         }
     }

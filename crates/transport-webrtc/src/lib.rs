@@ -22,6 +22,7 @@ mod media;
 mod multicast;
 mod outbox;
 mod peer;
+mod premature;
 mod relay;
 mod restart;
 mod rtcp_tap;

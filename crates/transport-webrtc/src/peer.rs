@@ -32,6 +32,7 @@ use crate::{
     mdns::Names,
     measure::Measurements,
     media::{Codecs, Media},
+    premature::Premature,
     rtcp_tap::Observations,
     sdp::{self, Fingerprint},
     socket::Datagram,
@@ -40,6 +41,9 @@ use crate::{
 mod events;
 mod negotiate;
 mod restart;
+
+#[cfg(any(test, feature = "__fuzz"))]
+pub(crate) use events::data_event;
 #[cfg(test)]
 mod tests;
 
@@ -110,6 +114,7 @@ pub(crate) struct Peer {
     early_stun: Early,
     early_dtls: Early,
     early_srtp: Early,
+    premature: Premature,
     gathering: Gathering,
     flight: Flight,
     started: Instant,
@@ -228,6 +233,7 @@ impl Peer {
             early_stun: Early::default(),
             early_dtls: Early::default(),
             early_srtp: Early::default(),
+            premature: Premature::default(),
             gathering,
             flight: Flight::default(),
             started: now,
@@ -350,6 +356,11 @@ impl Peer {
             Kind::Dtls if !self.ice_connected => self.early_dtls.hold(packet),
             Kind::Srtp if !self.has_keys => self.early_srtp.hold(packet),
             Kind::Unknown => {}
+            Kind::Dtls if self.is_dtls_client && !self.is_open() => {
+                if let Err(packet) = self.premature.hold(now, packet) {
+                    self.feed(now, kind, packet);
+                }
+            }
             kind => self.feed(now, kind, packet),
         }
     }
@@ -448,6 +459,7 @@ impl Peer {
             core,
             self.flight.due(),
             gathering,
+            self.premature.due(),
             self.names.poll_timeout(),
         ];
         all.into_iter().flatten().min()
@@ -467,6 +479,9 @@ impl Peer {
         for packet in again {
             self.route(now, packet);
         }
+        if self.premature.due().is_some_and(|due| due <= now) {
+            self.read_premature(now);
+        }
         if self.gathering.poll_timeout().is_some_and(|due| due <= now) {
             self.gathering.handle_timeout(now);
             self.absorb(now);
@@ -475,6 +490,12 @@ impl Peer {
             self.names.handle_timeout(now);
         }
         self.tick(now);
+    }
+
+    fn read_premature(&mut self, now: Instant) {
+        for packet in self.premature.release() {
+            self.feed(now, Kind::Dtls, packet);
+        }
     }
 
     fn tick(&mut self, now: Instant) {
@@ -523,6 +544,9 @@ impl Peer {
             remote: packet.transport.peer_addr,
             payload: packet.message,
         };
+        if !self.is_open() {
+            self.premature.sent(&packet.payload);
+        }
         match Kind::of(&packet.payload) {
             Kind::Stun if self.measurements.stun_out(now, &packet.payload) => self.heard(now),
             Kind::Dtls if !self.is_open() => self.flight.sent(now, &packet),

@@ -76,7 +76,9 @@ impl Tcp {
             connections: HashMap::new(),
             dials: 0,
         };
-        if config.tcp && config.ice_policy == IcePolicy::All {
+        // Only the system's network has connections.
+        let wanted = config.tcp && config.network.is_none();
+        if wanted && config.ice_policy == IcePolicy::All {
             for udp in addresses.take(MAX_LISTENERS) {
                 match bind(udp) {
                     Ok((listener, address)) => new.accept_on(listener, address),

@@ -389,15 +389,23 @@ pub async fn a_cancelled_recv_loses_nothing<L: Link>(make: impl AsyncFn() -> (L,
         }
     };
     let receive = async {
-        let mut next = 0;
+        let (mut next, mut cancelled) = (0, 0_u32);
         while next < FRAMES {
+            let pause = async {
+                yield_now().await;
+                cancelled += 1;
+                if cancelled.is_multiple_of(16) {
+                    // Virtual time passes only while everyone waits.
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
             tokio::select! {
                 biased; // so that it repeats in virtual time
                 frame = b.recv() => {
                     assert_eq!(number_of(&frame.expect("the link closed early")), next);
                     next += 1;
                 }
-                () = yield_now() => {}
+                () = pause => {}
             }
         }
     };

@@ -71,6 +71,7 @@ impl Peer {
             self.note_path();
             self.names.rest();
             self.events.push_back(Event::Opened);
+            self.read_premature(now);
         }
     }
 
