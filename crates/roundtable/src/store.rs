@@ -7,9 +7,9 @@ use std::{
 };
 
 use roundtable_command_log::{CommandLog, FrameId, Genesis, GenesisHash, Schema, SharedFrame};
-use roundtable_core::{AuthorId, Channel, Frame, Timestamp};
+use roundtable_core::{AuthorId, Frame, Timestamp};
 use roundtable_log_store::{Record, RoomLog, StoreError};
-use roundtable_session::{LinkId, Session};
+use roundtable_session::{LinkId, Session, carries_commands};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Records that may wait for the disk.
@@ -263,7 +263,7 @@ impl Durable {
     /// store's queue, others by what peers may have asked for.
     #[must_use]
     pub(crate) fn hold(&mut self, link: LinkId, frame: Frame) -> Option<Frame> {
-        if frame.channel != Channel::Command {
+        if !carries_commands(&frame) {
             return Some(frame);
         }
         // After a failure some frame is not on disk, and others may build on it: none is sent.
@@ -384,7 +384,7 @@ mod tests {
     use roundtable_command_log::{
         Action, Covered, GenesisParams, Key, Role, Snapshot, Strategy, Unrestored,
     };
-    use roundtable_core::WallTime;
+    use roundtable_core::{Channel, WallTime};
     use roundtable_session::{GenesisSource, Now, SessionConfig};
 
     use super::*;

@@ -19,6 +19,7 @@ use crate::{
     Session,
     checkpoints::Checkpoints,
     config::GenesisSource,
+    datagrams::Tail,
     event::{Event, LinkId, Now},
     handshake::Refusal,
     links::{Link, Phase},
@@ -116,6 +117,8 @@ impl Session {
         for id in &members {
             if let Some(member) = self.links.member_mut(*id) {
                 member.aligned = false;
+                // What was sent last is of the log that is given up.
+                member.tail = Tail::default();
             }
             self.announce_genesis(*id);
         }

@@ -60,6 +60,18 @@ impl Session {
         self.follow(now, &consequences);
     }
 
+    /// Follows up on a frame in full form that came by itself.
+    pub(crate) fn on_judged(
+        &mut self,
+        now: Now,
+        id: LinkId,
+        received: Result<Received, FrameError>,
+    ) {
+        let mut consequences = Consequences::default();
+        self.on_received(now, id, false, received, &mut consequences);
+        self.follow(now, &consequences);
+    }
+
     /// Judges frames that wait, if they have waited long enough.
     pub(crate) fn review_arrivals(&mut self, now: Now) {
         if self.arrivals.due().is_some_and(|due| due <= now.mono) {

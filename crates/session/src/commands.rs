@@ -120,7 +120,8 @@ impl Session {
         self.signing_rate.add(now.mono, frame.header().count);
         for id in self.links.best(Link::is_aligned) {
             if let Some(member) = self.links.member_mut(id) {
-                self.outbox.transmit(id, member.command(frame));
+                self.outbox
+                    .transmit(id, member.new_command(now.mono, frame));
             }
         }
         self.settle_soon(now);

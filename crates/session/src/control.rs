@@ -9,6 +9,7 @@ use roundtable_wire::session::{Control, Hello};
 
 use crate::{
     Session, clocks,
+    datagrams::SESSION_DATAGRAMS,
     event::{Event, LinkId, Now},
     handshake::{ELIDED_FRAMES, Refusal},
     links::{Link, Member, Phase},
@@ -153,8 +154,9 @@ impl Session {
             hello.may_adopt,
             self.config.heartbeat_interval,
         );
-        let reads_elided = hello.capabilities.iter().any(|name| name == ELIDED_FRAMES);
-        member.elides = self.config.elision && reads_elided;
+        let can = |capability| hello.capabilities.iter().any(|name| name == capability);
+        member.elides = self.config.elision && can(ELIDED_FRAMES);
+        member.takes_datagrams = self.config.datagrams && can(SESSION_DATAGRAMS);
         if let Some(link) = self.links.get_mut(id) {
             link.phase = Phase::Proven(Box::new(member));
         }
@@ -224,7 +226,7 @@ impl Session {
     }
 
     /// Closes links that a new one of the same kind makes superfluous: most likely their peer gave
-    /// them up before we noticed. Links that came about at almost the same time both stay, as the
+    /// them up before we noticed. Links that came about at almost the same time stay for now, as the
     /// two ends could disagree on which is the older.
     fn replace_older(&mut self, now: Now, id: LinkId) {
         let Some(new) = self.links.get(id) else {
@@ -237,6 +239,14 @@ impl Session {
         for old in self.links.ids(older) {
             let reason = "a newer link took over";
             self.close(now, old, Refusal::new(CloseCode::REPLACED, reason));
+        }
+    }
+
+    /// Closes links beside which a better one has stood for a while.
+    pub(crate) fn drop_superfluous(&mut self, now: Now) {
+        for id in self.links.superfluous(self.author, now.mono) {
+            let reason = "a better link took over";
+            self.close(now, id, Refusal::new(CloseCode::REPLACED, reason));
         }
     }
 

@@ -9,6 +9,7 @@ mod clocks;
 mod commands;
 mod config;
 mod control;
+mod datagrams;
 mod descent;
 mod event;
 mod exchange;
@@ -28,6 +29,7 @@ mod session;
 mod submissions;
 
 pub use config::{ConfigError, GenesisSource, SessionConfig};
+pub use datagrams::carries_commands;
 pub use event::{
     Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient, Side,
     Standing,

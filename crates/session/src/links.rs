@@ -1,6 +1,7 @@
 //! The links of a session: how far each has come, and which one to send on.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use roundtable_core::{AuthorId, Channel, Delivery, Frame, PeerId, Timestamp, Tra
 use roundtable_wire::session::{Head, Range};
 
 use crate::{
+    datagrams::Tail,
     event::{LinkId, LinkInfo, Standing},
     handshake::Handshake,
     heartbeat::Heartbeat,
@@ -18,6 +20,13 @@ use crate::{
 /// Most frames and bytes that one link may send ahead of its handshake.
 const MAX_HELD_FRAMES: usize = 128;
 const MAX_HELD_BYTES: usize = 512 * 1024;
+
+/// How long two links to one peer stand side by side before the worse is closed: longer than either end takes to notice that the
+/// better one is dead.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Whether a link is silent, its kind, and its number.
+pub(crate) type Rank = (bool, TransportKind, LinkId);
 
 /// One link.
 pub(crate) struct Link {
@@ -68,6 +77,10 @@ pub(crate) struct Member {
     pub(crate) wanted: Vec<Range>,
     /// Whether it reads elided frames.
     pub(crate) elides: bool,
+    /// Whether it reads what the session sends unreliably.
+    pub(crate) takes_datagrams: bool,
+    /// What it was sent last, to be repeated.
+    pub(crate) tail: Tail,
     /// What it remembers of the frames that were sent to it.
     pub(crate) writer: FrameWriter,
     /// What it may refer to in the frames that it sends.
@@ -108,6 +121,8 @@ impl Member {
             next_serve: now,
             wanted: Vec::new(),
             elides: false,
+            takes_datagrams: false,
+            tail: Tail::default(),
             writer: FrameWriter::default(),
             reader: FrameReader::default(),
             misread: 0,
@@ -123,6 +138,14 @@ impl Member {
     pub(crate) fn waits(&self) -> bool {
         let lists = [self.wanted_forks.len(), self.owed.len(), self.probes.len()];
         !self.wanted.is_empty() || lists != [0; 3]
+    }
+
+    /// A new frame, to be repeated if this peer knows how to take that.
+    pub(crate) fn new_command(&mut self, now: Timestamp, frame: &SignedFrame) -> Frame {
+        if self.takes_datagrams {
+            self.tail.push(now, frame);
+        }
+        self.command(frame)
     }
 
     /// A frame in the shortest form that this peer reads.
@@ -167,10 +190,20 @@ impl Link {
         }
     }
 
-    /// Which of a peer's links is sent on: the least. Memory before QUIC, QUIC before WebRTC, an
-    /// older link before a newer one.
-    pub(crate) fn rank(&self, id: LinkId) -> (TransportKind, LinkId) {
-        (self.info.kind, id)
+    /// Which of a peer's links is sent on: the least. One that answers before one that is silent, memory before QUIC, QUIC
+    /// before WebRTC, an older link before a newer one.
+    pub(crate) fn rank(&self, id: LinkId) -> Rank {
+        (self.is_silent(), self.info.kind, id)
+    }
+
+    fn is_silent(&self) -> bool {
+        self.member().is_some_and(|m| m.heartbeat.is_silent())
+    }
+
+    /// Which of a peer's links stays, if it has had several for a while: the least of those that answer. Of one kind the
+    /// newest, as with links that replace others at once.
+    fn merit(&self, id: LinkId) -> (TransportKind, Reverse<(Timestamp, LinkId)>) {
+        (self.info.kind, Reverse((self.opened, id)))
     }
 
     /// Whether anything may flow to the user.
@@ -279,13 +312,37 @@ impl Links {
 
     /// For each peer, the best of its links that satisfy a condition.
     pub(crate) fn best(&self, wanted: impl Fn(&Link) -> bool) -> Vec<LinkId> {
-        let mut best: BTreeMap<&PeerId, (TransportKind, LinkId)> = BTreeMap::new();
+        let mut best: BTreeMap<&PeerId, Rank> = BTreeMap::new();
         for (id, link) in self.iter().filter(|(_, link)| wanted(link)) {
             let rank = link.rank(id);
             let chosen = best.entry(&link.info.peer).or_insert(rank);
             *chosen = rank.min(*chosen);
         }
-        best.into_values().map(|(_, id)| id).collect()
+        best.into_values().map(|(_, _, id)| id).collect()
+    }
+
+    /// Links that `own` is to close: their peers have had a better one for so long that it can be relied on. Both ends
+    /// must agree on which link stays, so only one of them chooses, the one whose author key is lower; and no clock is shared
+    /// that could tell links apart that opened together.
+    pub(crate) fn superfluous(&self, own: AuthorId, now: Timestamp) -> Vec<LinkId> {
+        let settled = |link: &Link| {
+            let chooses = link.member().is_some_and(|m| m.ready && own < m.author);
+            chooses && link.opened + SETTLED <= now
+        };
+        let settled: Vec<_> = self.iter().filter(|(_, link)| settled(link)).collect();
+        let worse = |(id, link): &(LinkId, &Link)| {
+            let better = |(other, by): &(LinkId, &Link)| {
+                let answers =
+                    !by.is_silent() && by.member().is_some_and(|m| m.heartbeat.rtt().is_some());
+                by.info.peer == link.info.peer && answers && by.merit(*other) < link.merit(*id)
+            };
+            settled.iter().any(better)
+        };
+        settled
+            .iter()
+            .filter(|link| worse(link))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// The best link to one peer that satisfies a condition.

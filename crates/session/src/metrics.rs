@@ -23,6 +23,8 @@ pub(crate) struct Counters {
     pub(crate) unused_verifications: u64,
     /// Frames dropped because their peers had sent too much that brought nothing.
     pub(crate) overrun_frames: u64,
+    /// Frames that a repetition has brought before their first sending did.
+    pub(crate) used_repetitions: u64,
     /// Snapshots, made here or by peers, that are longer than anyone fetches.
     pub(crate) oversized_snapshots: u64,
 }
@@ -54,6 +56,10 @@ impl Counters {
 
     pub(crate) fn overrun(&mut self) {
         self.overrun_frames = self.overrun_frames.wrapping_add(1);
+    }
+
+    pub(crate) fn repetition_used(&mut self) {
+        self.used_repetitions = self.used_repetitions.wrapping_add(1);
     }
 
     pub(crate) fn snapshot_oversized(&mut self) {
@@ -89,6 +95,7 @@ impl Observe for Session {
             deferred,
             unused_verifications,
             overrun_frames,
+            used_repetitions,
             oversized_snapshots,
         } = self.counters;
         let dropped = self.links.iter().fold(dropped_frames, |sum, (_, link)| {
@@ -102,6 +109,7 @@ impl Observe for Session {
         visitor.counter("session_deferred_signings", &[], deferred);
         visitor.counter("session_unused_verifications", &[], unused_verifications);
         visitor.counter("session_overrun_frames", &[], overrun_frames);
+        visitor.counter("session_used_repetitions", &[], used_repetitions);
         visitor.counter("session_oversized_snapshots", &[], oversized_snapshots);
         let queued = self.submissions.len() as f64;
         visitor.gauge("session_queued_commands", &[], queued);

@@ -14,6 +14,7 @@ use crate::{
     anti_entropy::AntiEntropy,
     checkpoints::Checkpoints,
     config::{ConfigError, GenesisSource, SessionConfig},
+    datagrams::{MARK, SESSION_DATAGRAMS},
     descent::Descents,
     event::{
         Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient,
@@ -161,6 +162,7 @@ impl Session {
                 continue;
             };
             at(member.heartbeat.next_timeout());
+            member.tail.due().into_iter().for_each(&mut at);
             if member.aligned {
                 at(self.next_heads);
             }
@@ -189,6 +191,7 @@ impl Session {
         }
         self.signing_rate.add(now.mono, 0);
         self.beat(now);
+        self.repeat_commands(now);
         self.exchange(now);
         self.review_checkpoints(now);
         self.flush(now);
@@ -239,8 +242,9 @@ impl Session {
         names.into_iter().map(|peer| self.view(peer))
     }
 
-    /// Whether the peer at the other end of a link has let a whole heartbeat go by without an answer. It may still come: after
-    /// the third the link is closed.
+    /// Whether the peer at the other end of a link has let a whole heartbeat go by without an answer, or has stopped sending
+    /// after it had sent steadily, and answered nothing for half a second. It may still come: after the third heartbeat the link is
+    /// closed.
     pub fn is_silent(&self, link: LinkId) -> bool {
         let link = self.links.get(link).and_then(Link::member);
         link.is_some_and(|member| member.heartbeat.is_silent())
@@ -294,7 +298,11 @@ impl Session {
         let mut nonce = vec![0; NONCE_LEN];
         self.rng.fill_bytes(&mut nonce);
         let capabilities = self.config.capabilities.iter().map(String::as_str);
-        let own = self.config.elision.then_some(ELIDED_FRAMES);
+        let own = [
+            self.config.elision.then_some(ELIDED_FRAMES),
+            self.config.datagrams.then_some(SESSION_DATAGRAMS),
+        ];
+        let own = own.into_iter().flatten();
         let capabilities = capabilities.chain(own).map(str::to_owned).collect();
         Hello {
             author: self.author,
@@ -370,6 +378,9 @@ impl Session {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
+        if let Some(member) = link.member_mut() {
+            member.heartbeat.on_heard(now.mono);
+        }
         let guest = matches!(link.phase, Phase::Guest { .. });
         match (frame.channel, frame.payload) {
             (Channel::Control, Payload::Binary(message)) if !guest => {
@@ -382,6 +393,11 @@ impl Session {
                 if link.is_aligned() && bytes.starts_with(PIECE) =>
             {
                 self.on_piece(now, id, &bytes);
+            }
+            (Channel::Replication, Payload::Binary(bytes))
+                if link.member().is_some_and(|m| m.takes_datagrams) && bytes.starts_with(MARK) =>
+            {
+                self.on_datagram(now, id, &bytes.slice(MARK.len()..));
             }
             (channel, payload) if link.carries(channel) && channel != Channel::Command => {
                 let peer = link.info.peer.clone();
@@ -411,8 +427,10 @@ impl Session {
     fn send(&mut self, to: &Recipient, frame: Frame) -> Result<(), InputError> {
         let (channel, len) = (frame.channel, frame.payload_len());
         let reserved = matches!(channel, Channel::Control | Channel::Command);
-        let piece = matches!(&frame.payload, Payload::Binary(bytes) if bytes.starts_with(PIECE));
-        let reserved = reserved || (channel == Channel::Snapshot && piece);
+        let begins = |mark: &[u8]| matches!(&frame.payload, Payload::Binary(bytes) if bytes.starts_with(mark));
+        let reserved = reserved
+            || (channel == Channel::Snapshot && begins(PIECE))
+            || (channel == Channel::Replication && begins(MARK));
         if reserved || !frame.is_consistent() {
             return Err(InputError::WrongChannel(channel));
         }
@@ -437,18 +455,37 @@ impl Session {
 
     fn beat(&mut self, now: Now) {
         for id in self.links.ids(|link| link.member().is_some()) {
-            let beat = self
-                .links
-                .member_mut(id)
-                .and_then(|m| m.heartbeat.poll(now.mono));
-            match beat {
-                Some(Beat::Ping(sequence)) => self.ping(id, sequence),
-                Some(Beat::Dead) => {
-                    let reason = "three heartbeats were missed";
-                    self.refuse(now, id, Refusal::new(CloseCode::HEARTBEAT_TIMEOUT, reason));
+            let was_silent = self.is_silent(id);
+            while let Some(member) = self.links.member_mut(id)
+                && let Some(beat) = member.heartbeat.poll(now.mono)
+            {
+                match beat {
+                    Beat::Ping(sequence) => self.ping(id, sequence),
+                    Beat::Ask(sequence) => self.ask(id, sequence),
+                    Beat::Silent => {}
+                    Beat::Dead => {
+                        let reason = "three heartbeats were missed";
+                        self.refuse(now, id, Refusal::new(CloseCode::HEARTBEAT_TIMEOUT, reason));
+                    }
                 }
-                None => {}
             }
+            if !was_silent && self.is_silent(id) {
+                self.fell_silent(id);
+            }
+        }
+        self.drop_superfluous(now);
+    }
+
+    /// A link has fallen silent: what was sent on it last may be lost, so that its peer is told on another one, if there is
+    /// one, what we hold. From here on that is sent on.
+    fn fell_silent(&mut self, id: LinkId) {
+        let Some(peer) = self.links.get(id).map(|link| link.info.peer.clone()) else {
+            return;
+        };
+        tracing::debug!(%peer, link = id.0, "silent");
+        let next = self.links.best_to(&peer, Link::is_aligned);
+        if let Some(next) = next.filter(|next| *next != id) {
+            self.send_heads(next);
         }
     }
 }

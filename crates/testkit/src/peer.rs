@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use roundtable_command_log::{CommandLog, Header, SignedFrame, UnverifiedFrame};
 use roundtable_core::{AuthorId, Channel, Frame, Payload, PeerId, Timestamp, WallTime};
-use roundtable_session::{Now, Session};
+use roundtable_session::{Now, Session, carries_commands};
 use roundtable_wire::session::Control;
 
 use crate::{Fault, Violation};
@@ -180,6 +180,10 @@ impl Peer {
         let (Some(fault), Payload::Binary(bytes)) = (fault, &frame.payload) else {
             return Ok(true);
         };
+        if frame.channel == Channel::Replication && carries_commands(frame) {
+            // Repetitions would hide what it does to the commands; losing them is no fault.
+            return Ok(false);
+        }
         match fault {
             Fault::NeverComparesHeads | Fault::NeverDescends | Fault::NeverSpreadsProofs
                 if frame.channel == Channel::Control =>

@@ -4,6 +4,7 @@
 mod agreement;
 mod checkpoints;
 mod convergence;
+mod datagrams;
 mod elision;
 mod failover;
 mod forks;

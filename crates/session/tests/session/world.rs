@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use ed25519_dalek::{Signer, SigningKey};
 use rand_chacha::{
     ChaCha20Rng,
@@ -13,7 +13,7 @@ use rand_chacha::{
 };
 use roundtable_command_log::{
     Action, CommandLog, FrameId, FrameReader, Genesis, GenesisParams, Key, Limits, MergeRule,
-    Schema, StateHash, Strategy,
+    Schema, StateHash, Strategy, UnverifiedFrame,
 };
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Delivery, Frame, MetricsVisitor, Observe,
@@ -21,7 +21,7 @@ use roundtable_core::{
 };
 use roundtable_session::{
     Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Now, Output, Session, SessionConfig,
-    Side,
+    Side, carries_commands,
 };
 use roundtable_wire::{
     commands::{ActionRef, Encoder},
@@ -120,6 +120,26 @@ impl Node {
         Some(tap.read(bytes.clone(), &genesis).ok()?.id())
     }
 
+    /// The command frames that a datagram of the session's repeats.
+    fn repeated(&self, frame: &Frame) -> Vec<FrameId> {
+        let (Some(genesis), Payload::Binary(bytes)) = (self.session.genesis(), &frame.payload)
+        else {
+            return Vec::new();
+        };
+        let mut rest = match carries_commands(frame) && frame.channel != Channel::Command {
+            true => bytes.slice(5..),
+            false => Bytes::new(),
+        };
+        let mut ids = Vec::new();
+        while rest.len() > 2 {
+            let len = usize::from(rest.get_u16_le());
+            let frame = rest.split_to(len.min(rest.len()));
+            let frame = UnverifiedFrame::decode(frame, &genesis.hash());
+            ids.extend(frame.ok().map(|frame| frame.id()));
+        }
+        ids
+    }
+
     /// Nonces of commands by this author, in the order in which they were applied here.
     pub(crate) fn applied_of(&self, name: &str) -> Vec<u64> {
         let author = author(name);
@@ -147,6 +167,9 @@ impl Node {
         String::from_utf8(value.to_vec()).unwrap()
     }
 }
+
+/// How long a transport takes to send again what was lost: two round trips and the peer's acknowledgement delay.
+const RETRANSMISSION: Duration = Duration::from_millis(150);
 
 struct Cable {
     ends: [String; 2],
@@ -190,6 +213,10 @@ pub(crate) struct World {
     in_flight: BTreeMap<(Timestamp, u64), (u64, usize, Arrival)>,
     counter: u64,
     rng: ChaCha20Rng,
+    datagrams: ChaCha20Rng,
+    /// How many in a thousand messages are lost: for ever in datagrams, and until the transport sends them again, 150 ms later, on
+    /// reliable channels.
+    pub(crate) loss_per_mille: u64,
     /// Who sends other bytes than its session's as a snapshot, and on which link.
     forged: Option<(String, LinkId, Vec<u8>)>,
 }
@@ -203,6 +230,8 @@ impl World {
             in_flight: BTreeMap::new(),
             counter: 0,
             rng: ChaCha20Rng::seed_from_u64(seed),
+            datagrams: ChaCha20Rng::seed_from_u64(!seed),
+            loss_per_mille: 0,
             forged: None,
         }
     }
@@ -240,10 +269,11 @@ impl World {
     pub(crate) fn input(&mut self, name: &str, input: Input) -> Result<(), InputError> {
         let now = at(self.now);
         let node = self.nodes.get_mut(name).unwrap();
-        if let Input::Received { link, frame } = &input
-            && let Some(id) = node.command(*link, false, frame)
-        {
-            node.durable.insert(id);
+        if let Input::Received { link, frame } = &input {
+            let received = node.command(*link, false, frame);
+            node.durable.extend(received);
+            let repeated = node.repeated(frame);
+            node.durable.extend(repeated);
         }
         let result = node.session.handle_input(now, input);
         self.drain(name);
@@ -461,8 +491,14 @@ impl World {
                         let durable = id.is_some_and(|id| node.durable.contains(&id));
                         assert!(durable, "{name} sent a frame too early");
                     }
-                    let useful = usize::from(frame.channel != Channel::Control);
-                    *node.sent_on.entry(link).or_default() += useful;
+                    let durable = |id: FrameId| node.durable.contains(&id);
+                    let repeated = node.repeated(&frame);
+                    assert!(
+                        repeated.into_iter().all(durable),
+                        "{name} repeated a frame too early"
+                    );
+                    let useful = frame.channel != Channel::Control && !is_sessions_own(&frame);
+                    *node.sent_on.entry(link).or_default() += usize::from(useful);
                     let (frames, bytes) = node.sent.entry(frame.channel).or_default();
                     *frames += 1;
                     *bytes += frame.payload_len();
@@ -482,7 +518,14 @@ impl World {
         if let Some(frame) = &mut frame {
             self.falsify(from, link, frame);
         }
-        let jitter = self.random(30_000);
+        // What the session sends unreliably leaves everything else as it would be without.
+        let own = frame.as_ref().is_some_and(is_sessions_own);
+        let rng = if own {
+            &mut self.datagrams
+        } else {
+            &mut self.rng
+        };
+        let jitter = rng.next_u64() % 30_000;
         self.counter += 1;
         let Some(cable) = self.cables.get_mut(&link.0) else {
             return;
@@ -498,12 +541,17 @@ impl World {
         }
         let end = 1 - sender;
         let mut arrival = self.now + Duration::from_micros(5000 + jitter);
+        let lost = self.loss_per_mille > 0 && self.rng.next_u64() % 1000 < self.loss_per_mille;
         match &frame {
             Some(frame) if frame.channel.delivery() == Delivery::ReliableOrdered => {
+                if lost {
+                    arrival = arrival + RETRANSMISSION;
+                }
                 let last = cable.ordered.entry((end, frame.channel)).or_default();
                 arrival = arrival.max(*last);
                 *last = arrival;
             }
+            Some(_) if lost => return,
             Some(_) => {}
             None => {
                 let last = cable.ordered.iter().filter(|((to, _), _)| *to == end);
@@ -514,6 +562,13 @@ impl World {
         self.in_flight
             .insert((arrival, self.counter), (link.0, end, what));
     }
+}
+
+/// Whether a frame is what a session sends unreliably for itself.
+fn is_sessions_own(frame: &Frame) -> bool {
+    let own = |bytes: &Bytes| bytes.starts_with(b"RTU1");
+    frame.channel == Channel::Replication
+        && matches!(&frame.payload, Payload::Binary(bytes) if own(bytes))
 }
 
 struct Counter(&'static str, u64);
