@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Channel;
+use crate::{Bitrate, Channel};
 
 /// What a link is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,74 @@ pub struct ChannelStats {
     pub dropped_frames: u64,
 }
 
+impl ChannelStats {
+    /// What was counted since `earlier`, even if a counter has wrapped meanwhile.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            sent_frames: self.sent_frames.wrapping_sub(earlier.sent_frames),
+            sent_bytes: self.sent_bytes.wrapping_sub(earlier.sent_bytes),
+            received_frames: self.received_frames.wrapping_sub(earlier.received_frames),
+            received_bytes: self.received_bytes.wrapping_sub(earlier.received_bytes),
+            dropped_frames: self.dropped_frames.wrapping_sub(earlier.dropped_frames),
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            sent_frames: self.sent_frames.wrapping_add(other.sent_frames),
+            sent_bytes: self.sent_bytes.wrapping_add(other.sent_bytes),
+            received_frames: self.received_frames.wrapping_add(other.received_frames),
+            received_bytes: self.received_bytes.wrapping_add(other.received_bytes),
+            dropped_frames: self.dropped_frames.wrapping_add(other.dropped_frames),
+        }
+    }
+}
+
+/// Counters of the UDP packets of a link since it opened, whatever they carried. They wrap at 2^64.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PacketStats {
+    /// Packets sent, those that were sent again included.
+    pub sent: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
+    /// Packets received.
+    pub received: u64,
+    /// Bytes of them.
+    pub received_bytes: u64,
+    /// Packets that the transport found lost on the way to the peer; what was in them of reliable channels was sent
+    /// again. Always 0 where the transport does not tell (WebRTC, memory).
+    pub lost: u64,
+}
+
+impl PacketStats {
+    /// What was counted since `earlier`, even if a counter has wrapped meanwhile.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            sent: self.sent.wrapping_sub(earlier.sent),
+            sent_bytes: self.sent_bytes.wrapping_sub(earlier.sent_bytes),
+            received: self.received.wrapping_sub(earlier.received),
+            received_bytes: self.received_bytes.wrapping_sub(earlier.received_bytes),
+            lost: self.lost.wrapping_sub(earlier.lost),
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            sent: self.sent.wrapping_add(other.sent),
+            sent_bytes: self.sent_bytes.wrapping_add(other.sent_bytes),
+            received: self.received.wrapping_add(other.received),
+            received_bytes: self.received_bytes.wrapping_add(other.received_bytes),
+            lost: self.lost.wrapping_add(other.lost),
+        }
+    }
+}
+
 /// What kind of transport address one end of a link uses (RFC 8445 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -76,6 +144,13 @@ pub struct LinkPath {
     pub remote: CandidateType,
 }
 
+impl LinkPath {
+    /// Whether it leads over a TURN server at either end.
+    pub fn is_relayed(self) -> bool {
+        [self.local, self.remote].contains(&CandidateType::Relay)
+    }
+}
+
 /// A snapshot of a link's measurements.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LinkStats {
@@ -90,6 +165,11 @@ pub struct LinkStats {
     pub jitter: Option<Duration>,
     /// By which kinds of address the link runs; `None` where ICE has not chosen them.
     pub path: Option<LinkPath>,
+    /// How much the link can send, by what congestion control lets out in a round trip; `None` where the transport does
+    /// not tell. A link that is not made use of is underestimated.
+    pub bandwidth: Option<Bitrate>,
+    /// Counters of its packets.
+    pub packets: PacketStats,
     /// Counters by [`Channel::number`].
     pub channels: [ChannelStats; 8],
 }
@@ -103,5 +183,51 @@ impl LinkStats {
     /// The counters of `channel`, to be changed.
     pub fn channel_mut(&mut self, channel: Channel) -> &mut ChannelStats {
         &mut self.channels[usize::from(channel.number())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transport_metrics_handle_wrapping_counters() {
+        let counted = |by: u64| {
+            let at = |start: u64| start.wrapping_add(by);
+            let channel = ChannelStats {
+                sent_frames: at(u64::MAX - 2),
+                sent_bytes: at(u64::MAX),
+                received_frames: at(u64::MAX - 10),
+                received_bytes: at(7),
+                dropped_frames: at(u64::MAX - 4),
+            };
+            let packets = PacketStats {
+                sent: at(u64::MAX - 1),
+                sent_bytes: at(0),
+                received: at(u64::MAX),
+                received_bytes: at(u64::MAX - 9),
+                lost: at(u64::MAX - 5),
+            };
+            (channel, packets)
+        };
+        let (before, after) = (counted(0), counted(10));
+        let tens = ChannelStats {
+            sent_frames: 10,
+            sent_bytes: 10,
+            received_frames: 10,
+            received_bytes: 10,
+            dropped_frames: 10,
+        };
+        assert_eq!(after.0.since(&before.0), tens);
+        assert_eq!(before.0.plus(&tens), after.0, "totals wrap, too");
+        let tens = PacketStats {
+            sent: 10,
+            sent_bytes: 10,
+            received: 10,
+            received_bytes: 10,
+            lost: 10,
+        };
+        assert_eq!(after.1.since(&before.1), tens);
+        assert_eq!(before.1.plus(&tens), after.1);
     }
 }

@@ -3,6 +3,8 @@
 //! Everything comes in through channels, is put to the session, and what the session wants done is
 //! done before the next thing is looked at. Nothing else touches this state.
 
+mod watch;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +24,7 @@ use roundtable_transport_quic::QuicEndpoint;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    Event, MessageError, PeerStatus, SubmitError, Summary,
+    ConnectionQuality, Event, MessageError, PeerStatus, SubmitError, Summary,
     links::{FromLink, Gone, Links},
     negotiation::Negotiated,
     network::Network,
@@ -31,6 +33,8 @@ use crate::{
     store::Durable,
     voice::{self, FromVoice, Listeners, RoomVolumes, ToVoice, VoiceTask},
 };
+
+pub(crate) use watch::Watch;
 
 /// What the handle asks of the task.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) enum Request {
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Summary(oneshot::Sender<Summary>),
     Metrics(oneshot::Sender<String>),
+    Quality(PeerId, oneshot::Sender<Option<ConnectionQuality>>),
+    QualityHistory(PeerId, oneshot::Sender<Vec<ConnectionQuality>>),
     NetworkChanged,
     Leave,
 }
@@ -63,6 +69,7 @@ pub(crate) struct Actor {
     pub(crate) signaling: SignalingClient,
     pub(crate) signals: EventStream,
     pub(crate) links: Links,
+    pub(crate) watch: Watch,
     pub(crate) inbox: mpsc::Receiver<FromLink>,
     pub(crate) attempts: Attempts,
     pub(crate) requests: mpsc::Receiver<Request>,
@@ -118,10 +125,12 @@ impl Actor {
 
     fn deadline(&self) -> std::time::Instant {
         let hour = self.clock.now() + Duration::from_secs(3600);
+        let is_linked = self.links.iter().next().is_some();
         let timers = [
             self.session.next_timeout(),
             self.attempts.next_retry(),
             Some(self.durable.next_keep()),
+            is_linked.then(|| self.watch.next()),
         ];
         SystemClock::instant(timers.into_iter().flatten().min().unwrap_or(hour))
     }
@@ -133,6 +142,8 @@ impl Actor {
         self.tell_verified(verified, now);
         self.keep(now.mono);
         self.listen(now.mono);
+        self.watch(now.mono);
+        self.attempts.race(now.mono);
         for (peer, due) in self.attempts.due(now.mono) {
             match due {
                 Due::Retry if !self.links.reaches(&peer) => self.attempts.retry(&peer, now.mono),
@@ -409,6 +420,7 @@ impl Actor {
 
     fn link_gone(&mut self, link: Gone, code: CloseCode) {
         let now = self.clock.now();
+        self.watch.link_gone(link.kind, &link.stats);
         if !self.links.reaches(&link.peer) {
             let silence = matches!(code, CloseCode::LOST | CloseCode::HEARTBEAT_TIMEOUT);
             if link.offered_here && link.kind == TransportKind::Quic && !link.admitted {
@@ -455,6 +467,9 @@ impl Actor {
                     self.attempts.await_dial(&peer, now);
                 }
             }
+            Err(error) if self.hears(&peer) => {
+                tracing::debug!(%peer, %error, "nothing better was found");
+            }
             Err(error) => {
                 tracing::debug!(%peer, %error, "negotiation failed");
                 let reason = error.to_string();
@@ -492,6 +507,7 @@ impl Actor {
         for peer in accepted {
             self.attempts.dial(&peer, 0, now);
         }
+        self.attempts.look_again(now);
     }
 
     fn move_links(&mut self, now: Timestamp) {
@@ -686,6 +702,12 @@ impl Actor {
             Request::Metrics(reply) => {
                 let _ = reply.send(self.metrics());
             }
+            Request::Quality(peer, reply) => {
+                let _ = reply.send(self.watch.quality(&peer));
+            }
+            Request::QualityHistory(peer, reply) => {
+                let _ = reply.send(self.watch.history(&peer));
+            }
             other => self.request_about_checkpoints(other),
         }
     }
@@ -761,10 +783,9 @@ impl Actor {
             .as_ref()
             .map(|voice| voice.handle().diagnostics());
         let voice = voice.as_deref().map(|voice| voice as &dyn Observe);
-        let parts: Vec<_> = [Some(&self.session as &dyn Observe), voice]
-            .into_iter()
-            .flatten()
-            .collect();
+        let links = self.link_metrics();
+        let parts = [Some(&self.session as &dyn Observe), Some(&links), voice];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
         roundtable_telemetry::prometheus(&parts)
     }
 

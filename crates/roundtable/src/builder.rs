@@ -266,6 +266,7 @@ impl RoomBuilder {
         };
         let negotiator = Negotiator::new(signaling.clone(), self.webrtc, quic.clone());
         let actor = Actor {
+            watch: Default::default(),
             clock,
             signaling,
             signals,

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use roundtable_command_log::{Action, AppendError, Applied, ForkProof, GenesisHash, Stable};
 use roundtable_core::{AuthorId, Channel, CloseCode, Payload, PeerId, TransportKind, WallTime};
 
+use crate::ConnectionQuality;
+
 /// Something that happened in a room.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -41,7 +43,15 @@ pub enum Event {
         /// Why, as the link tells it.
         code: CloseCode,
     },
-    /// One way to reach a peer failed. Another is tried, or the same again later.
+    /// The connection to a peer has become better or worse, by a level, and has stayed so for three seconds; or the
+    /// peer has fallen silent, or is heard again.
+    QualityChanged {
+        /// Who.
+        peer: PeerId,
+        /// How the connection is now, and why it is not better.
+        quality: ConnectionQuality,
+    },
+    /// One way to reach a peer failed that is not linked otherwise. Another is tried, or the same again later.
     LinkFailed {
         /// Who.
         peer: PeerId,

@@ -11,6 +11,7 @@ mod links;
 mod negotiation;
 mod network;
 mod peers;
+mod quality;
 mod reconnect;
 mod room;
 mod store;
@@ -29,6 +30,7 @@ pub use builder::RoomBuilder;
 pub use error::{JoinError, MessageError, SubmitError};
 pub use event::Event;
 pub use invite::{Invite, InviteError};
+pub use quality::{ConnectionQuality, QualityLevel, QualityReason};
 pub use room::{PeerStatus, Room, Summary};
 pub use transport::{CommandTransport, TransportPreference};
 
@@ -37,7 +39,8 @@ pub use roundtable_command_log::{
     SchemaBuilder, Stable, StateHash, Strategy,
 };
 pub use roundtable_core::{
-    AuthorId, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind, WallTime,
+    AuthorId, Bitrate, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind,
+    WallTime,
 };
 pub use roundtable_log_store::{Identity, IdentityError, Store, StoreError};
 pub use roundtable_signaling_client::{TokenError, TokenSource};

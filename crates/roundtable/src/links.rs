@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-use roundtable_core::{Channel, CloseCode, Delivery, Frame, PeerId, Timestamp, TransportKind};
+use roundtable_core::{
+    Channel, CloseCode, Delivery, Frame, LinkStats, PeerId, Timestamp, TransportKind,
+};
 use roundtable_session::LinkId;
 use roundtable_transport::{Closed, Link, SendError};
 use roundtable_transport_webrtc::WebRtcLink;
@@ -61,6 +63,7 @@ impl ActiveLink {
             kind: self.transport.kind(),
             offered_here,
             admitted,
+            stats: self.transport.stats(),
         }
     }
 }
@@ -94,6 +97,8 @@ pub(crate) struct Gone {
     pub(crate) kind: TransportKind,
     pub(crate) offered_here: bool,
     pub(crate) admitted: bool,
+    /// What it had counted.
+    pub(crate) stats: LinkStats,
 }
 
 /// Every open link, and those that are closing.

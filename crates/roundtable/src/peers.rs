@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     CommandTransport, TransportPreference,
     negotiation::{Contact, Negotiated, NegotiationError, Negotiator, Role, SIGNAL_QUEUE, Signal},
-    reconnect::{Breaker, Due, Turn, offer_pace},
+    reconnect::{Breaker, Due, Turn, Upgrade, offer_pace},
 };
 
 /// How many dials of one silent peer are under way: with two a second, each has two seconds.
@@ -38,8 +38,12 @@ const DIALLED: usize = 8;
 const ANSWERED_FOR: Duration = Duration::from_secs(4);
 /// How old an unanswered probe is of which the peer would have heard before it made an offer itself.
 const COLLISION: Duration = Duration::from_millis(150);
-/// From which probe on every other offer is for WebRTC, where QUIC had been tried alone: after 5 s.
-const PROBES_OF_THE_BEST: u32 = 10;
+/// From which probe on every other offer is for WebRTC, where QUIC had been tried alone: after 2 s.
+const PROBES_OF_THE_BEST: u32 = 4;
+/// By how much QUIC is tried before WebRTC joins the race (RFC 8305 §5 recommends it for addresses), and how long if the
+/// peer has answered meanwhile, so that only the dial is missing.
+const HEAD_START: Duration = Duration::from_millis(250);
+const HEAD_START_ANSWERED: Duration = Duration::from_millis(750);
 
 /// A negotiation that has ended.
 #[derive(Debug)]
@@ -82,6 +86,20 @@ struct Present {
     contact: Option<Contact>,
     /// The pace of its offers, from the first on.
     pace: Option<TokenBucket>,
+    /// When WebRTC joins the race that QUIC has begun.
+    race: Option<Timestamp>,
+    upgrade: Upgrade,
+}
+
+/// How a peer is linked.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    /// Whether over QUIC, among others.
+    pub(crate) by_quic: bool,
+    /// The link that is sent on, if it leads over a TURN server.
+    pub(crate) relayed: Option<WebRtcLink>,
+    /// Whether this peer has made its offer.
+    pub(crate) offered_here: bool,
 }
 
 #[derive(Debug)]
@@ -152,6 +170,8 @@ impl Attempts {
                 given_up: false,
                 contact: None,
                 pace: None,
+                race: None,
+                upgrade: Upgrade::default(),
             });
         present.capabilities = info.capabilities;
     }
@@ -200,12 +220,85 @@ impl Attempts {
 
     // --- negotiations --------------------------------------------------------------------------
 
-    /// Offers a link to `peer`, over the best transport that both take.
+    /// Offers a link to `peer`: over QUIC if both take it, and over WebRTC if they don't, or if QUIC has brought no link after a
+    /// head start. Both go on then, and the first is made use of; if that is WebRTC, QUIC takes over when it comes.
     pub(crate) fn offer(&mut self, peer: &PeerId, now: Timestamp) {
-        match self.kinds(peer) {
+        let kinds = self.kinds(peer);
+        match kinds {
             (true, _) => self.start(peer, Role::Offer(TransportKind::Quic), now),
             (_, true) => self.start(peer, Role::Offer(TransportKind::WebRtc), now),
             _ => tracing::warn!(%peer, "no transport in common"),
+        }
+        if let Some(present) = self.present.get_mut(peer) {
+            // Probes have an order of their own.
+            let races = kinds == (true, true) && !present.breaker.is_probing();
+            present.race = races.then(|| now + HEAD_START);
+        }
+    }
+
+    /// Lets WebRTC join where QUIC has had its head start.
+    pub(crate) fn race(&mut self, now: Timestamp) {
+        let mut joining = Vec::new();
+        for (peer, present) in &mut self.present {
+            if present.race.is_none_or(|race| race > now) {
+                continue;
+            }
+            let quic = present.running.get(&Slot::Signaled(TransportKind::Quic));
+            let answered = quic.filter(|quic| !quic.is_unanswered());
+            let until = answered.map(|quic| quic.started + HEAD_START_ANSWERED);
+            present.race = until.filter(|until| *until > now);
+            if present.race.is_none() {
+                joining.push(peer.clone());
+            }
+        }
+        for peer in joining {
+            self.offer_webrtc(&peer, now);
+        }
+    }
+
+    /// Offers a link over WebRTC, unless one is being negotiated.
+    fn offer_webrtc(&mut self, peer: &PeerId, now: Timestamp) {
+        let webrtc = Slot::Signaled(TransportKind::WebRtc);
+        let Some(present) = self.present.get_mut(peer) else {
+            return;
+        };
+        present.race = None;
+        if !present.running.contains_key(&webrtc) {
+            self.start(peer, Role::Offer(TransportKind::WebRtc), now);
+        }
+    }
+
+    /// Looks for a better way to a peer that is linked, if there may be one and it is time.
+    pub(crate) fn review(&mut self, peer: &PeerId, linked: Linked, now: Timestamp) {
+        let quic = self.kinds(peer).0 && !linked.by_quic;
+        let Some(present) = self.present.get_mut(peer) else {
+            return;
+        };
+        // Guests need not know how a link is moved.
+        let member = present.capabilities.contains(Capability::Session);
+        let relayed = linked.relayed.filter(|_| member);
+        if !quic && relayed.is_none() {
+            return present.upgrade.is_best();
+        }
+        let turn = Turn::of(linked.offered_here);
+        let made = present.upgrade.might_be_better(now, turn, random());
+        let Some(made) = made.filter(|_| !present.breaker.is_probing()) else {
+            return;
+        };
+        let role = match relayed {
+            Some(link) if !quic || made % 2 == 1 => Role::Restart(link),
+            _ => Role::Offer(TransportKind::Quic),
+        };
+        if !present.running.contains_key(&Slot::Signaled(role.kind())) {
+            tracing::debug!(%peer, kind = ?role.kind(), "looks for a better way");
+            self.start(peer, role, now);
+        }
+    }
+
+    /// The network has changed: there may be better ways now.
+    pub(crate) fn look_again(&mut self, now: Timestamp) {
+        for present in self.present.values_mut() {
+            present.upgrade.look_again(now);
         }
     }
 
@@ -239,7 +332,7 @@ impl Attempts {
                 present.breaker.refused(now, present.turn, random());
             }
         } else if failed == TransportKind::Quic && self.kinds(peer).1 {
-            self.start(peer, Role::Offer(TransportKind::WebRtc), now);
+            self.offer_webrtc(peer, now);
         } else {
             self.retry_later(peer, now, true);
         }
@@ -258,6 +351,7 @@ impl Attempts {
     pub(crate) fn give_up(&mut self, peer: &PeerId) {
         if let Some(present) = self.present.get_mut(peer) {
             present.breaker.close();
+            present.race = None;
             present.given_up = true;
         }
     }
@@ -316,7 +410,8 @@ impl Attempts {
 
     pub(crate) fn next_retry(&self) -> Option<Timestamp> {
         let present = self.present.values();
-        present.filter_map(|p| p.breaker.next_timeout()).min()
+        let timers = present.flat_map(|p| [p.breaker.next_timeout(), p.race]);
+        timers.flatten().min()
     }
 
     /// Peers who are to be tried now.
@@ -607,6 +702,7 @@ impl Attempts {
     pub(crate) fn linked(&mut self, peer: &PeerId, transport: &CommandTransport, now: Timestamp) {
         if let Some(present) = self.present.get_mut(peer) {
             present.breaker.opened(now);
+            present.race = None;
             present.end(|slot, running| match slot {
                 Slot::Signaled(_) => running.is_unanswered(),
                 Slot::Dial(_) | Slot::Await => false,

@@ -185,6 +185,57 @@ impl Breaker {
     }
 }
 
+/// Pauses before a better way is looked for to a peer that is linked by a worse one: the first and the longest.
+const LOOK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+/// How long after a change of network.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Looks for a better way to a peer that is linked by a worse one: direct instead of relayed, QUIC instead of WebRTC. What works is
+/// never touched for it, and each attempt that brings nothing doubles the pause before the next.
+#[derive(Debug, Default)]
+pub(crate) struct Upgrade {
+    next: Option<Timestamp>,
+    pauses: u32,
+}
+
+impl Upgrade {
+    /// There is no better way than the present one.
+    pub(crate) fn is_best(&mut self) {
+        *self = Self::default();
+    }
+
+    /// There might be a better one. Says which attempt is due, if one is: 0, 1, … since the network has changed. The second to try does
+    /// so later; what one end cannot reach, the other may.
+    pub(crate) fn might_be_better(
+        &mut self,
+        now: Timestamp,
+        turn: Turn,
+        random: u32,
+    ) -> Option<u32> {
+        let pause = LOOK.0.saturating_mul(1 << self.pauses.min(5)).min(LOOK.1);
+        let jitter = (pause / 4).mul_f64(f64::from(random) / f64::from(u32::MAX));
+        match self.next {
+            None => {
+                self.next = Some(now + pause + turn.patience() - jitter);
+                None
+            }
+            Some(next) if next <= now => {
+                let made = self.pauses;
+                self.pauses = self.pauses.saturating_add(1);
+                self.next = None;
+                Some(made)
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Something has changed on which it depends.
+    pub(crate) fn look_again(&mut self, now: Timestamp) {
+        self.next = Some(now + LOOK_AGAIN);
+        self.pauses = 0;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,5 +347,38 @@ mod tests {
         assert!(flood.count() < 12);
         // It is heard again when it has been quiet for a while.
         assert_eq!(pace.spend(at(15_000)), Spent::Granted);
+    }
+
+    /// When a better way is looked for within the first `seconds`, if none is found.
+    fn looked_for(upgrade: &mut Upgrade, turn: Turn, seconds: u64) -> Vec<u64> {
+        let times = 0..seconds;
+        let due = |second: &u64| {
+            let made = upgrade.might_be_better(at(second * 1000), turn, 0);
+            made.is_some()
+        };
+        times.filter(due).collect()
+    }
+
+    #[test]
+    fn a_better_way_is_looked_for_ever_more_seldom() {
+        let looked = looked_for(&mut Upgrade::default(), Turn::First, 24 * 3600);
+        // Each pause is noticed to begin a second later.
+        assert_eq!(looked[..6], [10, 31, 72, 153, 314, 615]);
+        assert!(looked.len() < 300, "in a day: {}", looked.len());
+        let looked = looked_for(&mut Upgrade::default(), Turn::Second, 60);
+        assert_eq!(looked, [15, 41]);
+    }
+
+    #[test]
+    fn after_a_change_of_network_a_better_way_is_looked_for_at_once() {
+        let mut upgrade = Upgrade::default();
+        looked_for(&mut upgrade, Turn::First, 3600);
+        let now = at(3_600_000);
+        upgrade.look_again(now);
+        assert_eq!(upgrade.might_be_better(now, Turn::First, 0), None);
+        let soon = now + LOOK_AGAIN;
+        assert_eq!(upgrade.might_be_better(soon, Turn::First, 0), Some(0));
+        upgrade.is_best();
+        assert_eq!(upgrade.might_be_better(soon, Turn::First, 0), None);
     }
 }

@@ -14,7 +14,8 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 
 use crate::{
-    Event, Invite, MessageError, RoomBuilder, SubmitError, actor::Request, voice::VoiceHandle,
+    ConnectionQuality, Event, Invite, MessageError, RoomBuilder, SubmitError, actor::Request,
+    voice::VoiceHandle,
 };
 
 /// A peer that is linked.
@@ -252,6 +253,21 @@ impl Room {
         self.ask(Request::Peers).await.unwrap_or_default()
     }
 
+    /// How good the connection to a peer was in the last second, and why it was not better; `None` while it is not linked.
+    /// [`Event::QualityChanged`] tells when its level changes.
+    pub async fn quality(&self, peer: &PeerId) -> Option<ConnectionQuality> {
+        let peer = peer.clone();
+        self.ask(|reply| Request::Quality(peer, reply)).await?
+    }
+
+    /// The same for each second of the last minute at most, the oldest first; empty while it is not linked.
+    pub async fn quality_history(&self, peer: &PeerId) -> Vec<ConnectionQuality> {
+        let peer = peer.clone();
+        self.ask(|reply| Request::QualityHistory(peer, reply))
+            .await
+            .unwrap_or_default()
+    }
+
     /// The room in numbers; `None` if it was left.
     pub async fn summary(&self) -> Option<Summary> {
         self.ask(Request::Summary).await
@@ -267,7 +283,7 @@ impl Room {
         &self.shared.peer
     }
 
-    /// The session's, the log's and the voice's metrics as Prometheus text (exposition format 0.0.4); empty when
+    /// The session's, the log's, the links' and the voice's metrics as Prometheus text (exposition format 0.0.4); empty when
     /// the room was left. For a scraper of your own: nothing listens here.
     pub async fn metrics(&self) -> String {
         let (reply, answer) = oneshot::channel();

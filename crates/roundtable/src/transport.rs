@@ -77,7 +77,8 @@ impl Link for CommandTransport {
 /// Which transports a peer offers and accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TransportPreference {
-    /// QUIC where both peers can, WebRTC otherwise and when QUIC fails.
+    /// Both race where both peers can, QUIC with a head start of 250 ms; the better stays, and takes over when it comes later. WebRTC alone
+    /// to peers without QUIC.
     #[default]
     Auto,
     /// QUIC only: peers without it are not linked.

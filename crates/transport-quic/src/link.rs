@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, Side};
 use roundtable_core::{
-    AuthorId, Channel, ChannelBinding, ChannelStats, CloseCode, Delivery, Frame, LinkStats,
-    TransportKind,
+    AuthorId, Bitrate, Channel, ChannelBinding, ChannelStats, CloseCode, Delivery, Frame,
+    LinkStats, PacketStats, TransportKind,
 };
 use roundtable_transport::{Closed, FrameQueue, Link, SendError};
 use tokio::sync::watch;
@@ -62,7 +62,41 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 enum Path {
     Live(Connection),
-    Ended { rtt: Duration, loss: f32 },
+    Ended(Measured),
+}
+
+/// What QUIC measures by itself.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    rtt: Duration,
+    loss: f32,
+    bandwidth: Bitrate,
+    packets: PacketStats,
+}
+
+impl Measured {
+    fn of(connection: &Connection) -> Self {
+        let stats = connection.stats();
+        let path = stats.path;
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // a share
+        let loss = (path.lost_packets as f64 / path.sent_packets.max(1) as f64) as f32;
+        let micros = u64::try_from(path.rtt.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let bps = path.cwnd.saturating_mul(8_000_000) / micros;
+        Self {
+            rtt: path.rtt,
+            loss: loss.min(1.0),
+            bandwidth: Bitrate::from_bps(u32::try_from(bps).unwrap_or(u32::MAX)),
+            packets: PacketStats {
+                sent: stats.udp_tx.datagrams,
+                sent_bytes: stats.udp_tx.bytes,
+                received: stats.udp_rx.datagrams,
+                received_bytes: stats.udp_rx.bytes,
+                lost: path.lost_packets,
+            },
+        }
+    }
 }
 
 /// Index of the queue for datagrams.
@@ -114,7 +148,7 @@ impl QuicLink {
         let path = self.shared().path.lock();
         match &*path.unwrap_or_else(PoisonError::into_inner) {
             Path::Live(connection) => Some(connection.remote_address()),
-            Path::Ended { .. } => None,
+            Path::Ended(_) => None,
         }
     }
 }
@@ -194,20 +228,15 @@ impl Shared {
         tracing::debug!(remote = ?self.remote_author, %closed, "QUIC link ended");
         self.stop_sending(&closed);
         self.incoming.close(closed);
-        let (rtt, loss) = self.measure();
-        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = Path::Ended { rtt, loss };
+        let measured = self.measure();
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = Path::Ended(measured);
         self.finished.send_replace(true);
     }
 
-    fn measure(&self) -> (Duration, f32) {
+    fn measure(&self) -> Measured {
         match &*self.path.lock().unwrap_or_else(PoisonError::into_inner) {
-            Path::Ended { rtt, loss } => (*rtt, *loss),
-            Path::Live(connection) => {
-                let path = connection.stats().path;
-                #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // a share
-                let loss = (path.lost_packets as f64 / path.sent_packets.max(1) as f64) as f32;
-                (path.rtt, loss.min(1.0))
-            }
+            Path::Ended(measured) => *measured,
+            Path::Live(connection) => Measured::of(connection),
         }
     }
 
@@ -248,17 +277,19 @@ impl Link for QuicLink {
 
     fn stats(&self) -> LinkStats {
         let shared = self.shared();
-        let (rtt, loss) = shared.measure();
+        let measured = shared.measure();
         let known =
             |value: &AtomicU64| Some(value.load(Ordering::Relaxed)).filter(|v| *v != UNKNOWN);
         let jitter = known(&shared.jitter_us).map(Duration::from_micros);
         #[allow(clippy::cast_precision_loss)] // at most 255
         let voice_loss = known(&shared.voice_lost).map(|fraction| fraction as f32 / 256.0);
         let mut stats = LinkStats {
-            rtt: Some(rtt),
-            loss,
+            rtt: Some(measured.rtt),
+            loss: measured.loss,
             voice_loss,
             jitter,
+            bandwidth: Some(measured.bandwidth),
+            packets: measured.packets,
             ..LinkStats::default()
         };
         for channel in Channel::ALL {

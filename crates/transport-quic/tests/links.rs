@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use roundtable_core::{Channel, CloseCode, Frame};
+use roundtable_core::{Channel, CloseCode, Frame, Payload};
 use roundtable_transport::Link;
 use roundtable_transport_quic::{AcceptError, ConnectError, QuicConfig, QuicEndpoint, QuicLink};
 
@@ -165,4 +165,89 @@ async fn a_dual_stack_endpoint_and_an_ipv4_one_find_each_other() {
     );
     let (to_alice, _to_bob) = link(&bob, &alice).await;
     assert_eq!(to_alice.remote_author(), Some(alice.author()));
+}
+
+/// With the default settings. Of two timers of one runtime the earlier fires first, however busy the machine is.
+#[tokio::test]
+async fn quic_handshake_timeout_returns_error_within_5_seconds() {
+    let alice = endpoint(config(), ALICE);
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [nobody.local_addr().unwrap()];
+    let bob = endpoint(config(), BOB).author();
+    let five_seconds = async { tokio::time::sleep(Duration::from_secs(5)).await };
+    tokio::select! {
+        biased;
+        dialled = alice.connect(&addresses, bob) => {
+            assert_eq!(dialled.unwrap_err(), ConnectError::Timeout);
+        }
+        () = five_seconds => panic!("still dialling"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quic_concurrent_sends_dont_corrupt_stream_state() {
+    const CHANNELS: [Channel; 4] = [
+        Channel::Control,
+        Channel::Command,
+        Channel::Snapshot,
+        Channel::App,
+    ];
+    const SENDERS: u8 = 4;
+    const EACH: u8 = 50;
+    let (alice, bob) = (endpoint(config(), ALICE), endpoint(config(), BOB));
+    let (to_bob, to_alice) = link(&alice, &bob).await;
+    let mut senders = tokio::task::JoinSet::new();
+    for channel in CHANNELS {
+        for sender in 0..SENDERS {
+            let link = to_bob.clone();
+            senders.spawn(async move {
+                for number in 0..EACH {
+                    // Of every size, and recognisable to the last byte.
+                    let len = 2 + usize::from(number) * 1000;
+                    let mut bytes = vec![sender ^ number; len];
+                    (bytes[0], bytes[1]) = (sender, number);
+                    link.send(Frame::binary(channel, bytes)).await.unwrap();
+                }
+            });
+        }
+    }
+    let mut next = [[0_u8; SENDERS as usize]; 8];
+    for _ in 0..CHANNELS.len() * usize::from(SENDERS) * usize::from(EACH) {
+        let frame = to_alice.recv().await.unwrap();
+        let Payload::Binary(bytes) = frame.payload else {
+            panic!("binary became something else");
+        };
+        let (sender, number) = (bytes[0], bytes[1]);
+        let expected = &mut next[usize::from(frame.channel.number())][usize::from(sender)];
+        assert_eq!(number, *expected, "{:?} of sender {sender}", frame.channel);
+        *expected += 1;
+        assert_eq!(bytes.len(), 2 + usize::from(number) * 1000);
+        assert!(bytes[2..].iter().all(|byte| *byte == sender ^ number));
+    }
+    while let Some(sent) = senders.join_next().await {
+        sent.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_link_counts_its_packets() {
+    let (alice, bob) = (endpoint(config(), ALICE), endpoint(config(), BOB));
+    let (to_bob, to_alice) = link(&alice, &bob).await;
+    let before = to_alice.stats();
+    for _ in 0..20 {
+        let frame = Frame::binary(Channel::App, vec![0; 10_000]);
+        to_bob.send(frame).await.unwrap();
+        to_alice.recv().await.unwrap();
+    }
+    let packets = to_alice.stats().packets.since(&before.packets);
+    assert!(packets.received_bytes > 200_000, "{packets:?}");
+    assert!(packets.received >= 20, "{packets:?}");
+    let (sent, bandwidth) = (to_bob.stats().packets, to_bob.stats().bandwidth);
+    assert!(sent.sent_bytes > 200_000, "{sent:?}");
+    assert!(bandwidth.is_some());
+    to_bob.close(CloseCode::NORMAL, "").await;
+    assert!(
+        to_bob.stats().packets.sent >= sent.sent,
+        "kept after the end"
+    );
 }

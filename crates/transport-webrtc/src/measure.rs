@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roundtable_core::{Channel, LinkPath, LinkStats, MediaCodec};
+use roundtable_core::{Channel, LinkPath, LinkStats, MediaCodec, PacketStats};
 
 /// STUN Binding request and success response (RFC 8489 §5).
 const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
@@ -27,6 +27,7 @@ pub(crate) struct Measurements {
     lost: [Option<u8>; 2],
     jitter: Option<Duration>,
     path: Option<LinkPath>,
+    packets: PacketStats,
 }
 
 fn transaction(packet: &[u8], kind: [u8; 2]) -> Option<[u8; 12]> {
@@ -35,6 +36,26 @@ fn transaction(packet: &[u8], kind: [u8; 2]) -> Option<[u8; 12]> {
 }
 
 impl Measurements {
+    /// A packet of this many bytes goes out.
+    pub(crate) fn sent(&mut self, len: usize) {
+        let PacketStats {
+            sent, sent_bytes, ..
+        } = &mut self.packets;
+        *sent = sent.wrapping_add(1);
+        *sent_bytes = sent_bytes.wrapping_add(u64::try_from(len).unwrap_or(u64::MAX));
+    }
+
+    /// A packet of this many bytes came in.
+    pub(crate) fn received(&mut self, len: usize) {
+        let PacketStats {
+            received,
+            received_bytes,
+            ..
+        } = &mut self.packets;
+        *received = received.wrapping_add(1);
+        *received_bytes = received_bytes.wrapping_add(u64::try_from(len).unwrap_or(u64::MAX));
+    }
+
     /// A STUN packet goes out. Whether it answers a check of the peer's.
     pub(crate) fn stun_out(&mut self, now: Instant, packet: &[u8]) -> bool {
         if let Some(id) = transaction(packet, BINDING_REQUEST) {
@@ -90,6 +111,7 @@ impl Measurements {
         stats.voice_loss = voice;
         stats.jitter = self.jitter;
         stats.path = self.path;
+        stats.packets = self.packets;
     }
 }
 

@@ -385,6 +385,7 @@ impl Peer {
     }
 
     fn feed(&mut self, now: Instant, kind: Kind, packet: Datagram) {
+        self.measurements.received(packet.payload.len());
         match kind {
             Kind::Stun if self.measurements.stun_in(now, &packet.payload) => {
                 self.heard(now);
@@ -547,6 +548,7 @@ impl Peer {
         if !self.is_open() {
             self.premature.sent(&packet.payload);
         }
+        self.measurements.sent(packet.payload.len());
         match Kind::of(&packet.payload) {
             Kind::Stun if self.measurements.stun_out(now, &packet.payload) => self.heard(now),
             Kind::Dtls if !self.is_open() => self.flight.sent(now, &packet),
