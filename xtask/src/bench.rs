@@ -11,6 +11,7 @@ mod log;
 mod media;
 mod programs;
 mod signaling;
+mod transport;
 
 use std::process::ExitCode;
 
@@ -22,12 +23,18 @@ use crate::{
 use figures::Area;
 
 /// Every area; one file each.
-const AREAS: [&Area; 4] = [&cluster::AREA, &log::AREA, &media::AREA, &signaling::AREA];
+const AREAS: [&Area; 5] = [
+    &cluster::AREA,
+    &log::AREA,
+    &media::AREA,
+    &signaling::AREA,
+    &transport::AREA,
+];
 
 /// What `bench` may be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// An area (cluster, log, media, signaling), whose figures are printed as JSON lines beside their targets, or a criterion bench by its
+    /// An area (cluster, log, media, signaling, transport), whose figures are printed as JSON lines beside their targets, or a criterion bench by its
     /// file name under `benches/benches`, without `.rs`; all criterion benches if left out.
     name: Option<String>,
     /// How often an area's programs run; the figures are medians. Three times if left out, and once with --quick.

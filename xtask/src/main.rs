@@ -14,6 +14,7 @@ mod fuzz;
 mod lab;
 mod layers;
 mod lint;
+mod node;
 mod page;
 mod process;
 mod sanitize;

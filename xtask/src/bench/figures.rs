@@ -10,8 +10,11 @@ use crate::{page, workspace::Workspace};
 /// What marks the table in a page.
 const MARK: &str = "figures";
 
-/// What one round of an area's programs printed: values by id.
-pub(super) type Round = BTreeMap<String, f64>;
+/// What one round of an area's programs printed: values by id, or why there is none.
+pub(super) type Round = BTreeMap<String, Taken>;
+
+/// A raw figure, or why it could not be taken.
+pub(super) type Taken = std::result::Result<f64, String>;
 
 /// A part of the project whose figures are taken together.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) enum From {
     Raw,
     /// One raw figure divided by another of the same round.
     Ratio(&'static str, &'static str),
+    /// One raw figure divided by the least of others of the same round, of which some may be missing.
+    RatioToLeast(&'static str, &'static [&'static str]),
 }
 
 /// What is aimed at.
@@ -65,14 +70,22 @@ pub(super) struct Result {
     figure: &'static Figure,
     /// Lowest, median, highest; `None` where no round has it, because a peer is not installed.
     spread: Option<[f64; 3]>,
+    /// Why there is none.
+    why: Option<String>,
 }
 
 impl Area {
     /// The figures of all rounds.
     pub(super) fn results(&self, rounds: &[Round]) -> Vec<Result> {
-        let result = |figure: &'static Figure| Result {
-            figure,
-            spread: spread(rounds.iter().filter_map(|round| figure.value(round))),
+        let result = |figure: &'static Figure| {
+            let taken: Vec<Taken> = rounds.iter().map(|round| figure.value(round)).collect();
+            let spread = spread(taken.iter().flatten().copied());
+            let why = taken.into_iter().find_map(Taken::err);
+            Result {
+                figure,
+                spread,
+                why: why.filter(|_| spread.is_none()),
+            }
         };
         self.figures.iter().map(result).collect()
     }
@@ -96,10 +109,20 @@ impl Area {
 }
 
 impl Figure {
-    fn value(&self, round: &Round) -> Option<f64> {
+    fn value(&self, round: &Round) -> Taken {
+        let taken = |id: &str| {
+            let missing = || Err(format!("no program has printed {id}"));
+            round.get(id).cloned().unwrap_or_else(missing)
+        };
         match self.from {
-            From::Raw => round.get(self.id).copied(),
-            From::Ratio(ours, theirs) => Some(round.get(ours)? / round.get(theirs)?),
+            From::Raw => taken(self.id),
+            From::Ratio(ours, theirs) => Ok(taken(ours)? / taken(theirs)?),
+            From::RatioToLeast(ours, theirs) => {
+                let least = theirs.iter().filter_map(|id| taken(id).ok());
+                let least = least.min_by(f64::total_cmp);
+                let least = least.ok_or("none of the others was measured")?;
+                Ok(taken(ours)? / least)
+            }
         }
     }
 }
@@ -139,15 +162,19 @@ impl Result {
         self.figure.target.met(self.spread?[1])
     }
 
-    /// `{"id","value","unit","target","met"}`; `value` is null where the figure could not be taken.
+    /// `{"id","value","unit","target","met"}`; where the figure could not be taken `value` is null, and `why` says why.
     pub(super) fn json(&self) -> serde_json::Value {
-        json!({
+        let mut line = json!({
             "id": self.figure.id,
             "value": self.spread.map(|[_, median, _]| median),
             "unit": self.figure.unit,
             "target": self.figure.target.shown(),
             "met": self.met(),
-        })
+        });
+        if let Some(why) = &self.why {
+            line["why"] = why.as_str().into();
+        }
+        line
     }
 
     fn row(&self) -> String {
@@ -157,7 +184,7 @@ impl Result {
                 format!("{} {unit}", human(median)),
                 format!("{} to {}", human(low), human(high)),
             ),
-            None => ("not taken".into(), String::new()),
+            None => ("not taken".into(), self.why.clone().unwrap_or_default()),
         };
         let target = self.figure.target.shown().unwrap_or_default();
         let met = self.met().map_or("", |met| if met { "yes" } else { "no" });
@@ -231,8 +258,8 @@ mod tests {
     };
 
     fn round(ours: f64, theirs: Option<f64>) -> Round {
-        let theirs = theirs.map(|theirs| ("theirs".to_owned(), theirs));
-        [("ours".to_owned(), ours)]
+        let theirs = theirs.map(|theirs| ("theirs".to_owned(), Ok(theirs)));
+        [("ours".to_owned(), Ok(ours))]
             .into_iter()
             .chain(theirs)
             .collect()
@@ -261,6 +288,33 @@ mod tests {
         assert_eq!(results[1].json()["value"], serde_json::Value::Null);
         assert!(!results[1].missed(1.0));
         assert!(results[1].row().contains("not taken"));
+    }
+
+    #[test]
+    fn a_figure_without_its_tool_says_which() {
+        let mut without = round(1.0, None);
+        without.insert("theirs".into(), Err("no node".into()));
+        let results = AREA.results(&[without.clone()]);
+        assert_eq!(results[1].json()["why"], "no node");
+        assert!(results[1].row().contains("no node"));
+        let results = AREA.results(&[without, round(4.0, Some(2.0))]);
+        assert_eq!(results[1].json()["value"], 2.0);
+        assert_eq!(results[1].json().get("why"), None);
+    }
+
+    #[test]
+    fn the_least_of_others_is_that_of_those_who_were_measured() {
+        let figure = Figure {
+            id: "ratio",
+            unit: "x",
+            from: From::RatioToLeast("ours", &["missing", "theirs", "slow"]),
+            target: Target::None,
+            what: "beside the better",
+        };
+        let mut all = round(6.0, Some(3.0));
+        all.insert("slow".into(), Ok(5.0));
+        assert_eq!(figure.value(&all), Ok(2.0));
+        assert!(figure.value(&round(6.0, None)).is_err());
     }
 
     #[test]

@@ -5,7 +5,10 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use super::figures::{Area, Round};
-use crate::workspace::{self, Workspace};
+use crate::{
+    node,
+    workspace::{self, Workspace},
+};
 
 /// What prints raw figures.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +22,13 @@ pub(super) enum Program {
         package: &'static str,
         test: &'static str,
     },
+    /// A script of a folder of `benches/peers` that runs on Node.js, with what it takes from npm.
+    Node {
+        folder: &'static str,
+        script: &'static str,
+        /// What it prints.
+        ids: &'static [&'static str],
+    },
 }
 
 /// Why an area could not be measured.
@@ -31,6 +41,9 @@ pub(super) enum MeasureError {
         program: &'static str,
         error: std::io::Error,
     },
+    /// What runs it is missing.
+    #[error("{program}: {why}")]
+    Missing { program: &'static str, why: String },
     /// It ended with an error, which it has printed.
     #[error("{0} failed")]
     Failed(&'static str),
@@ -48,15 +61,20 @@ struct Raw {
 impl Program {
     const fn name(self) -> &'static str {
         match self {
-            Self::Ours(name) | Self::Peer(name) | Self::Test { test: name, .. } => name,
+            Self::Ours(name)
+            | Self::Peer(name)
+            | Self::Test { test: name, .. }
+            | Self::Node { folder: name, .. } => name,
         }
     }
 
-    fn command(self, workspace: &Workspace) -> Command {
+    /// What runs it, or what is missing.
+    fn command(self, workspace: &Workspace) -> Result<Command, String> {
         let mut command = workspace.cargo();
         match self {
             Self::Ours(_) | Self::Peer(_) => command.args(["run", "--quiet", "--release"]),
             Self::Test { .. } => command.args(["test", "--quiet", "--release"]),
+            Self::Node { .. } => &mut command,
         };
         match self {
             Self::Ours(name) => command.args(["--package", "roundtable-benches", "--bin", name]),
@@ -71,8 +89,14 @@ impl Program {
             Self::Test { package, test } => command
                 .args(["--package", package, "--test", test])
                 .args(["--", "--nocapture", "--test-threads", "1"]),
+            Self::Node { folder, script, .. } => {
+                let source = workspace.root().join("benches/peers").join(folder);
+                let installed = node::install(workspace, &source, &[script])?;
+                command = workspace.command("node");
+                command.current_dir(installed).arg(script)
+            }
         };
-        command
+        Ok(command)
     }
 
     /// Runs it and takes in what it prints; its stderr is shown.
@@ -83,10 +107,23 @@ impl Program {
         round: &mut Round,
     ) -> Result<(), MeasureError> {
         let program = self.name();
-        let mut command = self.command(workspace);
         let is_test = matches!(self, Self::Test { .. });
-        if quick && !is_test {
-            command.args(["--", "--quick"]);
+        let mut command = match (self.command(workspace), self) {
+            (Ok(command), _) => command,
+            (Err(why), Self::Node { ids, .. }) => {
+                eprintln!("    SKIP: {program}: {why}");
+                let missing = ids.iter().map(|id| ((*id).to_owned(), Err(why.clone())));
+                round.extend(missing);
+                return Ok(());
+            }
+            (Err(why), _) => return Err(MeasureError::Missing { program, why }),
+        };
+        if quick {
+            match self {
+                Self::Ours(_) | Self::Peer(_) => command.args(["--", "--quick"]),
+                Self::Node { .. } => command.arg("--quick"),
+                Self::Test { .. } => &mut command,
+            };
         }
         eprintln!("    $ {}", workspace::shown(&command));
         let output = command
@@ -104,7 +141,7 @@ impl Program {
                 let line = line.into();
                 return Err(MeasureError::Line { program, line });
             };
-            round.insert(raw.id, raw.value);
+            round.insert(raw.id, Ok(raw.value));
         }
         Ok(())
     }

@@ -1,11 +1,6 @@
 //! The real page in a real browser: Chromium without a screen, driven by Node.js.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{env, path::PathBuf, process::Command, time::Duration};
 
 use crate::{
     demo::{
@@ -15,8 +10,8 @@ use crate::{
         state::State,
         verdict::Report,
     },
+    node,
     setup::{self, Purpose},
-    step,
     workspace::Workspace,
 };
 
@@ -28,7 +23,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// and levels what it takes for a microphone, so less is asked than of a native peer; the words of
 /// someone else stay below 0.6.
 const MIN_CORRELATION: f64 = 0.7;
-const FILES: [&str; 3] = ["package.json", "package-lock.json", "drive.mjs"];
 
 /// A browser that can be driven.
 #[derive(Debug, Clone)]
@@ -44,43 +38,13 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Browser, String> {
         return Err(advice);
     }
     let chromium = setup::chromium().and_then(located).ok_or("no Chromium")?;
-    let folder = workspace.target_dir().join("xtask").join("browser");
-    install(workspace, &folder).map_err(|error| error.to_string())?;
+    let source = workspace.root().join("xtask/browser");
+    let folder = node::install(workspace, &source, &["drive.mjs"])?;
     Ok(Browser {
         workspace: workspace.clone(),
         folder,
         chromium,
     })
-}
-
-/// Why the driver's package could not be installed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-enum InstallError {
-    #[error("{0}")]
-    Copy(#[from] std::io::Error),
-    #[error(transparent)]
-    Npm(#[from] crate::workspace::RunError),
-}
-
-/// Installs the driver's one package beside a copy of the script, unless it is there already.
-fn install(workspace: &Workspace, folder: &Path) -> Result<(), InstallError> {
-    let source = workspace.root().join("xtask/browser");
-    let done = folder.join("node_modules/.package-lock.json");
-    let same_lock = fs::read(folder.join("package-lock.json")).ok()
-        == fs::read(source.join("package-lock.json")).ok();
-    fs::create_dir_all(folder)?;
-    for file in FILES {
-        fs::copy(source.join(file), folder.join(file))?;
-    }
-    if !(same_lock && done.is_file()) {
-        let mut command = workspace.command("npm");
-        command.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-        // Its chatter must not mix with a report on stdout.
-        command.current_dir(folder).stdout(Stdio::null());
-        step::run_shown(&mut command)?;
-    }
-    Ok(())
 }
 
 /// Where a program lies, as the driver wants to know it exactly.
