@@ -11,6 +11,7 @@ mod codegen;
 mod demo;
 mod docs;
 mod fuzz;
+mod interop;
 mod lab;
 mod layers;
 mod lint;
@@ -71,6 +72,8 @@ enum Command {
     },
     /// Connect peers through routers, outages and TURN servers, in network namespaces. Needs root.
     Lab(lab::Args),
+    /// Link with Chromium, libwebrtc, aiortc and the webrtc crate, in both roles.
+    Interop(interop::Args),
     /// Run everything that must hold before a change is merged.
     Ci(ci::Args),
 }
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Score(args) => score::run(&workspace, &args),
         Command::Sanitize { strict } => sanitize::run(&workspace, strict),
         Command::Lab(args) => lab::run(&workspace, &args),
+        Command::Interop(args) => interop::run(&workspace, &args),
         Command::Ci(args) => ci::run(&workspace, args),
     }
 }

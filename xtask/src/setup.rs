@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Sanitize,
     /// Run the network lab.
     Lab,
+    /// Link with other WebRTC implementations.
+    Interop,
 }
 
 /// What `setup` may be told.
@@ -50,7 +52,7 @@ struct Tool {
     purposes: &'static [Purpose],
 }
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
     Tool {
         name: "C compiler",
         why: "builds Opus and the cryptography",
@@ -114,7 +116,7 @@ const TOOLS: [Tool; 16] = [
         brew: &["chromium"],
         crates: &[],
         pip: &[],
-        purposes: &[Purpose::Browser],
+        purposes: &[Purpose::Browser, Purpose::Interop],
     },
     Tool {
         name: "Node.js",
@@ -124,7 +126,7 @@ const TOOLS: [Tool; 16] = [
         brew: &["node"],
         crates: &[],
         pip: &[],
-        purposes: &[Purpose::Browser],
+        purposes: &[Purpose::Browser, Purpose::Interop],
     },
     Tool {
         name: "npm",
@@ -134,7 +136,7 @@ const TOOLS: [Tool; 16] = [
         brew: &["node"],
         crates: &[],
         pip: &[],
-        purposes: &[Purpose::Browser],
+        purposes: &[Purpose::Browser, Purpose::Interop],
     },
     Tool {
         name: "coturn",
@@ -224,6 +226,16 @@ const TOOLS: [Tool; 16] = [
         purposes: &[Purpose::Score],
     },
     Tool {
+        name: "aiortc",
+        why: "is one of the peers that links are tried with",
+        present: has_aiortc,
+        apt: &["python3-pip"],
+        brew: &["python"],
+        crates: &[],
+        pip: &["aiortc", "numpy"],
+        purposes: &[Purpose::Interop],
+    },
+    Tool {
         name: "cargo-fuzz",
         why: "runs the fuzz targets",
         present: || workspace::succeeds("cargo-fuzz", &["--version"]),
@@ -234,6 +246,11 @@ const TOOLS: [Tool; 16] = [
         purposes: &[Purpose::Fuzz],
     },
 ];
+
+/// Whether Python has aiortc, and what its script needs beside.
+pub(crate) fn has_aiortc() -> bool {
+    workspace::succeeds("python3", &["-c", "import aiortc, numpy"])
+}
 
 /// The Chromium or Chrome to drive.
 pub(crate) fn chromium() -> Option<&'static str> {

@@ -167,7 +167,7 @@ impl Sockets {
         }
     }
 
-    /// Sends everything, joining runs of equal size into one system call. Waits while the kernel's
+    /// Sends everything, joining runs of equal size, and a shorter one behind them, into one system call. Waits while the kernel's
     /// buffer is full; a packet that the system refuses counts as lost on the way.
     pub(crate) async fn send(&mut self, queue: &mut VecDeque<Datagram>) {
         if let Some(foreign) = &self.foreign {
@@ -191,9 +191,9 @@ impl Sockets {
             let mut segments = 1;
             while segments < limit
                 && let Some(next) = queue.pop_front_if(|next| {
-                    next.payload.len() == segment
+                    next.payload.len() <= segment
                         && (next.local, next.remote) == (first.local, first.remote)
-                        && (segments + 1) * segment <= MAX_GSO_BYTES
+                        && joined.len().max(segment) + next.payload.len() <= MAX_GSO_BYTES
                 })
             {
                 if segments == 1 {
@@ -201,6 +201,10 @@ impl Sockets {
                 }
                 joined.extend_from_slice(&next.payload);
                 segments += 1;
+                // Only the last may be shorter: the end of a message.
+                if next.payload.len() < segment {
+                    break;
+                }
             }
             let transmit = Transmit {
                 destination: first.remote,
@@ -272,5 +276,47 @@ impl Socket {
                 payload: BytesMut::from(payload),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends packets of these lengths over loopback; the lengths as they arrive.
+    async fn sent_and_received(lengths: &[usize]) -> Vec<usize> {
+        let localhost = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let bind = || Sockets::bind(&localhost, 1 << 20).unwrap();
+        let (mut from, mut to) = (bind(), bind());
+        let local = from.locals().next().unwrap();
+        let remote = to.locals().next().unwrap();
+        let mut queue = lengths
+            .iter()
+            .map(|len| Datagram {
+                local,
+                remote,
+                payload: BytesMut::from(&vec![7; *len][..]),
+            })
+            .collect();
+        from.send(&mut queue).await;
+        let mut received = Vec::new();
+        while received.len() < lengths.len() {
+            to.readable().await.unwrap();
+            to.receive(|packet| received.push(packet.payload.len()));
+        }
+        received
+    }
+
+    #[tokio::test]
+    async fn packets_that_share_a_system_call_arrive_each_by_itself() {
+        // Two messages, each of which ends in a shorter packet, and one that is longer than those before it.
+        let lengths = [1200, 1200, 300, 1200, 1200, 1200, 300, 300, 1200];
+        assert_eq!(sent_and_received(&lengths).await, lengths);
+    }
+
+    #[tokio::test]
+    async fn more_than_one_system_call_takes_arrives_whole() {
+        let lengths = [1200; 150];
+        assert_eq!(sent_and_received(&lengths).await, lengths);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     },
     node,
     setup::{self, Purpose},
-    workspace::Workspace,
+    workspace::{self, Workspace},
 };
 
 /// How the browser is called in the room.
@@ -37,7 +37,9 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Browser, String> {
     if let Some(advice) = setup::advice(Purpose::Browser) {
         return Err(advice);
     }
-    let chromium = setup::chromium().and_then(located).ok_or("no Chromium")?;
+    let chromium = setup::chromium()
+        .and_then(workspace::located)
+        .ok_or("no Chromium")?;
     let source = workspace.root().join("xtask/browser");
     let folder = node::install(workspace, &source, &["drive.mjs"])?;
     Ok(Browser {
@@ -45,14 +47,6 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Browser, String> {
         folder,
         chromium,
     })
-}
-
-/// Where a program lies, as the driver wants to know it exactly.
-fn located(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
 }
 
 impl Browser {

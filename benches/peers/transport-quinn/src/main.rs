@@ -36,8 +36,8 @@ fn main() {
     let server = ServerConfig::with_crypto(Arc::new(tls));
     let (address, bound) = mpsc::channel();
     thread::scope(|scope| {
-        scope.spawn(|| on_one_thread(answer(server, address, load)));
-        scope.spawn(|| on_one_thread(ask(roots, bound.recv().unwrap(), load)));
+        scope.spawn(move || on_one_thread(answer(server, address, load)));
+        scope.spawn(move || on_one_thread(ask(roots, bound.recv().unwrap(), load)));
     });
 }
 

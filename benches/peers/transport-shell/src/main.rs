@@ -183,10 +183,14 @@ async fn answer(to: UnboundedSender<String>, mut from: UnboundedReceiver<String>
         let mut missing = load.bulk;
         loop {
             let len = tokio::select! {
+                biased;
+                _ = from.recv() => break, // it is closed there
                 len = end.read() => len,
-                _ = from.recv() => None,
             };
-            let Some(len) = len else { break };
+            let Some(len) = len else {
+                from.recv().await;
+                break;
+            };
             if len == SMALL {
                 end.write(message(SMALL)).await;
                 continue;

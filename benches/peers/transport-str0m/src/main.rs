@@ -29,8 +29,8 @@ fn main() {
     let (to_bob, from_alice) = channel();
     let (to_alice, from_bob) = channel();
     thread::scope(|scope| {
-        scope.spawn(|| answer(&to_alice, &from_alice, load));
-        scope.spawn(|| ask(&to_bob, &from_bob, load));
+        scope.spawn(move || answer(&to_alice, &from_alice, load));
+        scope.spawn(move || ask(&to_bob, &from_bob, load));
     });
 }
 

@@ -152,8 +152,9 @@ pub(crate) fn run<K: Kind>(quick: bool) {
 }
 
 fn on_one_thread(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
-    runtime.build().unwrap().block_on(work);
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(work);
 }
 
 /// The end that measures.
