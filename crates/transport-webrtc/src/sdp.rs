@@ -48,17 +48,31 @@ fn is_plain(sdp: &str) -> bool {
     })
 }
 
-/// The one fingerprint of a description.
+/// The hash function that counts.
+const HASH: &str = "sha-256";
+
+/// The one SHA-256 fingerprint of a description. Those of other hash functions may stand beside it (RFC 8122 §5) and do
+/// not count.
 pub(crate) fn fingerprint(sdp: &str) -> Result<Fingerprint, ConnectError> {
-    let mut all: Vec<_> = attributes(sdp, "fingerprint:")
-        .map(str::to_ascii_lowercase)
-        .collect();
-    all.sort_unstable();
-    all.dedup();
-    let [one] = all.as_slice() else {
-        return Err(ConnectError::Fingerprints(all.len()));
+    let all = attributes(sdp, "fingerprint:").map(str::to_ascii_lowercase);
+    let (mut ours, others): (Vec<_>, Vec<_>) = all.partition(|one| one.starts_with(HASH));
+    ours.sort_unstable();
+    ours.dedup();
+    match ours.as_slice() {
+        [one] => parse_fingerprint(one).ok_or(ConnectError::FingerprintFormat),
+        [] if !others.is_empty() => Err(ConnectError::FingerprintFormat),
+        _ => Err(ConnectError::Fingerprints(ours.len())),
+    }
+}
+
+/// A description as the core may see it: without the fingerprints that do not count. The core takes any certificate that
+/// one of them fits, so that the channel binding would vouch for another than the one that was shown.
+pub(crate) fn for_core(sdp: &str) -> String {
+    let counts = |line: &&str| {
+        let value = line.strip_prefix("a=fingerprint:");
+        value.is_none_or(|value| value.to_ascii_lowercase().starts_with(HASH))
     };
-    parse_fingerprint(one).ok_or(ConnectError::FingerprintFormat)
+    sdp.split_inclusive('\n').filter(counts).collect()
 }
 
 /// The ICE user fragment (RFC 8839 §5.4), which is another after a restart.
@@ -170,6 +184,18 @@ mod tests {
         let two = format!("{}{}", line(1), line(2));
         assert_eq!(fingerprint(&two), Err(ConnectError::Fingerprints(2)));
         assert_eq!(fingerprint(""), Err(ConnectError::Fingerprints(0)));
+    }
+
+    #[test]
+    fn fingerprints_of_other_hash_functions_neither_count_nor_reach_the_core() {
+        // As aiortc writes them: all of one certificate, it says.
+        let others = "a=fingerprint:sha-384 AA:BB\r\na=fingerprint:SHA-512 CC:DD\r\n";
+        let sdp = format!("v=0\r\n{}{others}a=setup:active\r\n", line(7));
+        assert_eq!(fingerprint(&sdp), Ok([7; 32]));
+        assert!(check(&sdp).is_ok());
+        let expected = format!("v=0\r\n{}a=setup:active\r\n", line(7));
+        assert_eq!(for_core(&sdp), expected);
+        assert_eq!(fingerprint(others), Err(ConnectError::FingerprintFormat));
     }
 
     #[test]

@@ -125,6 +125,19 @@ async fn descriptions_that_are_bombs_or_forged_are_refused() {
 }
 
 #[tokio::test]
+async fn a_link_opens_beside_fingerprints_of_other_hash_functions() {
+    let more = format!("a=fingerprint:sha-512 {}\r\na=setup:", ["00"; 64].join(":"));
+    let with_more = |sdp: &str| sdp.replace("a=setup:", &more);
+    let (offering, offer) = offer().await;
+    let (answering, answer) = Connecting::answer(&config(), &with_more(&offer))
+        .await
+        .unwrap();
+    offering.accept_answer(&with_more(&answer)).await.unwrap();
+    let opening = async { tokio::try_join!(offering.opened(), answering.opened()) };
+    timeout(SOON, opening).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn candidates_are_checked_and_counted() {
     let (offering, _) = offer().await;
     let long = candidate(&"x".repeat(1025));

@@ -32,8 +32,7 @@ use webrtc::{
     },
     peer_connection::{
         MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler,
-        RTCIceGatheringState, RTCSessionDescription, Registry,
-        register_default_interceptors,
+        RTCIceGatheringState, RTCSessionDescription, Registry, register_default_interceptors,
     },
     runtime::TokioRuntime,
 };
@@ -72,7 +71,9 @@ impl PeerConnectionEventHandler for Handler {
             while let Some(event) = track.poll().await {
                 if let TrackRemoteEvent::OnRtpPacket(mut packet) = event {
                     heard.packets.fetch_add(1, Ordering::Relaxed);
-                    heard.bytes.fetch_add(packet.payload.len(), Ordering::Relaxed);
+                    heard
+                        .bytes
+                        .fetch_add(packet.payload.len(), Ordering::Relaxed);
                     packet.header.ssrc = SSRC;
                     if let Err(error) = voice.write_rtp(packet).await {
                         eprintln!("voice: {error}");
@@ -111,7 +112,13 @@ fn voice() -> TrackLocalStaticRTP {
     };
     let name = || "voice".to_owned();
     let kind = RtpCodecKind::Audio;
-    TrackLocalStaticRTP::new(MediaStreamTrack::new(name(), name(), name(), kind, vec![encoding]))
+    TrackLocalStaticRTP::new(MediaStreamTrack::new(
+        name(),
+        name(),
+        name(),
+        kind,
+        vec![encoding],
+    ))
 }
 
 impl Peer {
@@ -135,14 +142,21 @@ impl Peer {
             .build()
             .await
             .unwrap();
-        for (label, id, reliable) in [("control", 0, true), ("app", 4, true), ("app-fast", 5, false)] {
+        for (label, id, reliable) in [
+            ("control", 0, true),
+            ("app", 4, true),
+            ("app-fast", 5, false),
+        ] {
             let init = RTCDataChannelInit {
                 ordered: reliable,
                 max_retransmits: (!reliable).then_some(0),
                 negotiated: Some(id),
                 ..Default::default()
             };
-            let channel = connection.create_data_channel(label, Some(init)).await.unwrap();
+            let channel = connection
+                .create_data_channel(label, Some(init))
+                .await
+                .unwrap();
             tokio::spawn(echo(label, channel));
         }
         Self {
@@ -160,7 +174,10 @@ impl Peer {
             Some("offer") => {
                 self.speak().await;
                 let kind = RtpCodecKind::Video;
-                connection.add_transceiver_from_kind(kind, None).await.unwrap();
+                connection
+                    .add_transceiver_from_kind(kind, None)
+                    .await
+                    .unwrap();
                 let offer = connection.create_offer(None).await.unwrap();
                 self.describe("offer", offer).await;
             }
@@ -204,7 +221,10 @@ impl Peer {
     }
 
     async fn describe(&mut self, kind: &str, description: RTCSessionDescription) {
-        self.connection.set_local_description(description).await.unwrap();
+        self.connection
+            .set_local_description(description)
+            .await
+            .unwrap();
         let _ = timeout(GATHERING, self.gathered.recv()).await;
         let description = self.connection.local_description().await.unwrap();
         say(&json!({ kind: description.sdp }));

@@ -107,9 +107,7 @@ impl End {
                     .unwrap();
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                self.rtc
-                    .handle_input(Input::Timeout(Instant::now()))
-                    .unwrap();
+                self.tick();
             }
             Err(error) => panic!("{error}"),
         }
@@ -118,15 +116,14 @@ impl End {
     fn turn(&mut self) {
         let due = self.settle();
         if Instant::now() >= due {
-            self.rtc
-                .handle_input(Input::Timeout(Instant::now()))
-                .unwrap();
+            self.tick();
         } else {
             self.wait(due);
         }
     }
 
     fn open(&mut self) {
+        self.tick();
         while self.channel.is_none() {
             self.turn();
         }
@@ -134,7 +131,15 @@ impl End {
 
     fn write(&mut self, message: &[u8]) -> bool {
         let mut channel = self.rtc.channel(self.channel.unwrap()).unwrap();
-        channel.write(true, message).unwrap()
+        let taken = channel.write(true, message).unwrap();
+        self.tick();
+        taken
+    }
+
+    /// What was asked of the core is done at the next input: this is one.
+    fn tick(&mut self) {
+        let now = Input::Timeout(Instant::now());
+        self.rtc.handle_input(now).unwrap();
     }
 
     /// The length of the next message, or `None` once the other end is gone.

@@ -40,7 +40,7 @@ const QUICK: Load = Load {
 };
 
 /// What signaling would carry.
-struct Signaling {
+pub(crate) struct Signaling {
     to: UnboundedSender<String>,
     from: UnboundedReceiver<String>,
 }

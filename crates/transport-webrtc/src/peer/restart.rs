@@ -46,7 +46,8 @@ impl Peer {
         if !self.is_restart(offer) {
             return Err(ConnectError::NoRestart);
         }
-        let description = RTCSessionDescription::offer(offer.to_owned()).map_err(sdp_refused)?;
+        let description =
+            RTCSessionDescription::offer(sdp::for_core(offer)).map_err(sdp_refused)?;
         if std::mem::take(&mut self.has_offered) {
             let back = RTCSessionDescription::rollback(None).map_err(setup_failed)?;
             self.pc
