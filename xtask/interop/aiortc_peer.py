@@ -9,6 +9,7 @@ import time
 import aiortc
 import numpy
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
 RATE = 48_000
@@ -69,7 +70,10 @@ class Peer:
 
     async def listen(self, track):
         while True:
-            frame = await track.recv()
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                return
             samples = frame.to_ndarray().astype(float) / 32768
             self.energy += float((samples**2).sum()) / RATE
 

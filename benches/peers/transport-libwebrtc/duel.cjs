@@ -16,7 +16,7 @@ const WARM_UP = 200;
 const BUFFERED = 512 << 10;
 
 const quick = process.argv.includes('--quick');
-const load = quick ? { bulk: 64 << 20, trips: 1000, opens: 20 } : { bulk: 256 << 20, trips: 4000, opens: 60 };
+const load = quick ? { bulk: 64 << 20, trips: 1000, opens: 20 } : { bulk: 128 << 20, trips: 4000, opens: 60 };
 
 /** Messages that have come and that nobody has asked for. */
 class Inbox {

@@ -1,6 +1,6 @@
 //! The real page in a real browser: Chromium without a screen, driven by Node.js.
 
-use std::{env, path::PathBuf, process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use crate::{
     demo::{

@@ -32,7 +32,7 @@ impl Load {
             }
         } else {
             Self {
-                bulk: 256 << 20,
+                bulk: 128 << 20,
                 trips: 4000,
                 opens: 60,
             }

@@ -21,7 +21,9 @@ use str0m::{
 use transport_common::{CHUNK, Load, SMALL, SOCKET_BUFFER, WARM_UP};
 
 /// What is handed to the core at most before it is acknowledged; as our links have it.
-const IN_FLIGHT: usize = 512 << 10;
+fn in_flight() -> usize {
+    std::env::var("IN_FLIGHT").map_or(512, |x| x.parse().unwrap()) << 10
+}
 
 fn main() {
     str0m::crypto::from_feature_flags().install_process_default();
@@ -44,6 +46,8 @@ struct End {
     small: Vec<u8>,
     timeout: Option<Duration>,
     buffer: Vec<u8>,
+    /// When the core wants to be called again.
+    due: Instant,
 }
 
 impl End {
@@ -57,7 +61,7 @@ impl End {
         let socket = UdpSocket::from(socket);
         let address = socket.local_addr().unwrap();
         let mut rtc = Rtc::builder()
-            .set_sctp_max_buffered_amount(IN_FLIGHT)
+            .set_sctp_max_buffered_amount(in_flight())
             .build(Instant::now());
         rtc.add_local_candidate(Candidate::host(address, "udp").unwrap());
         Self {
@@ -69,14 +73,18 @@ impl End {
             small: vec![7; SMALL],
             timeout: None,
             buffer: vec![0; 2048],
+            due: Instant::now(),
         }
     }
 
-    /// Sends and takes up everything that is ready. When the core wants to be called again.
-    fn settle(&mut self) -> Instant {
+    /// Sends and takes up everything that is ready.
+    fn settle(&mut self) {
         loop {
             match self.rtc.poll_output().unwrap() {
-                Output::Timeout(due) => return due,
+                Output::Timeout(due) => {
+                    self.due = due;
+                    return;
+                }
                 Output::Transmit(packet) => {
                     let _ = self.socket.send_to(&packet.contents, packet.destination);
                 }
@@ -87,10 +95,11 @@ impl End {
         }
     }
 
-    /// Waits for one datagram, or until `due`.
-    fn wait(&mut self, due: Instant) {
+    /// Waits for one datagram, or until the core wants to be called again.
+    fn wait(&mut self) {
         let now = Instant::now();
-        let wait = due
+        let wait = self
+            .due
             .saturating_duration_since(now)
             .max(Duration::from_micros(1));
         // A call to the system, which nobody makes more often than he must.
@@ -114,16 +123,17 @@ impl End {
     }
 
     fn turn(&mut self) {
-        let due = self.settle();
-        if Instant::now() >= due {
+        if Instant::now() >= self.due {
             self.tick();
         } else {
-            self.wait(due);
+            self.wait();
         }
+        self.settle();
     }
 
     fn open(&mut self) {
         self.tick();
+        self.settle();
         while self.channel.is_none() {
             self.turn();
         }
@@ -132,11 +142,10 @@ impl End {
     fn write(&mut self, message: &[u8]) -> bool {
         let mut channel = self.rtc.channel(self.channel.unwrap()).unwrap();
         let taken = channel.write(true, message).unwrap();
-        self.tick();
+        self.settle();
         taken
     }
 
-    /// What was asked of the core is done at the next input: this is one.
     fn tick(&mut self) {
         let now = Input::Timeout(Instant::now());
         self.rtc.handle_input(now).unwrap();
@@ -172,8 +181,7 @@ fn ask(to: &Sender<String>, from: &Receiver<String>, load: Load) {
     let mut opens = Vec::new();
     for _ in 0..load.opens {
         let start = Instant::now();
-        let mut end = begin(to, from);
-        end.settle();
+        let _end = begin(to, from);
         from.recv().unwrap(); // open there, too
         opens.push(start.elapsed());
         to.send("over".into()).unwrap();
@@ -181,7 +189,6 @@ fn ask(to: &Sender<String>, from: &Receiver<String>, load: Load) {
     transport_common::print_opens("str0m", &mut opens);
 
     let mut end = begin(to, from);
-    end.settle();
     from.recv().unwrap();
     let small = vec![7; SMALL];
     let mut trips = Vec::new();
@@ -216,7 +223,6 @@ fn answer(to: &Sender<String>, from: &Receiver<String>, load: Load) {
         let answer = end.rtc.sdp_api().accept_offer(offer).unwrap();
         to.send(answer.to_sdp_string()).unwrap();
         end.open();
-        end.settle();
         to.send("open".into()).unwrap();
         if round < load.opens {
             // Opened only to be timed.
@@ -234,7 +240,6 @@ fn answer(to: &Sender<String>, from: &Receiver<String>, load: Load) {
             missing -= len;
             if missing == 0 {
                 assert!(end.write(&small));
-                end.settle();
                 // Until the other end says that it has heard: a lost packet is sent again.
                 while from.try_recv().is_err() {
                     end.turn();
