@@ -20,11 +20,6 @@ use str0m::{
 };
 use transport_common::{CHUNK, Load, SMALL, SOCKET_BUFFER, WARM_UP};
 
-/// What is handed to the core at most before it is acknowledged; as our links have it.
-fn in_flight() -> usize {
-    std::env::var("IN_FLIGHT").map_or(512, |x| x.parse().unwrap()) << 10
-}
-
 fn main() {
     str0m::crypto::from_feature_flags().install_process_default();
     let load = Load::wanted();
@@ -60,9 +55,7 @@ impl End {
             .unwrap();
         let socket = UdpSocket::from(socket);
         let address = socket.local_addr().unwrap();
-        let mut rtc = Rtc::builder()
-            .set_sctp_max_buffered_amount(in_flight())
-            .build(Instant::now());
+        let mut rtc = Rtc::builder().build(Instant::now());
         rtc.add_local_candidate(Candidate::host(address, "udp").unwrap());
         Self {
             rtc,

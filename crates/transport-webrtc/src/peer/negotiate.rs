@@ -75,7 +75,8 @@ impl Peer {
 
     /// Our answer to the peer's description.
     pub(crate) fn answer(&mut self, now: Instant, offer: &str) -> Result<String, ConnectError> {
-        let description = RTCSessionDescription::offer(sdp::for_core(offer)).map_err(sdp_refused)?;
+        let description =
+            RTCSessionDescription::offer(sdp::for_core(offer)).map_err(sdp_refused)?;
         self.set_remote(now, description, offer)?;
         let answer = self.pc.create_answer(None).map_err(sdp_refused)?;
         let answer = self.set_local(now, answer)?;
@@ -85,7 +86,8 @@ impl Peer {
 
     /// The peer's answer to our description.
     pub(crate) fn accept_answer(&mut self, now: Instant, answer: &str) -> Result<(), ConnectError> {
-        let description = RTCSessionDescription::answer(sdp::for_core(answer)).map_err(sdp_refused)?;
+        let description =
+            RTCSessionDescription::answer(sdp::for_core(answer)).map_err(sdp_refused)?;
         self.set_remote(now, description, answer)?;
         if !self.is_open() {
             self.is_dtls_client = sdp::is_passive(answer);
