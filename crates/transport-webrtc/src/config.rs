@@ -233,7 +233,8 @@ impl WebRtcConfig {
 
     /// Runs over `network` in place of the system's, as a simulation does. Default none. What
     /// [`with_addresses`](Self::with_addresses) and
-    /// [`with_socket_buffer`](Self::with_socket_buffer) say is of no account then.
+    /// [`with_socket_buffer`](Self::with_socket_buffer) say is of no account then; STUN and TURN servers count as
+    /// unsupported, and `.local` names are neither looked up nor answered for.
     #[must_use]
     pub fn with_network(mut self, network: NetworkHandle) -> Self {
         self.network = Some(network);

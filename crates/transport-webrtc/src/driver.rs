@@ -14,8 +14,8 @@ use rtc::peer_connection::transport::RTCIceCandidateInit;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    ConnectError, WebRtcConfig,
-    gather::Gathering,
+    ConnectError, ServerError, WebRtcConfig,
+    gather::{Gathering, Reach},
     interfaces,
     media::Codecs,
     multicast::Multicast,
@@ -116,16 +116,14 @@ pub(crate) fn now() -> Instant {
 
 impl Driver {
     pub(crate) fn new(
-        (peer, sockets, tcp, mut streams): (Peer, Sockets, Tcp, Streams),
+        (mut peer, sockets, tcp, mut streams): (Peer, Sockets, Tcp, Streams),
         in_flight: usize,
         shared: Arc<Shared>,
         limits: Limits,
         commands: mpsc::UnboundedReceiver<Command>,
         (progress, candidates): (watch::Sender<Progress>, mpsc::Sender<IceCandidate>),
     ) -> Self {
-        for (index, server) in peer.servers() {
-            streams.reach(index, server);
-        }
+        reach_servers(&mut peer, &sockets, &mut streams);
         let candidates = (!peer.has_gathered()).then_some(candidates);
         Self {
             peer,
@@ -176,6 +174,10 @@ impl Driver {
             self.multicast = None;
             return;
         };
+        if self.sockets.is_foreign() {
+            packets.clear();
+            return;
+        }
         let multicast = self.multicast.get_or_insert_with(|| {
             let addresses = self.sockets.locals().map(|local| local.ip());
             Multicast::join(addresses).map_err(|error| {
@@ -439,7 +441,8 @@ impl Driver {
         let sockets = interfaces::bind(config)?;
         let now = now();
         let mut gathering = Gathering::new(config, now, sockets.locals().collect());
-        let tcp = Tcp::listen(config, sockets.locals());
+        let mut tcp = Tcp::listen(config, sockets.locals());
+        tcp.succeed(&self.tcp);
         gathering.listen(tcp.listening());
         let names = interfaces::names(config, &sockets)?;
         self.peer.release(now);
@@ -463,9 +466,7 @@ impl Driver {
             Some(offer) => self.peer.answer_restart(now, gathering, &offer),
         }?;
         self.candidates = (!self.peer.has_gathered()).then_some(candidates);
-        for (index, server) in self.peer.servers() {
-            self.streams.reach(index, server);
-        }
+        reach_servers(&mut self.peer, &self.sockets, &mut self.streams);
         Ok(description)
     }
 
@@ -505,6 +506,18 @@ impl Driver {
                 let _ = reply.send(result);
             }
             Command::Close(closed) => self.start_closing(closed),
+        }
+    }
+}
+
+/// Finds out how to reach the servers; over another network than the system's there is no way.
+fn reach_servers(peer: &mut Peer, sockets: &Sockets, streams: &mut Streams) {
+    let servers: Vec<_> = peer.servers().collect();
+    for (index, server) in servers {
+        if sockets.is_foreign() {
+            peer.reached(now(), index, Reach::Failed(ServerError::Unsupported));
+        } else {
+            streams.reach(index, server);
         }
     }
 }

@@ -85,7 +85,8 @@ pub enum ServerError {
     /// Not a `stun:`, `turn:` or `turns:` URL (RFC 7064, RFC 7065).
     #[error("this is no URL of a STUN or TURN server")]
     Url,
-    /// STUN over TCP or TLS, or TURN over DTLS.
+    /// STUN over TCP or TLS, or TURN over DTLS; any server where a link runs over another network than the system's
+    /// ([`with_network`](crate::WebRtcConfig::with_network)).
     #[error("this transport is not supported: for TURN over TLS say turns: without transport=udp")]
     Unsupported,
     /// A TURN URL without username and credential, or with oversized ones.

@@ -159,6 +159,11 @@ impl Gathering {
         self.listening = at;
     }
 
+    /// Whether nothing but relays may be used.
+    pub(crate) fn is_relay_only(&self) -> bool {
+        self.policy == IcePolicy::Relay
+    }
+
     /// Whether packets with this address of ours travel over TCP.
     pub(crate) fn is_tcp(&self, local: SocketAddr) -> bool {
         let is_active = local.port() == ACTIVE_PORT;
@@ -204,7 +209,7 @@ impl Gathering {
     /// Whether nothing but relays may be used, and there are none.
     pub(crate) fn is_relay_missing(&self) -> bool {
         let is_relay = |contact: &Contact| !contact.conversation.relayed().is_empty();
-        self.policy == IcePolicy::Relay && !self.contacts.iter().any(is_relay)
+        self.is_relay_only() && !self.contacts.iter().any(is_relay)
     }
 
     /// The servers that were of no use so far.
@@ -292,7 +297,7 @@ impl Gathering {
             };
             self.allocate(now, index, path, server.clone());
         }
-        if self.policy == IcePolicy::Relay {
+        if self.is_relay_only() {
             return;
         }
         for local in bases {

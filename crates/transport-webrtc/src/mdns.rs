@@ -43,6 +43,16 @@ struct Own {
     answered: Option<Instant>,
 }
 
+impl Own {
+    /// The foundation (RFC 8445 §5.1.1.3) of the candidates with this name. The core's is a checksum of the address,
+    /// from which that is found in a moment; the random name says nothing but itself.
+    fn foundation(&self, transport: &str) -> String {
+        let random = self.name.split(['-', '.']).next().unwrap_or_default();
+        let is_tcp = transport.eq_ignore_ascii_case("tcp");
+        format!("{random}{}", u8::from(is_tcp))
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
@@ -51,6 +61,8 @@ pub(crate) struct Names {
     transmits: Vec<Vec<u8>>,
     /// Nothing is asked or answered.
     is_quiet: bool,
+    /// Nothing is ever asked.
+    is_mute: bool,
 }
 
 impl Names {
@@ -83,8 +95,8 @@ impl Names {
         !self.own.is_empty()
     }
 
-    /// A candidate of ours as others may see it: by its name, and without its related address, which
-    /// would tell what the name hides.
+    /// A candidate of ours as others may see it: by its name, and without its related address and the core's foundation,
+    /// which would tell what the name hides.
     pub(crate) fn masked(&self, candidate: &str) -> String {
         if !self.is_hiding() {
             return candidate.to_owned();
@@ -92,8 +104,12 @@ impl Names {
         let mut words: Vec<&str> = candidate.split(' ').collect();
         let address = words.get(4).and_then(|word| word.parse().ok());
         let name = address.and_then(|ip: IpAddr| self.own.iter().find(|own| own.address == ip));
-        if let Some(name) = name {
-            words[4] = &name.name;
+        let foundation = name.map(|name| {
+            let prefix = words[0].rfind(':').map_or("", |at| &words[0][..=at]);
+            prefix.to_owned() + &name.foundation(words[2])
+        });
+        if let (Some(name), Some(foundation)) = (name, &foundation) {
+            (words[0], words[4]) = (foundation, &name.name);
         }
         for at in 1..words.len() {
             match words[at - 1] {
@@ -129,8 +145,8 @@ impl Names {
 
     /// Takes a candidate of the peer's that has a name for an address; its address comes with
     /// [`handle_packet`](Self::handle_packet). False if it has none. Other names than those of the draft
-    /// (§3.2.1: one label before `.local`) are taken and never resolved, and so are too many and those that
-    /// come when the link has found its way.
+    /// (§3.2.1: one label before `.local`) are taken and never resolved, and so are too many, those that
+    /// come when the link has found its way, and all while [`mute`](Self::mute) says so.
     pub(crate) fn want(&mut self, now: Instant, candidate: &str) -> bool {
         let Some(name) = name_of(candidate) else {
             return false;
@@ -144,7 +160,10 @@ impl Names {
             if is_new && wanted.candidates.len() < MAX_PER_NAME {
                 wanted.candidates.push(candidate.to_owned());
             }
-        } else if !self.is_quiet && self.wanted.len() < MAX_WANTED && message::is_local_name(&name)
+        } else if !self.is_quiet
+            && !self.is_mute
+            && self.wanted.len() < MAX_WANTED
+            && message::is_local_name(&name)
         {
             self.wanted.push(Wanted {
                 name,
@@ -233,6 +252,15 @@ impl Names {
         }
     }
 
+    /// Whether nothing is to be asked: the question goes out from our addresses, and by the name in it the peer who thought
+    /// it up knows us.
+    pub(crate) fn mute(&mut self, is_mute: bool) {
+        self.is_mute = is_mute;
+        if is_mute {
+            self.wanted.clear();
+        }
+    }
+
     /// The link looks for a way, again or for the first time.
     pub(crate) fn wake(&mut self) {
         self.is_quiet = false;
@@ -269,6 +297,11 @@ mod tests {
         format!("candidate:1 1 udp 2130706431 {address} 5000 typ host")
     }
 
+    /// What others see of it where it is hidden behind [`NAME`].
+    fn hidden(address: &str) -> String {
+        host(address).replacen(":1 ", ":1f4712db0 ", 1)
+    }
+
     fn from(port: u16) -> SocketAddr {
         SocketAddr::new([192, 0, 2, 7].into(), port)
     }
@@ -293,11 +326,13 @@ mod tests {
             let (mut alice, mut bob) = (Names::default(), Names::default());
             bob.hide(vec![(address.parse().unwrap(), NAME.into())]);
             let shown = bob.masked(&host(address));
-            assert_eq!(shown, host(NAME));
+            assert_eq!(shown, hidden(NAME));
             assert!(!alice.want(now, &host("192.0.2.9")));
             // However it is written.
-            assert!(alice.want(now, &shown.replace("1f47", "1F47")));
-            assert_eq!(talk(now, &mut alice, &mut bob), [host(address)]);
+            let upper = |text: String| text.replace("1f47", "1F47");
+            assert!(alice.want(now, &upper(shown)));
+            let found = [upper(hidden(address))];
+            assert_eq!(talk(now, &mut alice, &mut bob), found);
             assert!(!alice.is_listening() && bob.is_listening());
         }
     }
@@ -322,6 +357,41 @@ mod tests {
     }
 
     #[test]
+    fn the_foundation_of_a_hidden_candidate_does_not_come_from_its_address() {
+        let shown = |random: u128, candidate: &str| {
+            let mut names = Names::default();
+            names.hide(vec![([10, 0, 0, 1].into(), Names::name(random))]);
+            let masked = names.masked(candidate);
+            masked.split(' ').next().unwrap().to_owned()
+        };
+        let udp = host("10.0.0.1").replace(":1 ", ":1427115490 ");
+        let tcp = udp.replace(" udp ", " tcp ");
+        assert_eq!(shown(u128::MAX, &udp), "candidate:ffffffff0");
+        assert_eq!(shown(u128::MAX, &tcp), "candidate:ffffffff1");
+        assert_eq!(shown(0, &format!("a={udp}")), "a=candidate:000000000");
+        // What has no name keeps its own: it is seen anyway.
+        let relay = udp.replace("10.0.0.1", "192.0.2.1");
+        assert_eq!(shown(0, &relay), "candidate:1427115490");
+    }
+
+    #[test]
+    fn a_mute_link_asks_nothing_whatever_the_peer_names() {
+        let now = start();
+        let mut names = Names::default();
+        names.want(now, &host(NAME));
+        names.mute(true);
+        // It is a name nevertheless, with which the core could do nothing.
+        assert!(names.want(now, &host(NAME)));
+        names.wake();
+        assert!(names.want(now, &host("other.local")));
+        assert_eq!(names.poll_timeout(), None);
+        assert!(!names.is_listening());
+        names.mute(false);
+        names.want(now, &host(NAME));
+        assert!(names.is_listening());
+    }
+
+    #[test]
     fn a_link_that_has_found_its_way_asks_and_answers_no_more_but_hides_on() {
         let now = start();
         let mut names = Names::default();
@@ -333,7 +403,10 @@ mod tests {
         names.want(now, &host(NAME));
         assert!(!names.is_listening());
         assert_eq!(names.poll_timeout(), None);
-        assert_eq!(names.masked(&host("10.0.0.1")), host(&name));
+        assert_eq!(
+            names.masked(&host("10.0.0.1")),
+            host(&name).replace(":1 ", ":ffffffff0 ")
+        );
         names.wake();
         assert!(names.is_listening());
     }

@@ -2,7 +2,7 @@
 //! time, speaks in frames, and mends from outside what the core gets wrong.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -36,6 +36,7 @@ use crate::{
     rtcp_tap::Observations,
     sdp::{self, Fingerprint},
     socket::Datagram,
+    stun,
 };
 
 mod events;
@@ -61,6 +62,10 @@ const OUTAGE: Duration = Duration::from_secs(1);
 const JUMP: Duration = Duration::from_secs(60);
 /// Packets that the replay windows of SRTP and SRTCP remember; also drops what NACK repairs twice.
 const REPLAY_WINDOW: usize = 1024;
+
+/// Addresses that the peer's checks may come from until ICE is restarted. The core keeps each as a candidate, pairs it with all
+/// of ours, and checks them; one peer can send from any number of ports.
+const MAX_SOURCES: usize = 64;
 
 /// How long better candidates than mapped and relayed ones may take, from the first check on.
 const MAPPED_WAIT: Duration = Duration::from_millis(150);
@@ -125,6 +130,8 @@ pub(crate) struct Peer {
     /// Our and the peer's address, if the link runs over TCP.
     tcp_way: Option<(SocketAddr, SocketAddr)>,
     names: Names,
+    /// Where authentic checks have come from, for as long as the core keeps that.
+    sources: HashSet<SocketAddr>,
     /// Something arrived since the last tick.
     kicked: bool,
     /// How far the core's clock runs ahead.
@@ -214,6 +221,9 @@ impl Peer {
             let created = pc.create_data_channel(channel.name(), Some(init));
             *handle = created.map_err(setup_failed)?.id();
         }
+        let mut names = Names::default();
+        // Relays hide our addresses; a question by multicast would show them.
+        names.mute(gathering.is_relay_only());
         Ok(Self {
             pc,
             handles,
@@ -241,7 +251,8 @@ impl Peer {
             last_heard: now,
             remote: None,
             tcp_way: None,
-            names: Names::default(),
+            names,
+            sources: HashSet::new(),
             kicked: true,
             skew: Duration::ZERO,
             transmits: VecDeque::new(),
@@ -351,6 +362,10 @@ impl Peer {
             self.heard(now);
         }
         match kind {
+            Kind::Stun
+                if self.sources.len() >= MAX_SOURCES
+                    && stun::is_request(&packet.payload)
+                    && !self.sources.contains(&packet.remote) => {}
             // The answerer's checks overtake its answer.
             Kind::Stun if !self.has_remote => self.early_stun.hold(packet),
             Kind::Dtls if !self.ice_connected => self.early_dtls.hold(packet),
@@ -550,7 +565,11 @@ impl Peer {
         }
         self.measurements.sent(packet.payload.len());
         match Kind::of(&packet.payload) {
-            Kind::Stun if self.measurements.stun_out(now, &packet.payload) => self.heard(now),
+            // Authentic checks alone are answered so.
+            Kind::Stun if self.measurements.stun_out(now, &packet.payload) => {
+                self.sources.insert(packet.remote);
+                self.heard(now);
+            }
             Kind::Dtls if !self.is_open() => self.flight.sent(now, &packet),
             _ => {}
         }

@@ -27,7 +27,8 @@ enum Stage {
     /// INIT-ACK is awaited.
     #[default]
     Begun,
-    /// It has come.
+    /// It has come; or an INIT of a peer that begins an association as well, though it is the DTLS server. The core does
+    /// not get through that collision, and we do not mend it here.
     Answered,
     /// COOKIE-ECHO has been sent.
     Echoed,

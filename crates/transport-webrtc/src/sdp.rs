@@ -12,7 +12,7 @@ const BINDING_CONTEXT: &[u8] = b"roundtable/webrtc-binding/v1";
 /// A SHA-256 certificate fingerprint (RFC 8122 §5).
 pub(crate) type Fingerprint = [u8; 32];
 
-/// Checks a remote description's size, fingerprint and number of candidates, which it returns.
+/// Checks a remote description's size, fingerprint, ICE credentials and number of candidates, which it returns.
 pub(crate) fn check(sdp: &str) -> Result<usize, ConnectError> {
     if sdp.len() > MAX_SDP_LEN {
         return Err(ConnectError::SdpTooLarge(sdp.len()));
@@ -21,6 +21,10 @@ pub(crate) fn check(sdp: &str) -> Result<usize, ConnectError> {
         return Err(ConnectError::Sdp);
     }
     fingerprint(sdp)?;
+    // They are in the checks that we send to where the peer wants them, so they must not be just any text.
+    if !are_ice_chars(sdp, "a=ice-ufrag:", 4) || !are_ice_chars(sdp, "a=ice-pwd:", 22) {
+        return Err(ConnectError::Sdp);
+    }
     let candidates = attributes(sdp, "candidate:").count();
     if candidates > MAX_CANDIDATES {
         return Err(ConnectError::TooManyCandidates);
@@ -46,6 +50,13 @@ fn is_plain(sdp: &str) -> bool {
             _ => false,
         }
     })
+}
+
+/// Whether the values of every such line are of `least` to 256 characters for ICE (RFC 8839 §5.4).
+fn are_ice_chars(sdp: &str, start: &str, least: usize) -> bool {
+    let is_ice = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let mut values = sdp.lines().filter_map(|line| line.strip_prefix(start));
+    values.all(|value| (least..=256).contains(&value.len()) && value.bytes().all(is_ice))
 }
 
 /// The hash function that counts.
@@ -209,6 +220,27 @@ mod tests {
         let upper = hidden.replace("fingerprint", "Fingerprint");
         let sdp = format!("a={upper}{}", line(1));
         assert_eq!(check(&sdp), Err(ConnectError::Sdp));
+    }
+
+    #[test]
+    fn credentials_are_of_ice_characters() {
+        let with = |name: &str, value: &str| check(&format!("{}a={name}:{value}\r\n", line(1)));
+        for (name, least) in [("ice-ufrag", 4), ("ice-pwd", 22)] {
+            for good in ["aZ09+/".repeat(5), "a".repeat(least), "a".repeat(256)] {
+                assert_eq!(with(name, &good), Ok(0), "{good}");
+            }
+            let spaced = "flush_all ".repeat(5);
+            let behind = "a".repeat(22) + " ";
+            for bad in [
+                String::new(),
+                "a".repeat(least - 1),
+                "a".repeat(257),
+                spaced,
+                behind,
+            ] {
+                assert_eq!(with(name, &bad), Err(ConnectError::Sdp), "{bad}");
+            }
+        }
     }
 
     #[test]

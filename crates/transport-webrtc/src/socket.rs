@@ -7,13 +7,14 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::BytesMut;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use roundtable_transport::DatagramSocket;
 use socket2::{Domain, Protocol, Type};
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
 /// Datagrams read from a socket before anything else is looked at.
 const READ_BATCH: usize = 64;
@@ -21,6 +22,10 @@ const READ_BATCH: usize = 64;
 pub(crate) const MAX_DATAGRAM: usize = 2048;
 /// The kernel takes at most this much in one offloaded send.
 const MAX_GSO_BYTES: usize = 65_000;
+
+/// How long a full send buffer is waited for. A device that takes nothing any more must not hold up the other sockets, nor
+/// the deadlines and the restart by which a link leaves it.
+const STUCK: Duration = Duration::from_millis(200);
 
 thread_local! {
     /// What a read is put into until it is taken apart: 128 KiB with segmentation offload, which no link need
@@ -96,6 +101,11 @@ impl Sockets {
         }
     }
 
+    /// Whether this is a socket of another network than the system's.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign.is_some()
+    }
+
     /// The addresses that can be offered as host candidates.
     pub(crate) fn locals(&self) -> impl Iterator<Item = SocketAddr> {
         let foreign = self.foreign.iter().map(|socket| socket.local_address());
@@ -168,7 +178,7 @@ impl Sockets {
     }
 
     /// Sends everything, joining runs of equal size, and a shorter one behind them, into one system call. Waits while the kernel's
-    /// buffer is full; a packet that the system refuses counts as lost on the way.
+    /// buffer is full, for a moment; what it does not take then, or refuses, counts as lost on the way.
     pub(crate) async fn send(&mut self, queue: &mut VecDeque<Datagram>) {
         if let Some(foreign) = &self.foreign {
             for packet in queue.drain(..) {
@@ -178,10 +188,12 @@ impl Sockets {
         }
         let sockets = &self.sockets;
         let mut joined = JOINED.take();
+        let mut stuck = None;
         while let Some(first) = queue.pop_front() {
             let Some(socket) = sockets
                 .iter()
                 .find(|socket| socket.serves(first.local.ip()))
+                .filter(|socket| stuck != Some(socket.port))
             else {
                 continue;
             };
@@ -220,8 +232,13 @@ impl Sockets {
             let sent = socket.io.async_io(Interest::WRITABLE, || {
                 socket.state.try_send((&socket.io).into(), &transmit)
             });
-            if let Err(error) = sent.await {
-                tracing::trace!(%error, remote = %first.remote, "send");
+            match timeout(STUCK, sent).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::trace!(%error, remote = %first.remote, "send"),
+                Err(_) => {
+                    tracing::debug!(remote = %first.remote, "send buffer stays full");
+                    stuck = Some(socket.port);
+                }
             }
         }
         JOINED.set(joined);

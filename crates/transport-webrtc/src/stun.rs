@@ -31,6 +31,11 @@ pub(crate) fn transaction(packet: &[u8]) -> Option<TransactionId> {
     (header[0] < 4).then(|| TransactionId(std::array::from_fn(|i| header[8 + i])))
 }
 
+/// Whether a STUN message is a request (RFC 8489 §5).
+pub(crate) fn is_request(packet: &[u8]) -> bool {
+    matches!(packet, [a, b, ..] if *a < 4 && a & 1 == 0 && b & 0x10 == 0)
+}
+
 /// The attributes of a message, each with its type, where it begins and its value; up to the first that
 /// is cut off.
 fn attributes(packet: &[u8]) -> impl Iterator<Item = (u16, usize, &[u8])> {

@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, UdpSocket},
+};
 
 use common::{SOON, config};
 use roundtable_core::{Channel, Frame};
@@ -31,6 +34,23 @@ fn has_multicast() -> bool {
         eprintln!("{missing}");
     }
     came
+}
+
+/// The foundations of a description's candidates.
+fn foundations(sdp: &str) -> HashSet<&str> {
+    let candidates = sdp
+        .lines()
+        .filter_map(|line| line.strip_prefix("a=candidate:"));
+    candidates.filter_map(|it| it.split(' ').next()).collect()
+}
+
+#[tokio::test]
+async fn nothing_shows_that_two_links_hide_the_same_address() {
+    let (_one, first) = Connecting::offer(&hidden()).await.unwrap();
+    let (_other, second) = Connecting::offer(&hidden()).await.unwrap();
+    let (first, second) = (foundations(&first), foundations(&second));
+    assert!(!first.is_empty() && !second.is_empty());
+    assert!(first.is_disjoint(&second), "{first:?} {second:?}");
 }
 
 fn hidden() -> WebRtcConfig {

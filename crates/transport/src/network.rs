@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 /// A network that carries datagrams in place of the system's UDP, such as a simulated one. Links that are
-/// given it open no socket of the system.
+/// given it open no socket of the system: they listen for no TCP, and use neither STUN or TURN servers nor multicast DNS.
 ///
 /// In a tokio runtime whose clock is paused, such links live in virtual time:
 /// [`SystemClock`](crate::SystemClock) shows that runtime's.

@@ -69,7 +69,10 @@ impl Peer {
     }
 
     fn take_over(&mut self, now: Instant, gathering: Gathering) {
+        // Relays hide our addresses; a question by multicast would show them.
+        self.names.mute(gathering.is_relay_only());
         self.gathering = gathering;
+        self.sources.clear();
         self.ice_connected = false;
         (self.remote, self.tcp_way) = (None, None);
         self.names.wake();

@@ -268,6 +268,63 @@ fn strangers_do_not_keep_a_link_alive_whose_peer_is_gone() {
 }
 
 #[test]
+fn a_peer_that_checks_from_everywhere_is_answered_at_few_places() {
+    let mut world = World::open(22);
+    let mut check = None;
+    while check.is_none() {
+        world.run(Duration::from_millis(1));
+        let mut flying = world.flying.iter();
+        let is_check =
+            |flying: &&Flying| flying.to == 0 && flying.packet.payload.starts_with(&[0, 1]);
+        check = flying.find(is_check).map(|it| it.packet.payload.clone());
+    }
+    let check = check.unwrap();
+    let mut answered = 0;
+    for port in 0..3 * u16::try_from(MAX_SOURCES).unwrap() {
+        let remote: SocketAddr = ([10, 0, 0, 2], 10_000 + port).into();
+        let packet = Datagram {
+            local: address(0),
+            remote,
+            payload: check.clone(),
+        };
+        let peer = &mut world.peers[0];
+        peer.handle_datagram(world.now, packet);
+        while peer.step(world.now, usize::MAX) {}
+        let is_answer =
+            |sent: &Datagram| sent.remote == remote && sent.payload.starts_with(&[1, 1]);
+        answered += usize::from(peer.transmits().drain(..).any(|sent| is_answer(&sent)));
+    }
+    // One place is the peer's own, which is still heard.
+    assert_eq!(answered, MAX_SOURCES - 1);
+    let heard = world.peers[0].last_heard();
+    world.run(Duration::from_secs(2));
+    assert!(world.peers[0].last_heard() > heard);
+}
+
+#[test]
+fn a_link_that_only_uses_relays_asks_for_no_names() {
+    let start = SystemClock::instant(SystemClock.now());
+    let relays = WebRtcConfig::default().with_ice_policy(IcePolicy::Relay);
+    let named = |config: &WebRtcConfig| {
+        let mut peer = Peer::new(config, start, std::iter::once(address(0)), [1, 2]).unwrap();
+        let mut other = Peer::new(&relays, start, std::iter::empty(), [3, 4]).unwrap();
+        let offer = peer.offer(start).unwrap();
+        let answer = other.answer(start, &offer).unwrap();
+        let name = "candidate:1 1 udp 1 somebody.local 5000 typ host";
+        let answer = format!("{answer}a={name}\r\n");
+        peer.accept_answer(start, &answer).unwrap();
+        peer.add_remote_candidate(RTCIceCandidateInit {
+            candidate: name.replace("somebody", "another"),
+            ..Default::default()
+        });
+        peer.handle_timeout(start);
+        peer.multicasts().is_some()
+    };
+    assert!(named(&WebRtcConfig::default()));
+    assert!(!named(&relays));
+}
+
+#[test]
 fn an_idle_link_hears_its_peer_however_long_the_way() {
     let mut world = World::open(22);
     world.delay = Duration::from_millis(700);
