@@ -20,6 +20,8 @@ impl CloseCode {
     pub const TOO_LARGE: Self = Self(4);
     /// The other side fell too far behind on reading.
     pub const SLOW_CONSUMER: Self = Self(5);
+    /// The peer's user disconnected from us, and connects again when it wants to. The other side leaves that to it.
+    pub const DISCONNECTED: Self = Self(6);
     /// No session handshake within 5 s of the link's opening, though `session` was announced.
     pub const HANDSHAKE_TIMEOUT: Self = Self(20);
     /// The handshake was malformed or came out of order.
@@ -38,6 +40,8 @@ impl CloseCode {
     pub const HANDSHAKE_REFLECTED: Self = Self(27);
     /// The peer promises no handshake, and this room admits no guests.
     pub const GUESTS_REFUSED: Self = Self(28);
+    /// The peer has as many links to others as a room has members.
+    pub const ROOM_FULL: Self = Self(29);
     /// Three heartbeats were missed.
     pub const HEARTBEAT_TIMEOUT: Self = Self(40);
 
@@ -45,7 +49,7 @@ impl CloseCode {
     pub const fn is_transient(self) -> bool {
         matches!(
             self,
-            Self::LOST | Self::SLOW_CONSUMER | Self::HEARTBEAT_TIMEOUT
+            Self::LOST | Self::SLOW_CONSUMER | Self::ROOM_FULL | Self::HEARTBEAT_TIMEOUT
         )
     }
 
@@ -58,6 +62,7 @@ impl CloseCode {
             Self::PROTOCOL => "protocol",
             Self::TOO_LARGE => "too-large",
             Self::SLOW_CONSUMER => "slow-consumer",
+            Self::DISCONNECTED => "disconnected",
             Self::HANDSHAKE_TIMEOUT => "handshake-timeout",
             Self::HANDSHAKE_INVALID => "handshake-invalid",
             Self::HANDSHAKE_SIGNATURE => "handshake-signature",
@@ -67,6 +72,7 @@ impl CloseCode {
             Self::IDENTITY_MISMATCH => "identity-mismatch",
             Self::HANDSHAKE_REFLECTED => "handshake-reflected",
             Self::GUESTS_REFUSED => "guests-refused",
+            Self::ROOM_FULL => "room-full",
             Self::HEARTBEAT_TIMEOUT => "heartbeat-timeout",
             _ => "unknown",
         }

@@ -24,8 +24,9 @@ use roundtable_transport_quic::QuicEndpoint;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    ConnectionQuality, Event, MessageError, PeerStatus, SubmitError, Summary,
+    ConnectionQuality, Event, PeerStatus, SubmitError, Summary,
     links::{FromLink, Gone, Links},
+    mesh::{Mesh, MeshRequest, Told},
     negotiation::Negotiated,
     network::Network,
     peers::{Attempts, Outcome},
@@ -49,7 +50,7 @@ pub(crate) enum Request {
     ProposeCheckpoint(oneshot::Sender<Result<(), SubmitError>>),
     Retire(AuthorId, oneshot::Sender<Result<(), SubmitError>>),
     Checkpoint(oneshot::Sender<Option<Stable>>),
-    Send(Recipient, Frame, oneshot::Sender<Result<(), MessageError>>),
+    Mesh(MeshRequest),
     Get(Key, oneshot::Sender<Option<Bytes>>),
     Entries(u16, oneshot::Sender<Vec<(Key, Bytes)>>),
     EntriesSince(Vec<Head>, oneshot::Sender<(Vec<Entry>, Vec<Head>)>),
@@ -73,7 +74,7 @@ pub(crate) struct Actor {
     pub(crate) inbox: mpsc::Receiver<FromLink>,
     pub(crate) attempts: Attempts,
     pub(crate) requests: mpsc::Receiver<Request>,
-    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) events: broadcast::Sender<Told>,
     pub(crate) durable: Durable,
     pub(crate) may_edit: bool,
     pub(crate) quic: Option<QuicEndpoint>,
@@ -84,6 +85,7 @@ pub(crate) struct Actor {
     pub(crate) network: Option<Network>,
     /// This peer's own key.
     pub(crate) author: AuthorId,
+    pub(crate) mesh: Mesh,
 }
 
 impl Actor {
@@ -108,6 +110,7 @@ impl Actor {
                 },
                 Some(outcome) = self.attempts.finished() => self.negotiated(outcome),
                 Some(voice) = from_voice(&mut self.voice) => self.on_voice(voice),
+                Some((peer, len)) = self.mesh.next_read() => self.must(Input::Read { peer, len }),
                 () = network_change(&mut self.network) => self.network_changed(),
                 synced = self.durable.next() => self.synced(synced),
                 () = timer => self.timeout(),
@@ -116,7 +119,7 @@ impl Actor {
         self.leave().await;
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now {
             mono: self.clock.now(),
             wall: self.clock.wall(),
@@ -135,7 +138,7 @@ impl Actor {
         SystemClock::instant(timers.into_iter().flatten().min().unwrap_or(hour))
     }
 
-    fn timeout(&mut self) {
+    pub(crate) fn timeout(&mut self) {
         let now = self.now();
         let verified = self.session.verified();
         self.session.handle_timeout(now);
@@ -213,7 +216,7 @@ impl Actor {
         }
     }
 
-    fn input(&mut self, input: Input) -> Result<(), InputError> {
+    pub(crate) fn input(&mut self, input: Input) -> Result<(), InputError> {
         let (now, verified) = (self.now(), self.session.verified());
         let result = self.session.handle_input(now, input);
         self.tell_verified(verified, now);
@@ -229,7 +232,7 @@ impl Actor {
     }
 
     /// For inputs that only the room makes, and makes rightly.
-    fn must(&mut self, input: Input) {
+    pub(crate) fn must(&mut self, input: Input) {
         if let Err(error) = self.input(input) {
             tracing::error!(%error, "the session refused an input of its own room");
         }
@@ -237,7 +240,7 @@ impl Actor {
 
     // --- what the session wants done -----------------------------------------------------------
 
-    fn carry_out(&mut self) {
+    pub(crate) fn carry_out(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Transmit { link, frame } => self.transmit(link, frame),
@@ -265,7 +268,7 @@ impl Actor {
         }
     }
 
-    fn synced(&mut self, result: Result<u64, StoreError>) {
+    pub(crate) fn synced(&mut self, result: Result<u64, StoreError>) {
         for (link, frame) in self.durable.synced(result) {
             self.put(link, frame);
         }
@@ -302,7 +305,9 @@ impl Actor {
             SessionEvent::Refused {
                 peer, code, reason, ..
             } => {
-                self.attempts.give_up(&peer);
+                if !code.is_transient() {
+                    self.attempts.give_up(&peer);
+                }
                 self.tell(Event::Refused { peer, code, reason });
             }
             SessionEvent::NotSigned { action, error } => {
@@ -336,11 +341,12 @@ impl Actor {
                 channel,
                 payload,
             } => {
-                self.tell(Event::Message {
-                    peer,
-                    channel,
-                    payload,
-                });
+                self.tell_message(peer, channel, payload);
+            }
+            SessionEvent::Writable { peer } => self.send_waiting(&peer),
+            SessionEvent::Undelivered { peer, count } => {
+                self.send_waiting(&peer);
+                self.tell(Event::Undelivered { peer, count });
             }
             SessionEvent::Media {
                 peer,
@@ -391,12 +397,12 @@ impl Actor {
 
     fn tell(&self, event: Event) {
         // Nobody listening is fine.
-        let _ = self.events.send(event);
+        let _ = self.events.send(event.into());
     }
 
     // --- links ---------------------------------------------------------------------------------
 
-    fn on_link(&mut self, message: FromLink) {
+    pub(crate) fn on_link(&mut self, message: FromLink) {
         match message {
             FromLink::Frame { link, frame } => self.must(Input::Received { link, frame }),
             FromLink::Closed { link, closed } => self.link_closed(link, &closed),
@@ -409,6 +415,10 @@ impl Actor {
         };
         tracing::debug!(peer = %active.peer, %closed, "link closed");
         self.must(Input::LinkDown { link });
+        if closed.code == CloseCode::DISCONNECTED && closed.by_remote {
+            self.mesh.avoided_by(&active.peer);
+            self.attempts.leave_alone(&active.peer);
+        }
         self.link_gone(active, closed.code);
     }
 
@@ -421,7 +431,7 @@ impl Actor {
     fn link_gone(&mut self, link: Gone, code: CloseCode) {
         let now = self.clock.now();
         self.watch.link_gone(link.kind, &link.stats);
-        if !self.links.reaches(&link.peer) {
+        if !self.links.reaches(&link.peer) && self.mesh.seeks(&link.peer) {
             let silence = matches!(code, CloseCode::LOST | CloseCode::HEARTBEAT_TIMEOUT);
             if link.offered_here && link.kind == TransportKind::Quic && !link.admitted {
                 // The offer's key or addresses may have led to somebody else.
@@ -458,8 +468,13 @@ impl Actor {
                 };
                 self.attempts.linked(&peer, &transport, now);
                 let offered_here = side == Side::Initiator;
+                let avoided = self.mesh.avoids(&peer);
                 let link = self.links.add(peer, transport, offered_here, started, now);
-                self.must(Input::LinkUp { link, info });
+                if avoided {
+                    self.close(link, CloseCode::DISCONNECTED, "disconnected by the user");
+                } else {
+                    self.must(Input::LinkUp { link, info });
+                }
             }
             Err(error) if is_direct => {
                 tracing::trace!(%peer, %error, "not found where it was");
@@ -478,7 +493,7 @@ impl Actor {
                     transport: outcome.kind,
                     reason,
                 });
-                if self.links.reaches(&peer) {
+                if self.links.reaches(&peer) || self.mesh.avoids(&peer) {
                     return;
                 }
                 match side {
@@ -524,11 +539,14 @@ impl Actor {
     fn roster(&mut self, joined: &Joined, announced: Timestamp) {
         for gone in self.attempts.absent(&joined.peers) {
             self.attempts.forget(&gone);
+            self.mesh.forget(&gone);
         }
         for info in &joined.peers {
             self.attempts.present(info);
             self.attempts.start_over(&info.peer_id);
-            if !self.links.reaches(&info.peer_id) || self.attempts.is_probed(&info.peer_id) {
+            let linked = self.links.reaches(&info.peer_id);
+            let sought = self.mesh.seeks(&info.peer_id);
+            if sought && (!linked || self.attempts.is_probed(&info.peer_id)) {
                 self.attempts.offer(&info.peer_id, announced);
             }
         }
@@ -539,12 +557,13 @@ impl Actor {
     fn present_are(&mut self, joined: &Joined, now: Timestamp) {
         for gone in self.attempts.absent(&joined.peers) {
             self.attempts.forget(&gone);
+            self.mesh.forget(&gone);
         }
         for info in &joined.peers {
             self.attempts.present(info);
             if self.attempts.is_probed(&info.peer_id) {
                 self.attempts.hurry(&info.peer_id, now);
-            } else if !self.links.reaches(&info.peer_id) {
+            } else if !self.links.reaches(&info.peer_id) && self.mesh.seeks(&info.peer_id) {
                 self.attempts.retry_later(&info.peer_id, now, false);
             }
         }
@@ -563,6 +582,7 @@ impl Actor {
             SignalingEvent::PeerAnnounced(info) => self.attempts.present(&info),
             SignalingEvent::PeerLeft { peer_id, reason } => {
                 self.attempts.forget(&peer_id);
+                self.mesh.forget(&peer_id);
                 // A peer that only lost its signaling is still linked; its links will tell.
                 if matches!(reason, LeaveReason::Left | LeaveReason::Expired) {
                     self.peer_left(&peer_id);
@@ -573,7 +593,8 @@ impl Actor {
                 from,
                 request_id,
                 body,
-            } => {
+            } if !self.mesh.avoids(&from) => {
+                self.mesh.sought_by(&from);
                 let open = self.links.webrtc_to(&from).cloned();
                 self.attempts.offered(&from, (request_id, body), open, now);
             }
@@ -601,6 +622,11 @@ impl Actor {
 
     fn peer_left(&mut self, peer: &PeerId) {
         self.must(Input::PeerLeft { peer: peer.clone() });
+        self.close_all_to(peer, CloseCode::NORMAL, "left the room");
+    }
+
+    /// Closes the links to a peer that the session does not know.
+    pub(crate) fn close_all_to(&mut self, peer: &PeerId, code: CloseCode, reason: &'static str) {
         let open: Vec<_> = self
             .links
             .iter()
@@ -608,7 +634,7 @@ impl Actor {
             .map(|(id, _)| id)
             .collect();
         for link in open {
-            self.close(link, CloseCode::NORMAL, "left the room");
+            self.close(link, code, reason);
         }
     }
 
@@ -660,18 +686,7 @@ impl Actor {
             Request::Restore(author, role, reply) => {
                 let _ = reply.send(self.submit_from_log(|log| log.restore_command(author, role)));
             }
-            Request::Send(to, frame, reply) => {
-                let result = self.input(Input::Send { to, frame }).map_err(|e| match e {
-                    InputError::TooLarge { channel, len } => MessageError::TooLarge {
-                        channel,
-                        len,
-                        max: channel.max_message_len(),
-                    },
-                    InputError::Unreachable(peer) => MessageError::NotConnected(peer),
-                    _ => MessageError::Left,
-                });
-                let _ = reply.send(result);
-            }
+            Request::Mesh(request) => self.mesh_request(request),
             Request::Get(key, reply) => {
                 let value = self
                     .session
@@ -712,49 +727,6 @@ impl Actor {
         }
     }
 
-    fn request_about_checkpoints(&mut self, request: Request) {
-        match request {
-            Request::ProposeCheckpoint(reply) => {
-                let _ = reply.send(self.about_checkpoints(Input::ProposeCheckpoint));
-            }
-            Request::Retire(author, reply) => {
-                let _ = reply.send(self.about_checkpoints(Input::Retire { author }));
-            }
-            Request::Checkpoint(reply) => {
-                let log = self.session.log();
-                let _ = reply.send(log.and_then(CommandLog::checkpoint));
-            }
-            _ => {}
-        }
-    }
-
-    fn submit(&mut self, actions: Vec<Action>) -> Result<(), SubmitError> {
-        if self.durable.has_failed() {
-            return Err(SubmitError::Storage);
-        }
-        Ok(self.input(Input::Submit { actions })?)
-    }
-
-    fn about_checkpoints(&mut self, input: Input) -> Result<(), SubmitError> {
-        if self.durable.has_failed() {
-            return Err(SubmitError::Storage);
-        }
-        Ok(self.input(input)?)
-    }
-
-    /// Submits a command that the log makes up, once it knows the own commands that still wait.
-    fn submit_from_log(
-        &mut self,
-        command: impl FnOnce(&CommandLog) -> Option<Action>,
-    ) -> Result<bool, SubmitError> {
-        self.session.finish(self.now());
-        self.carry_out();
-        match self.session.log().and_then(command) {
-            Some(command) => self.submit(vec![command]).map(|()| true),
-            None => Ok(false),
-        }
-    }
-
     fn peers(&self) -> Vec<PeerStatus> {
         let status = |view: roundtable_session::PeerView| PeerStatus {
             author: match view.standing {
@@ -773,6 +745,7 @@ impl Actor {
                 })
                 .collect(),
             peer: view.peer,
+            messages: view.messages,
         };
         self.session.peers().map(status).collect()
     }
@@ -805,7 +778,7 @@ impl Actor {
             voice.stop().await;
         }
         self.session.finish(self.now());
-        self.carry_out();
+        self.say_last_words().await;
         loop {
             let now = self.clock.now();
             let all_kept = self.durable.keep(now, self.session.log());

@@ -18,6 +18,7 @@ use crate::{
     actor::Actor,
     doctor::{self, Diagnosis},
     links::Links,
+    mesh::Mesh,
     negotiation::Negotiator,
     network::Network,
     peers::Attempts,
@@ -283,6 +284,7 @@ impl RoomBuilder {
             moving: false,
             network: self.watch_network.then(Network::watch),
             author: identity.author(),
+            mesh: Mesh::new(),
         };
         let task = tokio::spawn(actor.run(joined, announced));
         let task = Some(task).into();

@@ -128,7 +128,20 @@ pub enum MessageError {
     /// The peer is not linked.
     #[error("{0} is not connected")]
     NotConnected(PeerId),
-    /// The message is too large for one frame.
+    /// So much waits for the peer already that no more is taken.
+    #[error(
+        "{0} is too slow: more than 4 MiB wait for it; try again later, or use `send`, which waits"
+    )]
+    QueueFull(PeerId),
+    /// The payload is neither text nor bytes.
+    #[error("media is no message: use `Payload::Text` or `Payload::Binary`")]
+    NotAMessage,
+    /// The value cannot be written as JSON.
+    #[error(
+        "the value cannot be written as JSON, most likely because the keys of a map are no text"
+    )]
+    NotJson,
+    /// The message is larger than its channel takes, or than the peer does: guests take 60 KiB.
     #[error("a message on {} has at most {max} bytes; this one has {len}: split it", channel.name())]
     TooLarge {
         /// The channel.
@@ -138,6 +151,18 @@ pub enum MessageError {
         /// The limit in bytes.
         max: usize,
     },
+    /// The room has been left.
+    #[error("the room has been left")]
+    Left,
+}
+
+/// Why a peer is not connected or disconnected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Signaling knows no such peer in the room.
+    #[error("{0} is not in the room")]
+    NotPresent(PeerId),
     /// The room has been left.
     #[error("the room has been left")]
     Left,

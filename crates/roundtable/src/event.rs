@@ -102,6 +102,14 @@ pub enum Event {
     /// any peer, and the log holds no commands from there. Values that this peer had not known are in the
     /// state; they come as no [`Event::Applied`].
     CheckpointStable(Stable),
+    /// So many messages for a peer, the last that were sent to it, may have arrived or not, and never will from here on: it left, or
+    /// its program was started again, or it was away for 10 minutes.
+    Undelivered {
+        /// Who.
+        peer: PeerId,
+        /// How many.
+        count: usize,
+    },
     /// A message from a peer.
     Message {
         /// From whom.

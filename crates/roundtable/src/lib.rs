@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod invite;
 mod links;
+mod mesh;
 mod negotiation;
 mod network;
 mod peers;
@@ -15,6 +16,7 @@ mod quality;
 mod reconnect;
 mod room;
 mod store;
+mod submitting;
 mod transport;
 pub mod voice;
 
@@ -27,11 +29,11 @@ pub mod kept {
 }
 
 pub use builder::RoomBuilder;
-pub use error::{JoinError, MessageError, SubmitError};
+pub use error::{ConnectError, JoinError, MessageError, SubmitError};
 pub use event::Event;
 pub use invite::{Invite, InviteError};
 pub use quality::{ConnectionQuality, QualityLevel, QualityReason};
-pub use room::{PeerStatus, Room, Summary};
+pub use room::{Broadcast, PeerStatus, Room, Summary};
 pub use transport::{CommandTransport, TransportPreference};
 
 pub use roundtable_command_log::{
@@ -43,6 +45,7 @@ pub use roundtable_core::{
     WallTime,
 };
 pub use roundtable_log_store::{Identity, IdentityError, Store, StoreError};
+pub use roundtable_session::{MAX_MESSAGE_LEN, MessageStats};
 pub use roundtable_signaling_client::{TokenError, TokenSource};
 pub use roundtable_transport::Link;
 pub use roundtable_transport_quic::QuicConfig;

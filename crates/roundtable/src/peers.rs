@@ -356,6 +356,30 @@ impl Attempts {
         }
     }
 
+    /// Whether signaling lists a peer.
+    pub(crate) fn is_present(&self, peer: &PeerId) -> bool {
+        self.present.contains_key(peer)
+    }
+
+    /// Ends whatever would bring a link to a peer.
+    pub(crate) fn leave_alone(&mut self, peer: &PeerId) {
+        self.give_up(peer);
+        if let Some(present) = self.present.get_mut(peer) {
+            present.end(|_, _| true);
+        }
+    }
+
+    /// Offers a link to a peer that may have been left alone.
+    pub(crate) fn connect(&mut self, peer: &PeerId, now: Timestamp) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.breaker.close();
+            present.given_up = false;
+            if present.is_idle() {
+                self.offer(peer, now);
+            }
+        }
+    }
+
     // --- silence -------------------------------------------------------------------------------
 
     /// A linked peer is silent, or no link to it could be negotiated since signaling is.

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_core::Stream;
 use roundtable_command_log::{Action, Entry, GenesisHash, Head, Key, Role, Stable, StateHash};
-use roundtable_core::{AuthorId, Channel, Frame, LinkStats, Payload, PeerId, TransportKind};
-use roundtable_session::Recipient;
+use roundtable_core::{AuthorId, LinkStats, Payload, PeerId, TransportKind};
+use roundtable_session::MessageStats;
+use serde::Serialize;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     task::JoinHandle,
@@ -14,7 +15,9 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 
 use crate::{
-    ConnectionQuality, Event, Invite, MessageError, RoomBuilder, SubmitError, actor::Request,
+    ConnectError, ConnectionQuality, Event, Invite, MessageError, RoomBuilder, SubmitError,
+    actor::Request,
+    mesh::{MeshRequest, Told},
     voice::VoiceHandle,
 };
 
@@ -29,6 +32,24 @@ pub struct PeerStatus {
     pub guest: bool,
     /// Its links, the one that is sent on first.
     pub links: Vec<(TransportKind, LinkStats)>,
+    /// Messages that were exchanged with it, in both directions, since it came.
+    pub messages: MessageStats,
+}
+
+/// What became of a broadcast.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Broadcast {
+    /// For whom it was taken: it goes to them, unless they leave before ([`Event::Undelivered`]).
+    pub queued: Vec<PeerId>,
+    /// Who does not get it, and why.
+    pub failed: Vec<(PeerId, MessageError)>,
+}
+
+impl Broadcast {
+    /// How many peers there were.
+    pub fn total(&self) -> usize {
+        self.queued.len() + self.failed.len()
+    }
 }
 
 /// The room in numbers.
@@ -59,9 +80,9 @@ pub(crate) struct Shared {
     pub(crate) author: AuthorId,
     pub(crate) peer: PeerId,
     pub(crate) invite: Invite,
-    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) events: broadcast::Sender<Told>,
     /// Holds what happened before the first call of [`Room::events`].
-    pub(crate) first_events: Mutex<Option<broadcast::Receiver<Event>>>,
+    pub(crate) first_events: Mutex<Option<broadcast::Receiver<Told>>>,
     pub(crate) voice: Option<VoiceHandle>,
     pub(crate) task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -180,28 +201,63 @@ impl Room {
             .take();
         let receiver = first.unwrap_or_else(|| self.shared.events.subscribe());
         BroadcastStream::new(receiver).map(|event| match event {
-            Ok(event) => event,
+            Ok(told) => told.event,
             Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
                 Event::Lagged(missed)
             }
         })
     }
 
-    /// Sends a message to one peer, reliably and in order, at most 60 KiB.
+    /// Sends a message to one peer, text or bytes, at most [`MAX_MESSAGE_LEN`](crate::MAX_MESSAGE_LEN) (16 MiB); to a guest 60 KiB.
+    ///
+    /// A member gets it once and in order, over whatever links there are and will be, for as long as both processes are in the room;
+    /// where that cannot be known, [`Event::Undelivered`] says so. A member that is away for a moment gets it when it is back. Large
+    /// messages hold up neither commands nor voice. A guest gets it if its link holds until then.
+    ///
+    /// Waits while more than 4 MiB wait for the peer; of several that wait, the first is taken first. Cancel safe: while it waits,
+    /// nothing has been taken, and nothing will be after it was dropped. An application that does not read its
+    /// [`events`](Self::events) holds up in turn those who send to it, once 16 MiB of a peer's messages are unread.
+    ///
+    /// # Errors
+    /// [`MessageError`]. Nothing is sent of a message that is too large.
+    pub async fn send(&self, peer: &PeerId, message: Payload) -> Result<(), MessageError> {
+        let peer = peer.clone();
+        self.ask_mesh(|reply| MeshRequest::Send(peer, message, reply))
+            .await
+            .unwrap_or(Err(MessageError::Left))
+    }
+
+    /// [`send`](Self::send)s a value as JSON text.
     ///
     /// # Errors
     /// [`MessageError`].
-    pub async fn send(&self, peer: &PeerId, message: Payload) -> Result<(), MessageError> {
-        self.send_frame(Recipient::Peer(peer.clone()), Channel::App, message)
-            .await
+    pub async fn send_json<T: Serialize>(
+        &self,
+        peer: &PeerId,
+        value: &T,
+    ) -> Result<(), MessageError> {
+        let json = serde_json::to_string(value).map_err(|_| MessageError::NotJson)?;
+        self.send(peer, Payload::Text(json)).await
     }
 
-    /// Sends a message to everyone, reliably and in order, at most 60 KiB.
+    /// Sends a message to everyone, as [`send`](Self::send) does, but without waiting: who has too much before it does not get it, and
+    /// is among [`Broadcast::failed`].
     ///
     /// # Errors
-    /// [`MessageError`]; that nobody is there is none.
-    pub async fn broadcast(&self, message: Payload) -> Result<(), MessageError> {
-        self.send_frame(Recipient::All, Channel::App, message).await
+    /// [`MessageError`] if nobody gets it, whoever is there; that nobody is there is none.
+    pub async fn broadcast(&self, message: Payload) -> Result<Broadcast, MessageError> {
+        self.ask_mesh(|reply| MeshRequest::Broadcast(message, reply))
+            .await
+            .unwrap_or(Err(MessageError::Left))
+    }
+
+    /// [`broadcast`](Self::broadcast)s a value as JSON text.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub async fn broadcast_json<T: Serialize>(&self, value: &T) -> Result<Broadcast, MessageError> {
+        let json = serde_json::to_string(value).map_err(|_| MessageError::NotJson)?;
+        self.broadcast(Payload::Text(json)).await
     }
 
     /// Sends a message to everyone at once or never: no order, no repetition after a loss, at most
@@ -210,20 +266,42 @@ impl Room {
     /// # Errors
     /// [`MessageError`]; that nobody is there is none.
     pub async fn broadcast_fast(&self, message: Payload) -> Result<(), MessageError> {
-        self.send_frame(Recipient::All, Channel::AppFast, message)
-            .await
-    }
-
-    async fn send_frame(
-        &self,
-        to: Recipient,
-        channel: Channel,
-        payload: Payload,
-    ) -> Result<(), MessageError> {
-        let frame = Frame { channel, payload };
-        self.ask(|reply| Request::Send(to, frame, reply))
+        self.ask_mesh(|reply| MeshRequest::BroadcastFast(message, reply))
             .await
             .unwrap_or(Err(MessageError::Left))
+    }
+
+    /// Links with a peer again after [`disconnect_peer`](Self::disconnect_peer), by either side, and tries at once to link with one that
+    /// could not be reached. Peers that come into the room are linked without being asked for. Returns when the attempt has begun:
+    /// [`Event::Connected`] or [`Event::LinkFailed`] says what came of it. A peer that has disconnected from this one takes no offer.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_peer(&self, peer: &PeerId) -> Result<(), ConnectError> {
+        let peer = peer.clone();
+        self.ask_mesh(|reply| MeshRequest::Connect(peer, reply))
+            .await
+            .unwrap_or(Err(ConnectError::Left))
+    }
+
+    /// Closes all links with a peer, and makes and takes no others until [`connect_peer`](Self::connect_peer), or until it leaves the room.
+    /// It is told so ([`CloseCode::DISCONNECTED`](crate::CloseCode::DISCONNECTED)), and offers none until this peer does. Its commands still
+    /// arrive, by way of others. What it had not acknowledged of messages comes back as [`Event::Undelivered`].
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn disconnect_peer(&self, peer: &PeerId) -> Result<(), ConnectError> {
+        let peer = peer.clone();
+        self.ask_mesh(|reply| MeshRequest::Disconnect(peer, reply))
+            .await
+            .unwrap_or(Err(ConnectError::Left))
+    }
+
+    async fn ask_mesh<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> MeshRequest,
+    ) -> Option<T> {
+        self.ask(|reply| Request::Mesh(request(reply))).await
     }
 
     /// The value of `key` in the shared state; `None` if it has none, or the room was left.

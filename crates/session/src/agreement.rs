@@ -71,7 +71,7 @@ impl Session {
                     room.shared_since.get_or_insert(now.mono);
                 }
                 self.make_ready(now, id);
-                if !was_aligned {
+                if !was_aligned && self.links.contains(id) {
                     self.aligned(now, id);
                 }
                 if firm {

@@ -47,6 +47,7 @@ pub struct SessionConfig {
     pub(crate) heads_interval: Duration,
     pub(crate) flush_interval: Duration,
     pub(crate) checkpoint_interval: Option<Duration>,
+    pub(crate) max_peers: usize,
 }
 
 /// A setting that does not work.
@@ -103,6 +104,7 @@ impl SessionConfig {
             heads_interval: Duration::from_secs(2),
             flush_interval: Duration::from_millis(11),
             checkpoint_interval: None,
+            max_peers: 10,
         }
     }
 
@@ -169,6 +171,14 @@ impl SessionConfig {
     /// signatures and about 1 KB each time, and what is final keeps that in the log for ever.
     pub fn with_checkpoint_interval(mut self, interval: Duration) -> Self {
         self.checkpoint_interval = Some(interval);
+        self
+    }
+
+    /// How many peers the room has at most, this one included. Default 10. A peer beyond that is refused with
+    /// [`CloseCode::ROOM_FULL`](roundtable_core::CloseCode::ROOM_FULL). Everyone is linked with everyone, so voice costs each peer as many
+    /// packets as there are others.
+    pub fn with_max_peers(mut self, peers: usize) -> Self {
+        self.max_peers = peers;
         self
     }
 

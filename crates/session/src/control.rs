@@ -90,6 +90,9 @@ impl Session {
                     self.flush(now);
                 }
             }
+            Control::Acknowledged { through, limit } => {
+                self.on_acknowledged(now, id, through, limit)
+            }
             Control::Heads(heads) if member.aligned => self.on_heads(now, id, &heads),
             Control::Want(ranges) if member.aligned => self.on_want(now, id, ranges),
             Control::Served(ranges) if member.aligned => self.on_served(now, id, &ranges),
@@ -157,9 +160,12 @@ impl Session {
         let can = |capability| hello.capabilities.iter().any(|name| name == capability);
         member.elides = self.config.elision && can(ELIDED_FRAMES);
         member.takes_datagrams = self.config.datagrams && can(SESSION_DATAGRAMS);
+        member.incarnation = hello.incarnation;
+        let met = (hello.author, hello.incarnation);
         if let Some(link) = self.links.get_mut(id) {
             link.phase = Phase::Proven(Box::new(member));
         }
+        self.meet(&peer, met);
         if shown != self.shown_position() {
             self.announce_genesis(id);
         }
@@ -206,12 +212,17 @@ impl Session {
         };
         link.deadline = None;
         let (peer, kind) = (link.info.peer.clone(), link.info.kind);
-        let Some(member) = link.member_mut() else {
-            return;
-        };
-        if std::mem::replace(&mut member.ready, true) {
+        if link.is_ready() || link.member().is_none() {
             return;
         }
+        if self.is_full_for(&peer) {
+            let reason = "the room has as many peers as it takes";
+            return self.refuse(now, id, Refusal::new(CloseCode::ROOM_FULL, reason));
+        }
+        let Some(member) = self.links.member_mut(id) else {
+            return;
+        };
+        member.ready = true;
         let author = member.author;
         self.orphaned_since.get_or_insert(now.mono);
         tracing::debug!(%peer, link = id.0, ?author, "ready");
@@ -221,6 +232,7 @@ impl Session {
             link: id,
             kind,
         });
+        self.acknowledge(id);
         self.release(now, id);
         self.replace_older(now, id);
     }
@@ -293,6 +305,12 @@ impl Session {
         if !self.links.ids(member).is_empty() {
             let reason = "a member is linked under this name";
             return self.refuse(now, id, Refusal::new(CloseCode::IDENTITY_MISMATCH, reason));
+        }
+        if let Some(peer) = &peer
+            && self.is_full_for(peer)
+        {
+            let reason = "the room has as many peers as it takes";
+            return self.refuse(now, id, Refusal::new(CloseCode::ROOM_FULL, reason));
         }
         let Some(link) = self.links.get_mut(id) else {
             return;

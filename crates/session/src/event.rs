@@ -103,12 +103,27 @@ pub enum Input {
         /// The commands.
         actions: Vec<Action>,
     },
-    /// The user sends a frame on App, AppFast, Voice, Video, Replication or Snapshot.
+    /// The user sends a frame on App, AppFast, Voice, Video, Replication or Snapshot. On App, a member that is away for a
+    /// moment gets it when it is back, and all get it at most once and in order: what cannot be known to have arrived comes back
+    /// as [`Event::Undelivered`]. See also [`Session::broadcast`](crate::Session::broadcast).
     Send {
         /// To whom.
         to: Recipient,
         /// What.
         frame: Frame,
+    },
+    /// The user has read a message on App that came from this peer. Until then it counts as unread, and of a peer of whom 16 MiB
+    /// are unread, or of all if that comes to 64 MiB, no more is taken.
+    Read {
+        /// From whom.
+        peer: PeerId,
+        /// How many bytes the message has.
+        len: usize,
+    },
+    /// The user wants no link to a peer; those that there are, are closed.
+    Disconnect {
+        /// Whom.
+        peer: PeerId,
     },
     /// The user, an Admin, wants what everyone has had the time to see to become final.
     ProposeCheckpoint,
@@ -215,6 +230,19 @@ pub enum Event {
         /// Why.
         error: AppendError,
     },
+    /// So many messages for a peer may have arrived or not, and never will from here on: it left, came back as another, or was
+    /// away for 10 minutes.
+    Undelivered {
+        /// Who.
+        peer: PeerId,
+        /// How many, the last that were sent to it.
+        count: usize,
+    },
+    /// Of a peer that had too much before it ([`InputError::QueueFull`]), so much has arrived that it takes more.
+    Writable {
+        /// Who.
+        peer: PeerId,
+    },
     /// A message on Snapshot, Replication, App or AppFast.
     Message {
         /// From whom.
@@ -306,14 +334,19 @@ pub enum InputError {
     /// This channel is not for the user to send on.
     #[error("{} is not for messages of the user", .0.name())]
     WrongChannel(Channel),
-    /// The message is larger than its channel takes.
-    #[error("a message on {} has at most {} bytes; this one has {len}", channel.name(), channel.max_message_len())]
+    /// The message is larger than its channel takes, or than its recipient does.
+    #[error("a message on {} has at most {max} bytes; this one has {len}", channel.name())]
     TooLarge {
         /// The channel.
         channel: Channel,
         /// The message's length in bytes.
         len: usize,
+        /// The limit in bytes.
+        max: usize,
     },
+    /// More than 4 MiB wait for this peer already.
+    #[error("too much waits for {0} already: wait for Event::Writable, then send again")]
+    QueueFull(PeerId),
     /// No ready link to this peer, or it is a guest and the channel is for members.
     #[error("{0} cannot be reached on this channel")]
     Unreachable(PeerId),
@@ -339,6 +372,37 @@ pub struct PeerView {
     pub standing: Standing,
     /// Its links, the one that is sent on first.
     pub links: Vec<LinkView>,
+    /// What was exchanged with it on App and AppFast.
+    pub messages: MessageStats,
+}
+
+/// Messages that were exchanged with a peer on App and AppFast, since it came; counters wrap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MessageStats {
+    /// How many were taken for it.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// How many came from it.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Of those that were taken, how many it has not acknowledged. Always none for guests, who acknowledge nothing.
+    pub waiting: usize,
+    /// The bytes of these, and 64 for each.
+    pub waiting_bytes: u64,
+}
+
+impl MessageStats {
+    pub(crate) fn count_sent(&mut self, len: usize) {
+        self.sent = self.sent.wrapping_add(1);
+        self.sent_bytes = self.sent_bytes.wrapping_add(len as u64);
+    }
+
+    pub(crate) fn count_received(&mut self, len: usize) {
+        self.received = self.received.wrapping_add(1);
+        self.received_bytes = self.received_bytes.wrapping_add(len as u64);
+    }
 }
 
 /// A link of a peer.

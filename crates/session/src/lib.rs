@@ -19,6 +19,8 @@ mod fuzz;
 mod handshake;
 mod heartbeat;
 mod links;
+mod messages;
+mod messaging;
 mod metrics;
 mod outbox;
 mod own_head;
@@ -31,10 +33,11 @@ mod submissions;
 pub use config::{ConfigError, GenesisSource, SessionConfig};
 pub use datagrams::carries_commands;
 pub use event::{
-    Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient, Side,
-    Standing,
+    Event, Input, InputError, LinkId, LinkInfo, LinkView, MessageStats, Now, Output, PeerView,
+    Recipient, Side, Standing,
 };
 pub use handshake::PROTOCOL_VERSION;
+pub use messages::MAX_MESSAGE_LEN;
 pub use session::Session;
 
 #[cfg(feature = "__fuzz")]

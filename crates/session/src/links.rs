@@ -89,6 +89,10 @@ pub(crate) struct Member {
     pub(crate) misread: u32,
     /// Whether it was asked for full forms, and none has come yet.
     pub(crate) asked_in_full: bool,
+    /// Names the conversation that it has with us on App; 0 if it exchanges bare messages.
+    pub(crate) incarnation: u64,
+    /// Whether it has said on this link what it has of our messages. Before that, it is sent none.
+    pub(crate) acknowledges: bool,
     /// Proofs of forks that it asked for and has not been sent.
     pub(crate) wanted_forks: Vec<Head>,
     /// Where its log of an author was found to part from ours: after which nonce it is to be sent our frames.
@@ -127,6 +131,8 @@ impl Member {
             reader: FrameReader::default(),
             misread: 0,
             asked_in_full: false,
+            incarnation: 0,
+            acknowledges: false,
             wanted_forks: Vec::new(),
             owed: Vec::new(),
             probes: Vec::new(),
@@ -227,6 +233,11 @@ impl Link {
             Channel::App | Channel::AppFast | Channel::Voice | Channel::Video
         );
         self.is_ready() && (for_guests || !matches!(self.phase, Phase::Guest { .. }))
+    }
+
+    /// Whether messages on App are numbered here, and may flow.
+    pub(crate) fn numbers_messages(&self) -> bool {
+        self.is_ready() && self.member().is_some_and(|member| member.incarnation != 0)
     }
 
     pub(crate) fn standing(&self) -> Standing {

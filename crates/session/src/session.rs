@@ -23,6 +23,8 @@ use crate::{
     handshake::{ELIDED_FRAMES, Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
     heartbeat::Beat,
     links::{Link, Links, Phase},
+    messages::Message,
+    messaging::Messages,
     metrics::Counters,
     outbox::Outbox,
     own_head::OwnHead,
@@ -64,6 +66,7 @@ pub struct Session {
     pub(crate) orphaned_since: Option<Timestamp>,
     /// Geneses in whose logs we have signed, and which we have given up.
     pub(crate) given_up: BTreeSet<GenesisHash>,
+    pub(crate) messages: Messages,
     pub(crate) counters: Counters,
     pub(crate) signing_rate: Rate,
     rng: ChaCha20Rng,
@@ -94,11 +97,13 @@ impl Session {
             next_heads: now.mono,
             orphaned_since: None,
             given_up: BTreeSet::new(),
+            messages: Messages::default(),
             counters: Counters::default(),
             signing_rate: Rate::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             config,
         };
+        session.messages = Messages::new(session.rng.next_u64());
         match session.config.genesis.clone() {
             GenesisSource::Known(genesis) => session.begin(genesis, true)?,
             GenesisSource::Remembered(genesis) => session.begin(genesis, false)?,
@@ -129,10 +134,13 @@ impl Session {
             Input::AloneInRoom => self.alone(now),
             Input::PeerLeft { peer } => {
                 let reason = Refusal::new(CloseCode::NORMAL, "the peer has left the room");
-                for id in self.links.ids(|link| link.info.peer == peer) {
-                    self.close(now, id, reason);
-                }
+                self.part_with(now, &peer, reason);
             }
+            Input::Disconnect { peer } => {
+                let reason = Refusal::new(CloseCode::DISCONNECTED, "disconnected by the user");
+                self.part_with(now, &peer, reason);
+            }
+            Input::Read { peer, len } => self.on_read(now, &peer, len),
         }
         Ok(())
     }
@@ -151,6 +159,7 @@ impl Session {
             self.orphaned_due(),
             self.checkpoints.due(),
             self.firm_due(),
+            self.messages.due(),
         ]
         .into_iter()
         .flatten()
@@ -193,6 +202,7 @@ impl Session {
         self.beat(now);
         self.repeat_commands(now);
         self.exchange(now);
+        self.review_messages(now);
         self.review_checkpoints(now);
         self.flush(now);
     }
@@ -263,6 +273,7 @@ impl Session {
             peer: peer.clone(),
             standing: of_peer[0].1.standing(),
             links: of_peer.iter().map(view).collect(),
+            messages: self.messages.stats(peer),
         }
     }
 
@@ -275,7 +286,7 @@ impl Session {
         let crowded = self.links.ids(to_peer).len() >= MAX_LINKS_TO_PEER;
         if info.promises_session {
             let deadline = now.mono + self.config.handshake_deadline;
-            let (handshake, hello) = Handshake::start(&info, self.hello());
+            let (handshake, hello) = Handshake::start(&info, self.hello(&info.peer));
             let phase = Phase::Handshaking(Box::new(handshake));
             self.links
                 .insert(id, Link::new(now.mono, info, phase, Some(deadline)));
@@ -294,7 +305,7 @@ impl Session {
         Ok(())
     }
 
-    fn hello(&mut self) -> Hello {
+    fn hello(&mut self, peer: &PeerId) -> Hello {
         let mut nonce = vec![0; NONCE_LEN];
         self.rng.fill_bytes(&mut nonce);
         let capabilities = self.config.capabilities.iter().map(String::as_str);
@@ -315,6 +326,7 @@ impl Session {
             protocol_minor: PROTOCOL_VERSION.1,
             schema_hash: *self.config.schema.hash().as_bytes(),
             capabilities,
+            incarnation: self.messages.incarnation(peer),
         }
     }
 
@@ -341,6 +353,7 @@ impl Session {
         if link.is_ready() && self.links.best_to(&peer, Link::is_ready).is_none() {
             self.outbox.event(Event::PeerGone { peer: peer.clone() });
         }
+        self.messages_link_down(now, &peer);
         self.review_firmness();
         // What was in flight on the lost link is asked for on the next.
         if let Some(next) = self.links.best_to(&peer, Link::is_aligned) {
@@ -399,8 +412,16 @@ impl Session {
             {
                 self.on_datagram(now, id, &bytes.slice(MARK.len()..));
             }
+            (Channel::App, Payload::Binary(chunk)) if link.numbers_messages() => {
+                self.on_chunk(now, id, chunk);
+            }
+            (Channel::App, _) if link.numbers_messages() => {
+                let reason = "a bare message to one who numbers them";
+                self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
+            }
             (channel, payload) if link.carries(channel) && channel != Channel::Command => {
                 let peer = link.info.peer.clone();
+                self.messages.count_received(&peer, channel, &payload);
                 self.outbox.event(deliver(peer, channel, payload));
             }
             (channel, payload) if !guest && !link.is_aligned() => {
@@ -434,19 +455,32 @@ impl Session {
         if reserved || !frame.is_consistent() {
             return Err(InputError::WrongChannel(channel));
         }
-        if len > channel.max_message_len() {
-            return Err(InputError::TooLarge { channel, len });
+        if channel == Channel::App {
+            return match to {
+                Recipient::All => self.broadcast(frame.payload).map(drop),
+                Recipient::Peer(peer) => {
+                    let message = Message::new(frame.payload);
+                    let message = message.ok_or(InputError::WrongChannel(channel))?;
+                    self.send_message(peer, message)
+                }
+            };
+        }
+        let max = channel.max_message_len();
+        if len > max {
+            return Err(InputError::TooLarge { channel, len, max });
         }
         let carries = |link: &Link| link.carries(channel);
         match to {
             Recipient::All => {
                 for id in self.links.best(carries) {
+                    self.count_sent_on(id, &frame);
                     self.outbox.transmit(id, frame.clone());
                 }
             }
             Recipient::Peer(peer) => {
                 let link = self.links.best_to(peer, carries);
                 let id = link.ok_or_else(|| InputError::Unreachable(peer.clone()))?;
+                self.count_sent_on(id, &frame);
                 self.outbox.transmit(id, frame);
             }
         }

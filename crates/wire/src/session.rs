@@ -80,6 +80,13 @@ pub enum Control {
         /// How many bytes of the answer the sender has.
         offset: u64,
     },
+    /// Of the App channel, the sender has all chunks up to one, and takes more up to some cost.
+    Acknowledged {
+        /// The last chunk that it has, of those that are meant for this incarnation of it.
+        through: u64,
+        /// What all chunks from the first on may cost together: each its length and 64.
+        limit: u64,
+    },
     /// A message of a later minor version, to be skipped.
     Unknown,
 }
@@ -107,6 +114,9 @@ pub struct Hello {
     pub schema_hash: [u8; 32],
     /// What the peer can do, at most [`MAX_CAPABILITIES`] names of [`MAX_CAPABILITY_LEN`] bytes.
     pub capabilities: Vec<String>,
+    /// Another number each time that the sender begins anew to number its App messages for this peer, and has
+    /// forgotten which of the peer's have come. 0 if it knows no numbers, and exchanges them bare.
+    pub incarnation: u64,
 }
 
 /// The last contiguous command of one author that a peer holds.
@@ -268,6 +278,11 @@ fn build_short(fbb: &mut FlatBufferBuilder<'_>, control: &Control) -> (fb::Messa
             let want = fb::WantCheckpoint::create(fbb, &want);
             (fb::Message::WantCheckpoint, want.as_union_value())
         }
+        &Control::Acknowledged { through, limit } => {
+            let acknowledged = fb::AcknowledgedArgs { through, limit };
+            let acknowledged = fb::Acknowledged::create(fbb, &acknowledged);
+            (fb::Message::Acknowledged, acknowledged.as_union_value())
+        }
         // What a later version meant cannot be said again; an empty table of no type stands for it.
         _ => {
             let empty = fb::Ping::create(fbb, &fb::PingArgs { sequence: 0 });
@@ -293,6 +308,7 @@ fn build_hello(fbb: &mut FlatBufferBuilder<'_>, hello: &Hello) -> Message {
         protocol_minor: hello.protocol_minor,
         schema_hash: Some(fbb.create_vector(&hello.schema_hash)),
         capabilities: Some(fbb.create_vector(&capabilities)),
+        incarnation: hello.incarnation,
     };
     fb::Hello::create(fbb, &args).as_union_value()
 }
@@ -369,6 +385,10 @@ fn read(control: &fb::Control<'_>) -> Result<Control, ControlError> {
         let (after, offset) = (want.after(), want.offset());
         return Ok(Control::WantCheckpoint { after, offset });
     }
+    if let Some(acknowledged) = control.message_as_acknowledged() {
+        let (through, limit) = (acknowledged.through(), acknowledged.limit());
+        return Ok(Control::Acknowledged { through, limit });
+    }
     if control.message_as_full_forms().is_some() {
         return Ok(Control::FullForms);
     }
@@ -394,6 +414,7 @@ fn read_hello(hello: &fb::Hello<'_>) -> Result<Hello, ControlError> {
             Some(names) => read_capabilities(&names)?,
             None => Vec::new(),
         },
+        incarnation: hello.incarnation(),
     })
 }
 
@@ -491,6 +512,7 @@ mod tests {
             version in any::<(u16, u16)>(),
             schema_hash in any::<[u8; 32]>(),
             capabilities in vec("[a-zé]{0,20}", 0..MAX_CAPABILITIES),
+            incarnation in any::<u64>(),
         ) -> Hello {
             Hello {
                 author,
@@ -503,6 +525,7 @@ mod tests {
                 protocol_minor: version.1,
                 schema_hash,
                 capabilities,
+                incarnation,
             }
         }
     }
@@ -532,6 +555,8 @@ mod tests {
             any::<u64>().prop_map(|checkpoints| Control::Pruned { checkpoints }),
             any::<(u64, u64)>()
                 .prop_map(|(after, offset)| Control::WantCheckpoint { after, offset }),
+            any::<(u64, u64)>()
+                .prop_map(|(through, limit)| Control::Acknowledged { through, limit }),
         ]
     }
 

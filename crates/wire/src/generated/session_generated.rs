@@ -20,14 +20,14 @@ pub mod roundtable {
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
-        pub const ENUM_MAX_MESSAGE: u8 = 15;
+        pub const ENUM_MAX_MESSAGE: u8 = 16;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_MESSAGE: [Message; 16] = [
+        pub const ENUM_VALUES_MESSAGE: [Message; 17] = [
             Message::NONE,
             Message::Hello,
             Message::Proof,
@@ -44,6 +44,7 @@ pub mod roundtable {
             Message::Probed,
             Message::Pruned,
             Message::WantCheckpoint,
+            Message::Acknowledged,
         ];
 
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -68,9 +69,10 @@ pub mod roundtable {
             pub const Probed: Self = Self(13);
             pub const Pruned: Self = Self(14);
             pub const WantCheckpoint: Self = Self(15);
+            pub const Acknowledged: Self = Self(16);
 
             pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 15;
+            pub const ENUM_MAX: u8 = 16;
             pub const ENUM_VALUES: &'static [Self] = &[
                 Self::NONE,
                 Self::Hello,
@@ -88,6 +90,7 @@ pub mod roundtable {
                 Self::Probed,
                 Self::Pruned,
                 Self::WantCheckpoint,
+                Self::Acknowledged,
             ];
 
             /// Returns the variant's name or "" if unknown.
@@ -109,6 +112,7 @@ pub mod roundtable {
                     Self::Probed => Some("Probed"),
                     Self::Pruned => Some("Pruned"),
                     Self::WantCheckpoint => Some("WantCheckpoint"),
+                    Self::Acknowledged => Some("Acknowledged"),
                     _ => None,
                 }
             }
@@ -504,6 +508,7 @@ pub mod roundtable {
             pub const VT_PROTOCOL_MINOR: ::flatbuffers::VOffsetT = 18;
             pub const VT_SCHEMA_HASH: ::flatbuffers::VOffsetT = 20;
             pub const VT_CAPABILITIES: ::flatbuffers::VOffsetT = 22;
+            pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 24;
 
             #[inline]
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -521,6 +526,7 @@ pub mod roundtable {
                 args: &'args HelloArgs<'args>,
             ) -> ::flatbuffers::WIPOffset<Hello<'bldr>> {
                 let mut builder = HelloBuilder::new(_fbb);
+                builder.add_incarnation(args.incarnation);
                 if let Some(x) = args.capabilities {
                     builder.add_capabilities(x);
                 }
@@ -681,6 +687,18 @@ pub mod roundtable {
                     >>(Hello::VT_CAPABILITIES, None)
                 }
             }
+
+            #[inline]
+            pub fn incarnation(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u64>(Hello::VT_INCARNATION, Some(0))
+                        .unwrap()
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Hello<'_> {
@@ -726,6 +744,7 @@ pub mod roundtable {
                     .visit_field::<::flatbuffers::ForwardsUOffset<
                         ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>,
                     >>("capabilities", Self::VT_CAPABILITIES, false)?
+                    .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
                     .finish();
                 Ok(())
             }
@@ -746,6 +765,7 @@ pub mod roundtable {
                     ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>,
                 >,
             >,
+            pub incarnation: u64,
         }
 
         impl<'a> Default for HelloArgs<'a> {
@@ -762,6 +782,7 @@ pub mod roundtable {
                     protocol_minor: 0,
                     schema_hash: None, // required field
                     capabilities: None,
+                    incarnation: 0,
                 }
             }
         }
@@ -854,6 +875,12 @@ pub mod roundtable {
             }
 
             #[inline]
+            pub fn add_incarnation(&mut self, incarnation: u64) {
+                self.fbb_
+                    .push_slot::<u64>(Hello::VT_INCARNATION, incarnation, 0);
+            }
+
+            #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             ) -> HelloBuilder<'a, 'b, A> {
@@ -889,6 +916,7 @@ pub mod roundtable {
                 ds.field("protocol_minor", &self.protocol_minor());
                 ds.field("schema_hash", &self.schema_hash());
                 ds.field("capabilities", &self.capabilities());
+                ds.field("incarnation", &self.incarnation());
                 ds.finish()
             }
         }
@@ -2683,6 +2711,147 @@ pub mod roundtable {
             }
         }
 
+        pub enum AcknowledgedOffset {}
+
+        #[derive(Copy, Clone, PartialEq)]
+        pub struct Acknowledged<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Acknowledged<'a> {
+            type Inner = Acknowledged<'a>;
+
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Acknowledged<'a> {
+            pub const VT_THROUGH: ::flatbuffers::VOffsetT = 4;
+            pub const VT_LIMIT: ::flatbuffers::VOffsetT = 6;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Acknowledged { _tab: table }
+            }
+
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args AcknowledgedArgs,
+            ) -> ::flatbuffers::WIPOffset<Acknowledged<'bldr>> {
+                let mut builder = AcknowledgedBuilder::new(_fbb);
+                builder.add_limit(args.limit);
+                builder.add_through(args.through);
+                builder.finish()
+            }
+
+            #[inline]
+            pub fn through(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u64>(Acknowledged::VT_THROUGH, Some(0))
+                        .unwrap()
+                }
+            }
+
+            #[inline]
+            pub fn limit(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u64>(Acknowledged::VT_LIMIT, Some(0))
+                        .unwrap()
+                }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Acknowledged<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<u64>("through", Self::VT_THROUGH, false)?
+                    .visit_field::<u64>("limit", Self::VT_LIMIT, false)?
+                    .finish();
+                Ok(())
+            }
+        }
+
+        pub struct AcknowledgedArgs {
+            pub through: u64,
+            pub limit: u64,
+        }
+
+        impl<'a> Default for AcknowledgedArgs {
+            #[inline]
+            fn default() -> Self {
+                AcknowledgedArgs {
+                    through: 0,
+                    limit: 0,
+                }
+            }
+        }
+
+        pub struct AcknowledgedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AcknowledgedBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_through(&mut self, through: u64) {
+                self.fbb_
+                    .push_slot::<u64>(Acknowledged::VT_THROUGH, through, 0);
+            }
+
+            #[inline]
+            pub fn add_limit(&mut self, limit: u64) {
+                self.fbb_.push_slot::<u64>(Acknowledged::VT_LIMIT, limit, 0);
+            }
+
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> AcknowledgedBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                AcknowledgedBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Acknowledged<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Acknowledged<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Acknowledged");
+                ds.field("through", &self.through());
+                ds.field("limit", &self.limit());
+                ds.finish()
+            }
+        }
+
         pub enum ControlOffset {}
 
         #[derive(Copy, Clone, PartialEq)]
@@ -2964,6 +3133,20 @@ pub mod roundtable {
                     None
                 }
             }
+
+            #[inline]
+            #[allow(non_snake_case)]
+            pub fn message_as_acknowledged(&self) -> Option<Acknowledged<'a>> {
+                if self.message_type() == Message::Acknowledged {
+                    let u = self.message();
+                    // Safety:
+                    // Created from a valid Table for this object
+                    // Which contains a valid union in this slot
+                    Some(unsafe { Acknowledged::init_from_table(u) })
+                } else {
+                    None
+                }
+            }
         }
 
         impl ::flatbuffers::Verifiable for Control<'_> {
@@ -2990,6 +3173,7 @@ pub mod roundtable {
                             Message::Probed => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probed>>("Message::Probed", pos),
                             Message::Pruned => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pruned>>("Message::Pruned", pos),
                             Message::WantCheckpoint => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantCheckpoint>>("Message::WantCheckpoint", pos),
+                            Message::Acknowledged => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Acknowledged>>("Message::Acknowledged", pos),
                             _ => Ok(()),
                         }
                     })?
@@ -3203,6 +3387,16 @@ pub mod roundtable {
                     }
                     Message::WantCheckpoint => {
                         if let Some(x) = self.message_as_want_checkpoint() {
+                            ds.field("message", &x)
+                        } else {
+                            ds.field(
+                                "message",
+                                &"InvalidFlatbuffer: Union discriminant does not match value.",
+                            )
+                        }
+                    }
+                    Message::Acknowledged => {
+                        if let Some(x) = self.message_as_acknowledged() {
                             ds.field("message", &x)
                         } else {
                             ds.field(
