@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use roundtable_core::{Channel, CloseCode, Frame, Payload, PeerId};
+use roundtable_core::{Channel, Clock, CloseCode, Frame, Payload, PeerId};
 use roundtable_session::{Input, InputError, Recipient};
 use roundtable_transport::SystemClock;
 use tokio::sync::{mpsc, oneshot};

@@ -326,7 +326,8 @@ impl Room {
             .unwrap_or((Vec::new(), heads))
     }
 
-    /// Who is linked, and how well; empty if the room was left.
+    /// Who is linked, how well, and what was exchanged with each; empty if the room was left.
+    #[doc(alias = "list_peers")]
     pub async fn peers(&self) -> Vec<PeerStatus> {
         self.ask(Request::Peers).await.unwrap_or_default()
     }

@@ -7,8 +7,8 @@ mod support;
 use std::collections::BTreeSet;
 
 use roundtable::{
-    Action, Event, Identity, JoinError, Key, MergeRule, MessageError, Payload, Role, Schema,
-    Strategy, SubmitError, TransportKind, TransportPreference, voice::Voice,
+    Action, Event, Identity, JoinError, Key, MAX_MESSAGE_LEN, MergeRule, MessageError, Payload,
+    Role, Schema, Strategy, SubmitError, TransportKind, TransportPreference, voice::Voice,
 };
 use support::{Member, TestServer, converged};
 
@@ -104,11 +104,9 @@ async fn messages_reach_one_peer_or_all_and_keep_their_kind() {
     }
 
     let binary = Payload::Binary(vec![0, 1, 2].into());
-    carol
-        .room
-        .broadcast(Payload::Text("to all".into()))
-        .await
-        .unwrap();
+    let sent = carol.room.broadcast(Payload::Text("to all".into())).await;
+    let sent = sent.unwrap();
+    assert_eq!((sent.queued.len(), sent.total()), (2, 2));
     carol
         .room
         .send(bob.room.peer(), binary.clone())
@@ -124,7 +122,7 @@ async fn messages_reach_one_peer_or_all_and_keep_their_kind() {
     );
     assert_eq!(bob.wait_for("the bytes", message).await, binary);
 
-    let huge = Payload::Binary(vec![0; 70_000].into());
+    let huge = Payload::Binary(vec![0; MAX_MESSAGE_LEN + 1].into());
     assert!(matches!(
         alice.room.broadcast(huge).await,
         Err(MessageError::TooLarge { .. })

@@ -16,7 +16,7 @@ use crate::{
     Session,
     event::{Event, InputError, LinkId, MessageStats, Now},
     handshake::Refusal,
-    links::{Link, Phase},
+    links::Link,
     messages::{Incoming, MAX_MESSAGE_LEN, Message, Outgoing, Taken, weight},
 };
 
@@ -37,6 +37,8 @@ struct Pair {
     incoming: Incoming,
     /// The link that the outgoing half was last sent on.
     on: Option<LinkId>,
+    /// The link on which the peer was last told what has come. If that dies, it may not have heard it.
+    told_on: Option<LinkId>,
     /// Since when there is no link to the peer.
     away: Option<Timestamp>,
     stats: MessageStats,
@@ -71,6 +73,7 @@ impl Messages {
                 outgoing: Outgoing::default(),
                 incoming: Incoming::default(),
                 on: None,
+                told_on: None,
                 away: None,
                 stats: MessageStats::default(),
             }
@@ -79,7 +82,10 @@ impl Messages {
 
     /// Our number for the conversation with a peer to whom a link has opened.
     pub(crate) fn incarnation(&mut self, peer: &PeerId) -> u64 {
-        self.pair(peer).incarnation
+        let pair = self.pair(peer);
+        // From here on the peer may know the number, so it must not be forgotten before the link is gone.
+        pair.away = None;
+        pair.incarnation
     }
 
     /// What was exchanged with a peer.
@@ -106,6 +112,12 @@ impl Messages {
                 self.unread = self.unread.saturating_add(weight(len));
             }
         }
+    }
+
+    /// How many conversations there are, what waits to be acknowledged in all of them, and what the application has not read.
+    pub(crate) fn totals(&self) -> (usize, u64, u64) {
+        let waiting = self.pairs.values().map(|pair| pair.outgoing.waiting().1);
+        (self.pairs.len(), waiting.sum(), self.unread)
     }
 
     /// When the next acknowledgement is due, or a conversation has been kept long enough.
@@ -197,7 +209,6 @@ impl Session {
     /// A peer has proven who it is, and named its end of the conversation.
     pub(crate) fn meet(&mut self, peer: &PeerId, (author, incarnation): (AuthorId, u64)) {
         let pair = self.messages.pair(peer);
-        pair.away = None;
         let remote = (incarnation != 0).then_some((author, incarnation));
         if pair.remote == remote {
             return;
@@ -205,7 +216,7 @@ impl Session {
         pair.remote = remote;
         pair.incoming.begin_anew();
         let lost = std::mem::take(&mut pair.outgoing);
-        pair.on = None;
+        (pair.on, pair.told_on) = (None, None);
         self.tell_undelivered(peer, &lost);
     }
 
@@ -253,6 +264,16 @@ impl Session {
         while let Some(chunk) = pair.outgoing.next_chunk() {
             self.outbox
                 .transmit(link, Frame::binary(Channel::App, chunk));
+        }
+    }
+
+    /// Goes on with both halves on the link that is best by now.
+    fn keep_to_the_best(&mut self, peer: &PeerId) {
+        let best = self.conversing(peer, |_| true);
+        let told_on = self.messages.pairs.get(peer).and_then(|p| p.told_on);
+        match best {
+            Some(best) if told_on != Some(best) => self.acknowledge(best),
+            _ => self.pump(peer),
         }
     }
 
@@ -312,8 +333,9 @@ impl Session {
             return;
         };
         let peer = link.info.peer.clone();
-        let incoming = &mut self.messages.pair(&peer).incoming;
-        let (through, limit) = incoming.acknowledgement(takes_more);
+        let pair = self.messages.pair(&peer);
+        pair.told_on = Some(id);
+        let (through, limit) = pair.incoming.acknowledgement(takes_more);
         self.outbox
             .control(id, &Control::Acknowledged { through, limit });
         // It may have said the same before this link was ready.
@@ -349,7 +371,7 @@ impl Session {
             if away.is_some_and(|since| since + KEEP <= now.mono) {
                 self.forget_messages(&peer);
             } else {
-                self.pump(&peer);
+                self.keep_to_the_best(&peer);
             }
         }
     }
@@ -357,7 +379,7 @@ impl Session {
     /// One link fewer leads to a peer.
     pub(crate) fn messages_link_down(&mut self, now: Now, peer: &PeerId) {
         if !self.links.ids(|link| link.info.peer == *peer).is_empty() {
-            return self.pump(peer);
+            return self.keep_to_the_best(peer);
         }
         let Some(pair) = self.messages.pairs.get_mut(peer) else {
             return;

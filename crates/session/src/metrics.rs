@@ -111,6 +111,10 @@ impl Observe for Session {
         visitor.counter("session_overrun_frames", &[], overrun_frames);
         visitor.counter("session_used_repetitions", &[], used_repetitions);
         visitor.counter("session_oversized_snapshots", &[], oversized_snapshots);
+        let (conversations, waiting, unread) = self.messages.totals();
+        visitor.gauge("session_conversations", &[], conversations as f64);
+        visitor.gauge("session_waiting_message_bytes", &[], waiting as f64);
+        visitor.gauge("session_unread_message_bytes", &[], unread as f64);
         let queued = self.submissions.len() as f64;
         visitor.gauge("session_queued_commands", &[], queued);
         let rate = self.signing_rate.per_second();

@@ -1,7 +1,7 @@
 //! Peers that are broken on purpose, to show that the simulator would notice.
 
 /// Something that honest peers of a world do wrong. Each lies outside the product, in what the
-/// simulated shell does or in what it reports, but for the last two, which are switches of the log for tests.
+/// simulated shell does or in what it reports, but for `CommitsRivals` and `TrustsSnapshots`, which are switches of the log for tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -27,11 +27,13 @@ pub enum Fault {
     CommitsRivals,
     /// A joiner uses a snapshot whose values nobody has committed.
     TrustsSnapshots,
+    /// Of the messages that peers send each other, every fifth is not handed to the application.
+    LosesMessages,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ForgetsLogOnRestart,
         Self::DropsTailAtFailover,
         Self::AppliesDuplicates,
@@ -43,5 +45,6 @@ impl Fault {
         Self::NeverSpreadsProofs,
         Self::CommitsRivals,
         Self::TrustsSnapshots,
+        Self::LosesMessages,
     ];
 }

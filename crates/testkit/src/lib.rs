@@ -9,6 +9,7 @@ mod duct;
 mod fault;
 mod forge;
 mod hostile;
+mod messages;
 mod misjudge;
 mod model;
 mod oracle;

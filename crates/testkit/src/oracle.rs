@@ -99,6 +99,7 @@ impl World {
         for number in &honest {
             self.compare(first, *number)?;
         }
+        self.check_messages()?;
         self.check_checkpoints()?;
         self.check_meaning(first)?;
         let reader = self.dice.pick(&honest).unwrap_or(first);

@@ -231,7 +231,7 @@ struct Life {
 }
 
 /// What may happen, each as often as it is listed.
-const EVENTS: [fn(&mut Life); 33] = [
+const EVENTS: [fn(&mut Life); 35] = [
     Life::write,
     Life::write,
     Life::write,
@@ -258,6 +258,8 @@ const EVENTS: [fn(&mut Life); 33] = [
     Life::attack,
     Life::attack,
     Life::chatter,
+    Life::talk,
+    Life::talk,
     Life::join,
     Life::misinform,
     Life::pour,
@@ -549,6 +551,26 @@ impl Life {
             // What its role or its budget does not allow is not written.
             let _ = self.world.submit(writer, vec![action]);
             self.pass(Duration::from_millis(12));
+        }
+    }
+
+    /// Some peers send each other messages, now and then a long one.
+    fn talk(&mut self) {
+        let honest = self.world.honest();
+        for _ in 0..self.world.dice.between(1, 8) {
+            let pair = [(); 2].map(|()| self.world.dice.pick(&honest));
+            let [Some(from), Some(to)] = pair else {
+                return;
+            };
+            let long = if self.world.dice.chance(10) {
+                100_000
+            } else {
+                300
+            };
+            let len = self.world.dice.index(long).unwrap_or_default();
+            if from != to && self.world.say(from, to, len) {
+                self.world.note(format!("p{from} tells p{to} {len} bytes"));
+            }
         }
     }
 

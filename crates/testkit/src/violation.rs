@@ -100,6 +100,28 @@ pub enum Violation {
     /// A log that gets everything from the genesis on differs from one that has joined by a snapshot.
     #[error("{0} is not where a log is that has seen everything from the genesis on")]
     Replayed(PeerId),
+    /// A message came twice, or before the one ahead of it.
+    #[error("{reader} received message {number} of {sender} after {last}")]
+    MessageOutOfTurn {
+        /// Who received it.
+        reader: PeerId,
+        /// Who sent it.
+        sender: PeerId,
+        /// The number of the one before.
+        last: u64,
+        /// Its number.
+        number: u64,
+    },
+    /// Messages did not arrive, and their sender was not told.
+    #[error("{missing} messages from {sender} to {reader} are missing")]
+    MessagesLost {
+        /// Who sent them.
+        sender: PeerId,
+        /// Who did not receive them.
+        reader: PeerId,
+        /// How many.
+        missing: u64,
+    },
     /// Peers did not come to rest in time.
     #[error("no convergence within {0} s after the last link was up")]
     NoConvergence(u64),

@@ -11,8 +11,8 @@ use roundtable_command_log::{
     Action, CommandLog, ForkProof, FrameId, Genesis, Schema, Stable, UnverifiedFrame,
 };
 use roundtable_core::{
-    AuthorId, Channel, ChannelBinding, CloseCode, Frame, PeerId, RoomId, Timestamp, TransportKind,
-    WallTime,
+    AuthorId, Channel, ChannelBinding, CloseCode, Frame, Payload, PeerId, RoomId, Timestamp,
+    TransportKind, WallTime,
 };
 use roundtable_netem::Conditions;
 use roundtable_session::{
@@ -24,6 +24,7 @@ use crate::{
     cable::{Cable, Parcel},
     dice::Dice,
     hostile::Equivocation,
+    messages::Talk,
     peer::{Peer, is_pruned},
     wire::{Ether, Noted, What},
 };
@@ -67,6 +68,8 @@ pub struct World {
     /// Every command frame that was ever signed here or read on a link, once, in that order.
     pub(crate) archive: Vec<UnverifiedFrame>,
     archived: BTreeSet<FrameId>,
+    /// What was said beside the log.
+    pub(crate) talk: Talk,
     /// Who has forked.
     pub(crate) branches: BTreeSet<AuthorId>,
 }
@@ -98,6 +101,7 @@ impl World {
             stable: Vec::new(),
             archive: Vec::new(),
             archived: BTreeSet::new(),
+            talk: Talk::default(),
             branches: BTreeSet::new(),
         }
     }
@@ -215,7 +219,9 @@ impl World {
         // A hostile author's log is written by hand: its session signs nothing.
         let config = config
             .with_open_room(self.open_room && peer.is_honest())
-            .with_elision(peer.elides);
+            .with_elision(peer.elides)
+            // Of those who died, others do not know so at once.
+            .with_max_peers(64);
         let Ok(mut session) = Session::new(config, now) else {
             let failed = Violation::NotRestored(peer.id.clone());
             return self.judge(Err(failed));
@@ -657,7 +663,7 @@ impl World {
         self.digest.update(&self.now.as_micros().to_le_bytes());
         self.digest.update(&link.0.to_le_bytes());
         match &frame.payload {
-            roundtable_core::Payload::Binary(bytes) if self.ether.is_none() => {
+            Payload::Binary(bytes) if self.ether.is_none() => {
                 self.digest.update(bytes);
             }
             _ if self.ether.is_some() => {
@@ -728,6 +734,15 @@ impl World {
             }
             Event::CheckpointStable(stable) => self.on_stable(number, &stable),
             Event::Forked(proof) => self.check_forked(&proof),
+            Event::Message {
+                peer,
+                channel: Channel::App,
+                payload,
+            } => self.on_message(number, peer, &payload),
+            Event::Undelivered { peer, count } => {
+                self.undelivered(number, &peer, count);
+                Ok(())
+            }
             Event::Misbehaved { peer, code } if self.both_honest(number, &peer) => {
                 let judge = self.peers[number].id.clone();
                 Err(Violation::Blamed { judge, peer, code })
@@ -741,6 +756,27 @@ impl World {
             _ => Ok(()),
         };
         self.judge(result);
+    }
+
+    /// The application reads what comes at once.
+    fn on_message(
+        &mut self,
+        number: usize,
+        peer: PeerId,
+        payload: &Payload,
+    ) -> Result<(), Violation> {
+        let len = match payload {
+            Payload::Binary(bytes) => bytes.len(),
+            Payload::Text(text) => text.len(),
+            Payload::Media(_) | Payload::Clock(_) => 0,
+        };
+        let honest = self.both_honest(number, &peer);
+        // Cannot fail. What follows is drained with the rest.
+        let _ = self.input(number, Input::Read { peer, len });
+        if honest {
+            return self.hear(number, payload);
+        }
+        Ok(())
     }
 
     /// An honest author never signs twice for one place.

@@ -160,6 +160,15 @@ fn a_snapshot_that_is_used_unverified_is_caught() {
     assert!(!caught.is_empty());
 }
 
+#[test]
+fn messages_that_do_not_reach_the_application_are_caught() {
+    let caught = caught(Fault::LosesMessages);
+    assert!(
+        matches!(caught[..], [Violation::MessagesLost { .. }]),
+        "{caught:?}"
+    );
+}
+
 /// A failing world says how to see it again, and what came before.
 #[test]
 fn a_failure_names_its_seed_and_what_happened() {

@@ -1,6 +1,6 @@
 //! Body of the fuzz target `session_ops`: three sessions, an Admin and two whom it made Editors, do whatever a list of
 //! operations says, over links that deliver, break and come double. In the end they are linked and left alone, and must
-//! hold the same.
+//! hold the same, and have got each other's messages.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,11 +15,13 @@ use roundtable_command_log::{
     Action, CommandLog, Genesis, GenesisParams, Key, Limits, MergeRule, Role, Schema, Strategy,
 };
 use roundtable_core::{
-    AuthorId, Channel, ChannelBinding, Frame, PeerId, RoomId, Timestamp, TransportKind,
+    AuthorId, Channel, ChannelBinding, Frame, Payload, PeerId, RoomId, Timestamp, TransportKind,
 };
 
 use super::at;
-use crate::{Event, GenesisSource, Input, LinkId, LinkInfo, Output, Session, SessionConfig, Side};
+use crate::{
+    Event, GenesisSource, Input, LinkId, LinkInfo, Output, Recipient, Session, SessionConfig, Side,
+};
 
 const PEERS: usize = 3;
 /// So that each run is short.
@@ -53,6 +55,8 @@ enum Op {
     Redo(Who),
     /// Gives somebody a role, as far as one may.
     Rule(Who, Who, u8),
+    /// Sends somebody a message of so many bytes and a few.
+    Say(Who, Who, u16),
     /// One more link between two.
     Link(Who, Who),
     /// A link breaks; what was under way is lost. The ends that are told close it.
@@ -83,8 +87,20 @@ struct Wire {
     queues: [VecDeque<Option<Frame>>; 2],
 }
 
+/// What became of the messages of one peer, in one of its lives, to another.
+#[derive(Default)]
+struct Said {
+    sent: u64,
+    received: u64,
+    last: u64,
+    /// How many the sender was told may be missing.
+    undelivered: u64,
+}
+
 struct World {
     now: Timestamp,
+    /// By sender, its life, and receiver.
+    talk: BTreeMap<(usize, u8, usize), Said>,
     peers: Vec<Peer>,
     wires: BTreeMap<u64, Wire>,
     wires_made: u64,
@@ -161,6 +177,7 @@ impl World {
     fn new() -> Self {
         let mut world = Self {
             now: Timestamp::ZERO,
+            talk: BTreeMap::new(),
             peers: Vec::new(),
             wires: BTreeMap::new(),
             wires_made: 0,
@@ -220,6 +237,7 @@ impl World {
                 let command = self.log(who).role_command(author(target), role);
                 self.submit(who, Some(command));
             }
+            Op::Say(Who(from), Who(to), len) => self.say(from, to, len.into()),
             Op::Link(Who(a), Who(b)) if a != b && self.wires.len() < MAX_WIRES => self.link(a, b),
             Op::Link(..) => {}
             Op::Break(wire, told) => self.cut(wire, told),
@@ -248,6 +266,52 @@ impl World {
     fn log(&self, number: usize) -> &CommandLog {
         let log = self.peers[number].session.log();
         log.expect("a session that knows its genesis has a log")
+    }
+
+    fn say(&mut self, from: usize, to: usize, len: usize) {
+        let line = (from, self.peers[from].starts, to);
+        let said = self.talk.entry(line).or_default();
+        said.sent += 1;
+        let mut message = said.sent.to_le_bytes().to_vec();
+        message.push(line.1);
+        message.resize(9 + len, 0);
+        let frame = Frame::binary(Channel::App, message);
+        let to = Recipient::Peer(name(to));
+        let send = Input::Send { to, frame };
+        let session = &mut self.peers[from].session;
+        if session.handle_input(at(self.now), send).is_err() {
+            said.sent -= 1;
+        }
+        self.carry_out(from);
+    }
+
+    /// The application has got a message, and reads it. A peer that sends what makes no sense on a wire is not meant.
+    fn heard(&mut self, reader: usize, peer: &PeerId, message: &Bytes) {
+        let from = (0..PEERS).find(|from| name(*from) == *peer);
+        if let (Some(from), Some((number, [life, ..]))) = (from, message.split_first_chunk())
+            && let Some(said) = self.talk.get_mut(&(from, *life, reader))
+        {
+            let number = u64::from_le_bytes(*number);
+            assert!(number > said.last, "a message comes once, and in order");
+            (said.last, said.received) = (number, said.received + 1);
+        }
+        let (peer, len) = (peer.clone(), message.len());
+        self.input_later(reader, Input::Read { peer, len });
+    }
+
+    /// An input from within [`carry_out`](Self::carry_out), which goes on with what comes of it.
+    fn input_later(&mut self, number: usize, input: Input) {
+        let taken = self.peers[number].session.handle_input(at(self.now), input);
+        assert_eq!(taken, Ok(()));
+    }
+
+    /// Every message has arrived, or its sender was told that it may not.
+    fn check_messages(&self) {
+        for ((from, life, _), said) in &self.talk {
+            let lives = self.peers[*from].starts == *life;
+            let accounted = said.received + said.undelivered;
+            assert!(!lives || accounted >= said.sent, "a message is missing");
+        }
     }
 
     /// What may not be written now is not.
@@ -403,6 +467,18 @@ impl World {
     fn on_event(&mut self, number: usize, event: Event) {
         let peer = &mut self.peers[number];
         match event {
+            Event::Message {
+                peer,
+                channel: Channel::App,
+                payload: Payload::Binary(message),
+            } => self.heard(number, &peer, &message),
+            Event::Undelivered { peer: to, count } => {
+                let to = (0..PEERS).find(|number| name(*number) == to);
+                let line = to.map(|to| (number, peer.starts, to));
+                let said = line.and_then(|line| self.talk.get_mut(&line));
+                said.into_iter()
+                    .for_each(|said| said.undelivered += count as u64);
+            }
             Event::OwnFrame(frame) => peer.own.push(frame.bytes().clone()),
             Event::Applied(applied) => {
                 let last = peer.applied.entry(applied.author).or_default();
@@ -470,6 +546,8 @@ impl World {
             assert!(self.now < deadline, "no agreement");
             self.pass(Duration::from_millis(200));
         }
+        self.pass(Duration::from_secs(5));
+        self.check_messages();
     }
 
     fn agrees(&self) -> bool {

@@ -103,6 +103,8 @@ impl Duel {
             protocol_minor: 0,
             schema_hash: *schema().hash().as_bytes(),
             capabilities: vec!["session".to_owned()],
+            // One of a version that knows no numbered messages.
+            incarnation: 0,
         }
     }
 

@@ -10,6 +10,7 @@ mod failover;
 mod forks;
 mod guests;
 mod handshake;
+mod messages;
 mod pacing;
 mod submitting;
 mod world;

@@ -204,9 +204,9 @@ fn users_send_only_on_their_channels_and_within_limits() {
     }
     let refused = send(Frame::text(Channel::Snapshot, "text"));
     assert_eq!(refused, Err(InputError::WrongChannel(Channel::Snapshot)));
-    let (channel, len) = (Channel::AppFast, 1101);
+    let (channel, len, max) = (Channel::AppFast, 1101, 1100);
     let refused = send(Frame::binary(channel, vec![0; len]));
-    assert_eq!(refused, Err(InputError::TooLarge { channel, len }));
+    assert_eq!(refused, Err(InputError::TooLarge { channel, len, max }));
     let to = Recipient::Peer(peer("nobody"));
     let frame = Frame::text(Channel::App, "hi");
     assert_eq!(

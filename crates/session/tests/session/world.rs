@@ -78,8 +78,13 @@ pub(crate) fn params(room: u8) -> GenesisParams {
 
 /// A session's settings with a seed of its own.
 pub(crate) fn config(name: &str, genesis: GenesisSource) -> SessionConfig {
+    config_of_run(name, genesis, "seed")
+}
+
+/// The same, with another seed for each run of a peer.
+pub(crate) fn config_of_run(name: &str, genesis: GenesisSource, run: &str) -> SessionConfig {
     let room = RoomId::new("demo").unwrap();
-    let seed = *blake3::hash(&[b"seed", name.as_bytes()].concat()).as_bytes();
+    let seed = *blake3::hash(&[run.as_bytes(), name.as_bytes()].concat()).as_bytes();
     SessionConfig::new(peer(name), room, key(name), schema(), genesis, seed)
 }
 
@@ -103,6 +108,8 @@ pub(crate) struct Node {
     pub(crate) sent: HashMap<Channel, (usize, usize)>,
     /// Frames other than Control's, by link.
     pub(crate) sent_on: HashMap<LinkId, usize>,
+    /// Whether messages on App are read as soon as they come.
+    pub(crate) reads: bool,
     /// Command frames that a shell would have made durable by now.
     durable: HashSet<FrameId>,
     /// What is needed to read the frames of a link, by whether they go out.
@@ -178,11 +185,18 @@ struct Cable {
     silent: bool,
     /// When the last message of a reliable channel arrives, by receiving end and channel.
     ordered: HashMap<(usize, Channel), Timestamp>,
+    /// Bytes a second, if it is slow: then what waits to be sent waits in the order of the channels' priorities, as real links have it.
+    rate: Option<u64>,
+    /// What waits, by receiving end: a message goes after those of higher priority and before those of lower.
+    queues: [BTreeMap<(u8, u64), Frame>; 2],
+    busy: [bool; 2],
 }
 
 enum Arrival {
     Frame(Frame),
     Closed,
+    /// The line towards this end is free for the next message.
+    Free,
 }
 
 /// How two peers are linked. The defaults are those of two honest peers.
@@ -255,6 +269,7 @@ impl World {
             closed: Vec::new(),
             sent: HashMap::new(),
             sent_on: HashMap::new(),
+            reads: true,
             durable: HashSet::new(),
             taps: HashMap::new(),
         };
@@ -264,6 +279,21 @@ impl World {
 
     pub(crate) fn node(&self, name: &str) -> &Node {
         &self.nodes[name]
+    }
+
+    pub(crate) fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.get_mut(name).unwrap()
+    }
+
+    /// Has a peer send a message to everyone; says who gets it.
+    pub(crate) fn broadcast(
+        &mut self,
+        name: &str,
+        payload: Payload,
+    ) -> Result<Vec<(PeerId, Result<(), InputError>)>, InputError> {
+        let sent = self.nodes.get_mut(name).unwrap().session.broadcast(payload);
+        self.drain(name);
+        sent
     }
 
     pub(crate) fn input(&mut self, name: &str, input: Input) -> Result<(), InputError> {
@@ -309,6 +339,9 @@ impl World {
             up: [true; 2],
             silent: false,
             ordered: HashMap::new(),
+            rate: None,
+            queues: Default::default(),
+            busy: [false; 2],
         };
         self.cables.insert(id.0, cable);
         for end in 0..2 {
@@ -429,6 +462,41 @@ impl World {
         }
     }
 
+    /// Makes a link slow, in both directions.
+    pub(crate) fn slow_down(&mut self, id: LinkId, bytes_per_second: u64) {
+        self.cables.get_mut(&id.0).unwrap().rate = Some(bytes_per_second);
+    }
+
+    /// Bytes on a channel that wait for a slow line to a peer.
+    pub(crate) fn waiting(&self, id: LinkId, to: &str, channel: Channel) -> usize {
+        let cable = &self.cables[&id.0];
+        let end = usize::from(cable.ends[1] == to);
+        let frames = cable.queues[end].values();
+        let of_channel = frames.filter(|frame| frame.channel == channel);
+        of_channel.map(Frame::payload_len).sum()
+    }
+
+    /// Sends what is next on a slow line, if that is free.
+    fn next_on_line(&mut self, id: u64, end: usize) {
+        self.counter += 1;
+        let Some(cable) = self.cables.get_mut(&id) else {
+            return;
+        };
+        let (Some(rate), Some((_, frame))) = (cable.rate, cable.queues[end].pop_first()) else {
+            cable.busy[end] = false;
+            return;
+        };
+        cable.busy[end] = true;
+        let bytes = frame.payload_len() as u64 + 40;
+        let free = self.now + Duration::from_micros(bytes * 1_000_000 / rate);
+        let arrival = free + Duration::from_millis(5);
+        let key = (arrival, self.counter);
+        self.in_flight.insert(key, (id, end, Arrival::Frame(frame)));
+        self.counter += 1;
+        let key = (free, self.counter);
+        self.in_flight.insert(key, (id, end, Arrival::Free));
+    }
+
     fn next_moment(&self) -> Option<Timestamp> {
         let arrival = self.in_flight.keys().next().map(|(time, _)| *time);
         let timeouts = self.nodes.values().filter_map(|n| n.session.next_timeout());
@@ -457,6 +525,9 @@ impl World {
     }
 
     fn arrive(&mut self, id: u64, end: usize, arrival: Arrival) {
+        if matches!(arrival, Arrival::Free) {
+            return self.next_on_line(id, end);
+        }
         let Some(cable) = self.cables.get_mut(&id).filter(|cable| cable.up[end]) else {
             return;
         };
@@ -468,6 +539,7 @@ impl World {
                 cable.up[end] = false;
                 Input::LinkDown { link }
             }
+            Arrival::Free => return,
         };
         self.input(&name, input).unwrap();
     }
@@ -483,7 +555,19 @@ impl World {
                     if let Event::OwnFrame(frame) = &event {
                         node.durable.insert(frame.id());
                     }
+                    let read = match &event {
+                        Event::Message {
+                            peer,
+                            channel: Channel::App,
+                            payload,
+                        } if node.reads => Some((peer.clone(), len(payload))),
+                        _ => None,
+                    };
                     node.events.push(event);
+                    if let Some((peer, len)) = read {
+                        let read = Input::Read { peer, len };
+                        node.session.handle_input(at(self.now), read).unwrap();
+                    }
                 }
                 Output::Transmit { link, frame } => {
                     if frame.channel == Channel::Command {
@@ -518,14 +602,13 @@ impl World {
         if let Some(frame) = &mut frame {
             self.falsify(from, link, frame);
         }
-        // What the session sends unreliably leaves everything else as it would be without.
-        let own = frame.as_ref().is_some_and(is_sessions_own);
-        let rng = if own {
-            &mut self.datagrams
-        } else {
-            &mut self.rng
+        // What the session sends unreliably leaves everything else as it would be without; and acknowledgements take no
+        // chances, so that a world without messages is the same with them as without.
+        let jitter = match &frame {
+            Some(frame) if is_acknowledgement(frame) => 0,
+            Some(frame) if is_sessions_own(frame) => self.datagrams.next_u64() % 30_000,
+            _ => self.random(30_000),
         };
-        let jitter = rng.next_u64() % 30_000;
         self.counter += 1;
         let Some(cable) = self.cables.get_mut(&link.0) else {
             return;
@@ -540,6 +623,16 @@ impl World {
             return;
         }
         let end = 1 - sender;
+        if cable.rate.is_some()
+            && let Some(frame) = frame
+        {
+            let key = (7 - frame.channel.priority(), self.counter);
+            cable.queues[end].insert(key, frame);
+            if !cable.busy[end] {
+                self.next_on_line(link.0, end);
+            }
+            return;
+        }
         let mut arrival = self.now + Duration::from_micros(5000 + jitter);
         let lost = self.loss_per_mille > 0 && self.rng.next_u64() % 1000 < self.loss_per_mille;
         match &frame {
@@ -569,6 +662,22 @@ fn is_sessions_own(frame: &Frame) -> bool {
     let own = |bytes: &Bytes| bytes.starts_with(b"RTU1");
     frame.channel == Channel::Replication
         && matches!(&frame.payload, Payload::Binary(bytes) if own(bytes))
+}
+
+fn is_acknowledgement(frame: &Frame) -> bool {
+    let Payload::Binary(bytes) = &frame.payload else {
+        return false;
+    };
+    let control = (frame.channel == Channel::Control).then(|| Control::decode(bytes));
+    matches!(control, Some(Ok(Control::Acknowledged { .. })))
+}
+
+fn len(payload: &Payload) -> usize {
+    match payload {
+        Payload::Text(text) => text.len(),
+        Payload::Binary(bytes) => bytes.len(),
+        Payload::Media(_) | Payload::Clock(_) => 0,
+    }
 }
 
 struct Counter(&'static str, u64);
