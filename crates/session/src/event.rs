@@ -352,6 +352,9 @@ pub enum InputError {
     Unreachable(PeerId),
 }
 
+/// Of each peer, whether a message was taken for it.
+pub type Taken = Vec<(PeerId, Result<(), InputError>)>;
+
 /// How far a peer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {

@@ -34,7 +34,7 @@ pub use config::{ConfigError, GenesisSource, SessionConfig};
 pub use datagrams::carries_commands;
 pub use event::{
     Event, Input, InputError, LinkId, LinkInfo, LinkView, MessageStats, Now, Output, PeerView,
-    Recipient, Side, Standing,
+    Recipient, Side, Standing, Taken,
 };
 pub use handshake::PROTOCOL_VERSION;
 pub use messages::MAX_MESSAGE_LEN;

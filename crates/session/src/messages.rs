@@ -126,7 +126,7 @@ impl Queued {
         let index = usize::try_from(number - self.first).unwrap_or(usize::MAX);
         let from = index.saturating_mul(CHUNK_LEN).min(bytes.len());
         let to = from.saturating_add(CHUNK_LEN).min(bytes.len());
-        let kind = TEXT * u8::from(*text) | MORE * u8::from(to < bytes.len());
+        let kind = (TEXT * u8::from(*text)) | (MORE * u8::from(to < bytes.len()));
         let mut chunk = BytesMut::with_capacity(9 + to - from);
         chunk.put_u64_le(number);
         chunk.put_u8(kind);

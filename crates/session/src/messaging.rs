@@ -14,7 +14,7 @@ use roundtable_wire::session::Control;
 
 use crate::{
     Session,
-    event::{Event, InputError, LinkId, MessageStats, Now},
+    event::{self, Event, InputError, LinkId, MessageStats, Now},
     handshake::Refusal,
     links::Link,
     messages::{Incoming, MAX_MESSAGE_LEN, Message, Outgoing, Taken, weight},
@@ -151,10 +151,7 @@ impl Session {
     ///
     /// # Errors
     /// [`InputError::TooLarge`] above [`MAX_MESSAGE_LEN`], [`InputError::WrongChannel`] for media: then nobody is sent anything.
-    pub fn broadcast(
-        &mut self,
-        payload: Payload,
-    ) -> Result<Vec<(PeerId, Result<(), InputError>)>, InputError> {
+    pub fn broadcast(&mut self, payload: Payload) -> Result<event::Taken, InputError> {
         let message = Message::new(payload).ok_or(InputError::WrongChannel(Channel::App))?;
         check_len(message.bytes.len(), MAX_MESSAGE_LEN)?;
         let linked = self.links.iter().filter(|(_, l)| l.carries(Channel::App));

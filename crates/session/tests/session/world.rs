@@ -21,7 +21,7 @@ use roundtable_core::{
 };
 use roundtable_session::{
     Event, GenesisSource, Input, InputError, LinkId, LinkInfo, Now, Output, Session, SessionConfig,
-    Side, carries_commands,
+    Side, Taken, carries_commands,
 };
 use roundtable_wire::{
     commands::{ActionRef, Encoder},
@@ -286,11 +286,7 @@ impl World {
     }
 
     /// Has a peer send a message to everyone; says who gets it.
-    pub(crate) fn broadcast(
-        &mut self,
-        name: &str,
-        payload: Payload,
-    ) -> Result<Vec<(PeerId, Result<(), InputError>)>, InputError> {
+    pub(crate) fn broadcast(&mut self, name: &str, payload: Payload) -> Result<Taken, InputError> {
         let sent = self.nodes.get_mut(name).unwrap().session.broadcast(payload);
         self.drain(name);
         sent
