@@ -3,19 +3,20 @@
 //! Everything comes in through channels, is put to the session, and what the session wants done is
 //! done before the next thing is looked at. Nothing else touches this state.
 
+mod status;
 mod watch;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use roundtable_command_log::{Action, CommandLog, Entry, Head, Key, Role, Stable};
+use roundtable_command_log::{Action, Entry, Head, Key, Role, Stable};
 use roundtable_core::{
-    AuthorId, Channel, Clock, CloseCode, Frame, Observe, PeerId, Timestamp, TransportKind,
+    AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp, TransportKind,
 };
 use roundtable_log_store::StoreError;
 use roundtable_session::{
     Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
-    Side, Standing,
+    Side,
 };
 use roundtable_signaling_client::{Event as SignalingEvent, EventStream, SignalingClient};
 use roundtable_signaling_protocol::{Joined, LeaveReason};
@@ -203,7 +204,7 @@ impl Actor {
     /// Signaling is lost while some peers are not linked: nothing comes of what was negotiated with them.
     fn signaling_lost(&mut self, now: Timestamp) {
         for peer in self.attempts.wanted() {
-            if !self.hears(&peer) {
+            if !self.hears(&peer) && self.mesh.seeks(&peer) {
                 self.fell_silent(&peer, None, now);
             }
         }
@@ -415,7 +416,10 @@ impl Actor {
         };
         tracing::debug!(peer = %active.peer, %closed, "link closed");
         self.must(Input::LinkDown { link });
-        if closed.code == CloseCode::DISCONNECTED && closed.by_remote {
+        // An end that closes a link first sends what waits for it. By then its user may have asked for another.
+        let asked = self.attempts.answers(&active.peer, active.opened);
+        let others = asked || self.links.reaches(&active.peer);
+        if closed.code == CloseCode::DISCONNECTED && closed.by_remote && !others {
             self.mesh.avoided_by(&active.peer);
             self.attempts.leave_alone(&active.peer);
         }
@@ -438,6 +442,8 @@ impl Actor {
                 self.attempts.fall_back(&link.peer, link.kind, None, now);
             } else if silence && link.admitted {
                 self.fell_silent(&link.peer, Some(link.offered_here), now);
+            } else if code == CloseCode::ROOM_FULL {
+                self.attempts.full(&link.peer, now, link.offered_here);
             } else if code.is_transient() {
                 self.attempts
                     .retry_later(&link.peer, now, link.offered_here);
@@ -724,52 +730,6 @@ impl Actor {
                 let _ = reply.send(self.watch.history(&peer));
             }
             other => self.request_about_checkpoints(other),
-        }
-    }
-
-    fn peers(&self) -> Vec<PeerStatus> {
-        let status = |view: roundtable_session::PeerView| PeerStatus {
-            author: match view.standing {
-                Standing::Member(author) => Some(author),
-                Standing::Handshaking | Standing::Guest => None,
-            },
-            guest: view.standing == Standing::Guest,
-            links: view
-                .links
-                .iter()
-                .filter_map(|link| {
-                    let transport = &self.links.get(link.link)?.transport;
-                    let mut stats = transport.stats();
-                    stats.rtt = link.rtt.or(stats.rtt);
-                    Some((transport.kind(), stats))
-                })
-                .collect(),
-            peer: view.peer,
-            messages: view.messages,
-        };
-        self.session.peers().map(status).collect()
-    }
-
-    fn metrics(&self) -> String {
-        let voice = self
-            .voice
-            .as_ref()
-            .map(|voice| voice.handle().diagnostics());
-        let voice = voice.as_deref().map(|voice| voice as &dyn Observe);
-        let links = self.link_metrics();
-        let parts = [Some(&self.session as &dyn Observe), Some(&links), voice];
-        let parts: Vec<_> = parts.into_iter().flatten().collect();
-        roundtable_telemetry::prometheus(&parts)
-    }
-
-    fn summary(&self) -> Summary {
-        let log = self.session.log();
-        Summary {
-            genesis: self.session.genesis().map(|genesis| genesis.hash()),
-            state_hash: self.session.state_hash(),
-            commands: log.map_or(0, |log| log.heads().iter().map(|head| head.nonce).sum()),
-            frames: log.map_or(0, CommandLog::frame_count),
-            peers: self.peers(),
         }
     }
 

@@ -60,6 +60,7 @@ impl ActiveLink {
         } = *self;
         Gone {
             peer: self.peer.clone(),
+            opened: self.opened,
             kind: self.transport.kind(),
             offered_here,
             admitted,
@@ -94,6 +95,7 @@ impl Writer {
 #[derive(Debug)]
 pub(crate) struct Gone {
     pub(crate) peer: PeerId,
+    pub(crate) opened: Timestamp,
     pub(crate) kind: TransportKind,
     pub(crate) offered_here: bool,
     pub(crate) admitted: bool,

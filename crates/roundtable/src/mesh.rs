@@ -17,6 +17,8 @@ use crate::{Broadcast, ConnectError, Event, MessageError, actor::Actor};
 const MAX_WAITING: usize = 1024;
 /// How long a room that is left waits for peers to acknowledge what was sent to them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Peers that the user wants no link to. One more, and the first is forgotten.
+const MAX_AVOIDED: usize = 1024;
 
 /// What the handle asks about peers and messages.
 #[derive(Debug)]
@@ -67,8 +69,8 @@ impl Drop for Unread {
 pub(crate) struct Mesh {
     /// Messages whose senders wait until their peer takes more.
     waiting: HashMap<PeerId, VecDeque<(Payload, Sent)>>,
-    /// Peers that the user wants no link to.
-    avoided: HashSet<PeerId>,
+    /// Peers that the user wants no link to, also when they are not in the room: else they had but to come back.
+    avoided: VecDeque<PeerId>,
     /// Peers that want no link to us, until they offer one.
     avoiding: HashSet<PeerId>,
     /// Holds no more than there are unread messages, which the session bounds.
@@ -81,7 +83,7 @@ impl Mesh {
         let (unread, read) = mpsc::unbounded_channel();
         Self {
             waiting: HashMap::new(),
-            avoided: HashSet::new(),
+            avoided: VecDeque::new(),
             avoiding: HashSet::new(),
             unread,
             read,
@@ -108,14 +110,27 @@ impl Mesh {
         self.avoiding.insert(peer.clone());
     }
 
-    /// It offers a link again.
+    /// It offers a link again, or is to be asked for one.
     pub(crate) fn sought_by(&mut self, peer: &PeerId) {
         self.avoiding.remove(peer);
     }
 
-    /// Forgets what was said of a peer that has left the room.
+    /// The user wants no link to a peer.
+    fn avoid(&mut self, peer: &PeerId) {
+        self.stop_avoiding(peer);
+        if self.avoided.len() == MAX_AVOIDED {
+            self.avoided.pop_front();
+        }
+        self.avoided.push_back(peer.clone());
+    }
+
+    /// The user would have a link to a peer again.
+    fn stop_avoiding(&mut self, peer: &PeerId) {
+        self.avoided.retain(|avoided| avoided != peer);
+    }
+
+    /// Forgets what a peer wanted that is not in the room. What the user wants of it stays.
     pub(crate) fn forget(&mut self, peer: &PeerId) {
-        self.avoided.remove(peer);
         self.avoiding.remove(peer);
     }
 }
@@ -148,6 +163,10 @@ impl Actor {
 
     /// Sends a message, after those that wait for the same peer.
     fn send_in_turn(&mut self, peer: PeerId, payload: Payload, reply: Sent) {
+        if reply.is_closed() {
+            // The sender gave up before its turn came, and may send the same again.
+            return;
+        }
         let max = roundtable_session::MAX_MESSAGE_LEN;
         let len = payload_len(&payload);
         let channel = Channel::App;
@@ -226,10 +245,12 @@ impl Actor {
     }
 
     fn connect(&mut self, peer: &PeerId) -> Result<(), ConnectError> {
+        // Also for when it comes back.
+        self.mesh.stop_avoiding(peer);
         if !self.attempts.is_present(peer) {
             return Err(ConnectError::NotPresent(peer.clone()));
         }
-        self.mesh.forget(peer);
+        self.mesh.sought_by(peer);
         if !self.links.reaches(peer) {
             self.attempts.connect(peer, self.clock.now());
         }
@@ -241,7 +262,7 @@ impl Actor {
         if !known {
             return Err(ConnectError::NotPresent(peer.clone()));
         }
-        self.mesh.avoided.insert(peer.clone());
+        self.mesh.avoid(peer);
         self.attempts.leave_alone(peer);
         self.must(Input::Disconnect { peer: peer.clone() });
         self.close_all_to(peer, CloseCode::DISCONNECTED, "disconnected by the user");
@@ -288,5 +309,38 @@ impl From<InputError> for MessageError {
             InputError::WrongChannel(_) => Self::NotAMessage,
             _ => Self::Left,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: usize) -> PeerId {
+        format!("p{number}").parse().unwrap()
+    }
+
+    #[test]
+    fn who_was_disconnected_does_not_come_back_by_leaving_the_room() {
+        let mut mesh = Mesh::new();
+        mesh.avoid(&peer(1));
+        mesh.avoided_by(&peer(2));
+        for number in [1, 2] {
+            assert!(!mesh.seeks(&peer(number)));
+            mesh.forget(&peer(number));
+        }
+        assert!(mesh.avoids(&peer(1)) && !mesh.seeks(&peer(1)));
+        assert!(mesh.seeks(&peer(2)), "that was its own wish");
+        mesh.stop_avoiding(&peer(1));
+        assert!(mesh.seeks(&peer(1)));
+    }
+
+    #[test]
+    fn those_avoided_are_bounded() {
+        let mut mesh = Mesh::new();
+        (0..=MAX_AVOIDED).for_each(|number| mesh.avoid(&peer(number)));
+        assert!(!mesh.avoids(&peer(0)) && mesh.avoids(&peer(1)));
+        mesh.avoid(&peer(1));
+        assert!(mesh.avoids(&peer(2)), "once each");
     }
 }

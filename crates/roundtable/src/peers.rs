@@ -347,6 +347,23 @@ impl Attempts {
         }
     }
 
+    /// Tries again after a pause, as one of the two has as many links as its room takes.
+    pub(crate) fn full(&mut self, peer: &PeerId, now: Timestamp, offered_here: bool) {
+        if let Some(present) = self.present.get_mut(peer) {
+            present.turn = Turn::of(offered_here);
+            present.breaker.full(now, present.turn, random());
+        }
+    }
+
+    /// Whether an offer of a peer is being taken up that came later than this.
+    pub(crate) fn answers(&self, peer: &PeerId, since: Timestamp) -> bool {
+        let mut running = self.present.get(peer).into_iter().flat_map(|p| &p.running);
+        running.any(|(slot, r)| {
+            let offered = matches!(slot, Slot::Signaled(_)) && r.side == Side::Responder;
+            offered && r.started > since
+        })
+    }
+
     /// No more offers to a peer that was refused for good.
     pub(crate) fn give_up(&mut self, peer: &PeerId) {
         if let Some(present) = self.present.get_mut(peer) {

@@ -24,6 +24,9 @@ const OFFERS: (u32, u32) = (8, 4);
 /// First and longest pause before a peer that could not be linked is tried again. Up to a quarter less, at random.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// For how long it is remembered that a room was full. Longer than any pause and the attempt after it.
+const FULL_FOR: Duration = Duration::from_secs(90);
+
 /// How many offers are taken from one peer.
 pub(crate) fn offer_pace(now: Timestamp) -> TokenBucket {
     TokenBucket::new(now, OFFERS.0, OFFERS.1)
@@ -92,6 +95,8 @@ pub(crate) struct Breaker {
     state: State,
     /// Pauses since a link was open.
     pauses: u32,
+    /// Pauses because a room was full, and when the last began. A link is open before that is found out.
+    full: Option<(u32, Timestamp)>,
 }
 
 impl Breaker {
@@ -99,12 +104,13 @@ impl Breaker {
         Self {
             state: State::Closed,
             pauses: 0,
+            full: None,
         }
     }
 
     /// The peer is linked and answers, or was refused for good: there is nothing to do.
     pub(crate) fn close(&mut self) {
-        *self = Self::new();
+        (self.state, self.pauses) = (State::Closed, 0);
     }
 
     /// The peer is silent. A probing that is under way goes on.
@@ -149,6 +155,18 @@ impl Breaker {
         self.state = State::Open {
             until: now + pause + turn.patience() - jitter,
         };
+    }
+
+    /// A link was open, and one of the two has more of them than its room takes. Such pauses double as long as they are
+    /// no more than [`FULL_FOR`] apart.
+    pub(crate) fn full(&mut self, now: Timestamp, turn: Turn, random: u32) {
+        let last = self
+            .full
+            .filter(|(_, last)| now.saturating_since(*last) < FULL_FOR);
+        let before = last.map_or(0, |(pauses, _)| pauses);
+        self.pauses = before;
+        self.refused(now, turn, random);
+        self.full = Some((before.saturating_add(1), now));
     }
 
     pub(crate) fn is_probing(&self) -> bool {
@@ -300,6 +318,28 @@ mod tests {
         breaker.close();
         breaker.unanswered(at(0), Turn::First, u32::MAX);
         assert_eq!(breaker.next_timeout(), Some(at(750)), "jitter");
+    }
+
+    #[test]
+    fn a_room_that_is_full_is_tried_ever_more_seldom_though_each_time_a_link_is_open() {
+        let mut breaker = Breaker::new();
+        let mut now = at(0);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            breaker.opened(now);
+            breaker.close();
+            breaker.full(now, Turn::First, 0);
+            let until = breaker.next_timeout().unwrap();
+            pauses.push(until.saturating_since(now).as_secs());
+            assert_eq!(breaker.due(until, Turn::First, 0), Some(Due::Retry));
+            now = until;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        // It has had a place for a while since.
+        now = now + FULL_FOR;
+        breaker.close();
+        breaker.full(now, Turn::First, 0);
+        assert_eq!(breaker.next_timeout(), Some(now + RETRY.0));
     }
 
     #[test]

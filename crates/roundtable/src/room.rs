@@ -214,9 +214,10 @@ impl Room {
     /// where that cannot be known, [`Event::Undelivered`] says so. A member that is away for a moment gets it when it is back. Large
     /// messages hold up neither commands nor voice. A guest gets it if its link holds until then.
     ///
-    /// Waits while more than 4 MiB wait for the peer; of several that wait, the first is taken first. Cancel safe: while it waits,
-    /// nothing has been taken, and nothing will be after it was dropped. An application that does not read its
-    /// [`events`](Self::events) holds up in turn those who send to it, once 16 MiB of a peer's messages are unread.
+    /// Waits while more than 4 MiB wait for the peer; of several that wait, the first is taken first. A call that is dropped has sent
+    /// all of the message or nothing; while it waits because of this, nothing. An application that does not read its
+    /// [`events`](Self::events) holds up in turn those who send to it, once 16 MiB of a peer's messages are unread, or
+    /// 1,024 messages or 64 MiB of all peers'; there a peer of whom less than 32 messages and 1 MiB are unread goes on.
     ///
     /// # Errors
     /// [`MessageError`]. Nothing is sent of a message that is too large.
@@ -274,6 +275,7 @@ impl Room {
     /// Links with a peer again after [`disconnect_peer`](Self::disconnect_peer), by either side, and tries at once to link with one that
     /// could not be reached. Peers that come into the room are linked without being asked for. Returns when the attempt has begun:
     /// [`Event::Connected`] or [`Event::LinkFailed`] says what came of it. A peer that has disconnected from this one takes no offer.
+    /// One that is not in the room is linked again when it comes.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -284,7 +286,8 @@ impl Room {
             .unwrap_or(Err(ConnectError::Left))
     }
 
-    /// Closes all links with a peer, and makes and takes no others until [`connect_peer`](Self::connect_peer), or until it leaves the room.
+    /// Closes all links with a peer, and makes and takes no others until [`connect_peer`](Self::connect_peer), also when it leaves the room and
+    /// comes back (of the last 1,024 peers that were disconnected).
     /// It is told so ([`CloseCode::DISCONNECTED`](crate::CloseCode::DISCONNECTED)), and offers none until this peer does. Its commands still
     /// arrive, by way of others. What it had not acknowledged of messages comes back as [`Event::Undelivered`].
     ///

@@ -113,7 +113,8 @@ pub enum Input {
         frame: Frame,
     },
     /// The user has read a message on App that came from this peer. Until then it counts as unread, and of a peer of whom 16 MiB
-    /// are unread, or of all if that comes to 64 MiB, no more is taken.
+    /// are unread no more is taken; nor is it of any of whom 32 messages or 1 MiB are, as long as that comes to 1,024 messages or 64 MiB
+    /// of all peers. A guest of whom 256 messages or 16 MiB are unread loses its link if it sends another.
     Read {
         /// From whom.
         peer: PeerId,

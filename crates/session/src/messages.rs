@@ -3,7 +3,7 @@
 //! Two halves, [`Outgoing`] and [`Incoming`], one of each at both ends. A chunk is a message on the App channel: its number (8 bytes,
 //! little-endian, from 1), a byte that says what it is, and up to 16 KiB of the message. So a message of any length waits in
 //! small pieces, between which everything more urgent goes first. Each chunk *costs* its length and [`CHUNK_COST`]; the receiver says
-//! up to which cost it takes more.
+//! up to which cost it takes more. That bounds the bytes under way, and their number of chunks, too.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,9 +15,12 @@ pub const MAX_MESSAGE_LEN: usize = 16 * 1024 * 1024;
 
 /// Bytes of a message in one chunk.
 const CHUNK_LEN: usize = 16 * 1024;
-/// What a chunk costs beside its bytes, so that empty ones are not free.
-pub(crate) const CHUNK_COST: u64 = 64;
-/// What may wait for a peer, with [`CHUNK_COST`] for each message. The message that goes beyond it is still taken.
+/// What a chunk costs beside its bytes: at most 256 are in a window, and 512 under way, so that those of all peers of a room fit where they
+/// wait for the application, and those to one peer where they wait for its link.
+pub(crate) const CHUNK_COST: u64 = 2048;
+/// What a message weighs beside its bytes while it waits.
+const MESSAGE_COST: u64 = 64;
+/// What may wait for a peer, with [`MESSAGE_COST`] for each message. The message that goes beyond it is still taken.
 const MAX_QUEUED: u64 = 4 << 20;
 /// What is under way at most, whatever the receiver would take.
 const IN_FLIGHT: u64 = 1 << 20;
@@ -26,8 +29,29 @@ pub(crate) const WINDOW: u64 = 512 << 10;
 /// What has come when it is acknowledged at once, and how long less than that may wait.
 const ACK_AT: u64 = WINDOW / 4;
 const ACK_DELAY: Duration = Duration::from_millis(10);
-/// What the application may leave unread before nothing more is taken.
+/// What the application may leave unread of one peer before nothing more is taken of it.
 const MAX_UNREAD: u64 = MAX_MESSAGE_LEN as u64;
+/// What it may leave unread of all peers, in messages and in weight, before nothing more is taken of those of whom it has left
+/// more unread than their share.
+const MAX_UNREAD_OF_ALL: Unread = Unread {
+    messages: 1024,
+    weight: 64 << 20,
+};
+/// What others cannot take from a peer.
+const SHARE: Unread = Unread {
+    messages: 32,
+    weight: 1 << 20,
+};
+/// Where even that ends, as whoever comes under ever new names has a share each time.
+const CEILING: Unread = Unread {
+    messages: 2048,
+    weight: 128 << 20,
+};
+/// What may be unread of one who heeds no limit.
+const MAX_UNREAD_OF_GUEST: Unread = Unread {
+    messages: 256,
+    weight: MAX_UNREAD,
+};
 
 const TEXT: u8 = 1;
 const MORE: u8 = 2;
@@ -92,15 +116,40 @@ impl Message {
         all.min(chunks * CHUNK_LEN as u64) + chunks * CHUNK_COST
     }
 
-    /// What it takes of [`MAX_QUEUED`], or of [`MAX_UNREAD`].
+    /// What it takes of [`MAX_QUEUED`].
     fn weight(&self) -> u64 {
         weight(self.bytes.len())
     }
 }
 
 /// What a message of so many bytes weighs while it waits.
-pub(crate) fn weight(len: usize) -> u64 {
-    len as u64 + CHUNK_COST
+fn weight(len: usize) -> u64 {
+    len as u64 + MESSAGE_COST
+}
+
+/// What the application has not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unread {
+    pub(crate) messages: u64,
+    pub(crate) weight: u64,
+}
+
+impl Unread {
+    /// The application was handed a message of so many bytes.
+    pub(crate) fn add(&mut self, len: usize) {
+        self.messages = self.messages.saturating_add(1);
+        self.weight = self.weight.saturating_add(weight(len));
+    }
+
+    /// The application has read a message of so many bytes.
+    pub(crate) fn read(&mut self, len: usize) {
+        self.messages = self.messages.saturating_sub(1);
+        self.weight = self.weight.saturating_sub(weight(len));
+    }
+
+    const fn is_below(self, bound: Self) -> bool {
+        self.messages < bound.messages && self.weight < bound.weight
+    }
 }
 
 #[derive(Debug)]
@@ -245,8 +294,7 @@ pub(crate) struct Incoming {
     told: u64,
     due: Option<Timestamp>,
     partial: Option<(bool, Vec<u8>)>,
-    /// What the application has not read.
-    unread: u64,
+    unread: Unread,
 }
 
 impl Incoming {
@@ -264,7 +312,7 @@ impl Incoming {
         if number != self.through + 1 {
             return Err(Violation::Gap);
         }
-        let cost = self.cost + weight(chunk.len());
+        let cost = self.cost + chunk.len() as u64 + CHUNK_COST;
         if cost > self.limit {
             return Err(Violation::BeyondLimit);
         }
@@ -298,14 +346,25 @@ impl Incoming {
         Ok(Taken::Whole(payload))
     }
 
-    /// The application was handed what weighs so much.
-    pub(crate) fn add_unread(&mut self, weight: u64) {
-        self.unread = self.unread.saturating_add(weight);
+    /// What the application has not read of this peer's.
+    pub(crate) fn unread(&mut self) -> &mut Unread {
+        &mut self.unread
     }
 
-    /// The application has read what weighs so much.
-    pub(crate) fn read(&mut self, weight: u64) {
-        self.unread = self.unread.saturating_sub(weight);
+    /// Whether one who heeds no limit has sent far more than was read, with so much unread `of_all` peers.
+    pub(crate) fn is_flooded(&self, of_all: Unread) -> bool {
+        !self.unread.is_below(MAX_UNREAD_OF_GUEST) || !of_all.is_below(CEILING)
+    }
+
+    /// Bytes of a message that has not come whole.
+    pub(crate) fn partial(&self) -> usize {
+        self.partial.as_ref().map_or(0, |(_, bytes)| bytes.len())
+    }
+
+    /// Whether more is taken, with so much unread `of_all` peers.
+    fn takes_more(&self, of_all: Unread) -> bool {
+        let share = self.unread.is_below(SHARE) && of_all.is_below(CEILING);
+        self.unread.weight < MAX_UNREAD && (share || of_all.is_below(MAX_UNREAD_OF_ALL))
     }
 
     /// If too little more was taken so far, the peer is told what is taken now.
@@ -320,11 +379,11 @@ impl Incoming {
         self.due
     }
 
-    /// What the peer is told: up to where all has come, and up to which cost more is taken. `takes_more`: no other bound is reached.
-    pub(crate) fn acknowledgement(&mut self, takes_more: bool) -> (u64, u64) {
+    /// What the peer is told: up to where all has come, and up to which cost more is taken, with so much unread `of_all` peers.
+    pub(crate) fn acknowledgement(&mut self, of_all: Unread) -> (u64, u64) {
         self.due = None;
         self.told = self.cost;
-        if takes_more && self.unread < MAX_UNREAD {
+        if self.takes_more(of_all) {
             self.limit = self.limit.max(self.cost + WINDOW);
         }
         (self.through, self.limit)

@@ -17,20 +17,23 @@ use crate::{
     event::{self, Event, InputError, LinkId, MessageStats, Now},
     handshake::Refusal,
     links::Link,
-    messages::{Incoming, MAX_MESSAGE_LEN, Message, Outgoing, Taken, weight},
+    messages::{Incoming, MAX_MESSAGE_LEN, Message, Outgoing, Taken, Unread},
 };
 
 /// How long a conversation is kept for a peer that is away.
 const KEEP: Duration = Duration::from_secs(600);
 /// Conversations with peers that are away. One more, and the one that has been away for the longest is forgotten.
 const MAX_AWAY: usize = 32;
-/// What may be unread of all peers before nothing more is taken of any.
-const MAX_UNREAD: u64 = 64 << 20;
+/// Bytes of messages that have not come whole from peers that are away. More, and of those who have sent such the one that has been away
+/// for the longest is forgotten.
+const MAX_AWAY_PARTIAL: usize = 2 * MAX_MESSAGE_LEN;
 
 /// A conversation, with a member; of a guest only what is counted.
 #[derive(Debug)]
 struct Pair {
     incarnation: u64,
+    /// Whether the peer may know that number.
+    shown: bool,
     /// Whom it is with, and the peer's own number for it.
     remote: Option<(AuthorId, u64)>,
     outgoing: Outgoing,
@@ -49,8 +52,8 @@ struct Pair {
 pub(crate) struct Messages {
     pairs: BTreeMap<PeerId, Pair>,
     next_incarnation: u64,
-    /// What the application has not read.
-    unread: u64,
+    /// What the application has not read, also of peers that are forgotten.
+    unread: Unread,
 }
 
 impl Messages {
@@ -69,6 +72,7 @@ impl Messages {
             *next = next.checked_add(1).unwrap_or(1);
             Pair {
                 incarnation: *next,
+                shown: false,
                 remote: None,
                 outgoing: Outgoing::default(),
                 incoming: Incoming::default(),
@@ -84,6 +88,7 @@ impl Messages {
     pub(crate) fn incarnation(&mut self, peer: &PeerId) -> u64 {
         let pair = self.pair(peer);
         // From here on the peer may know the number, so it must not be forgotten before the link is gone.
+        pair.shown = true;
         pair.away = None;
         pair.incarnation
     }
@@ -108,16 +113,40 @@ impl Messages {
             let pair = self.pair(peer);
             pair.stats.count_received(len);
             if channel == Channel::App {
-                pair.incoming.add_unread(weight(len));
-                self.unread = self.unread.saturating_add(weight(len));
+                pair.incoming.unread().add(len);
+                self.unread.add(len);
             }
         }
+    }
+
+    /// Whether a peer that heeds no limit has sent far more than the application has read.
+    pub(crate) fn is_flooded_by(&self, peer: &PeerId) -> bool {
+        let pair = self.pairs.get(peer);
+        pair.is_some_and(|pair| pair.incoming.is_flooded(self.unread))
+    }
+
+    /// Whom to forget next, as too much is kept for peers that are away. First those who have never been met.
+    fn forgettable(&self) -> Option<PeerId> {
+        let away = || {
+            let pairs = self.pairs.iter();
+            pairs.filter_map(|(peer, pair)| Some((pair, pair.away?, peer)))
+        };
+        let longest = |(pair, since, _): &(&Pair, Timestamp, _)| (pair.remote.is_some(), *since);
+        if away().count() > MAX_AWAY {
+            return away().min_by_key(longest).map(|(_, _, peer)| peer.clone());
+        }
+        let partial = |(pair, ..): &(&Pair, Timestamp, &PeerId)| pair.incoming.partial();
+        if away().map(|away| partial(&away)).sum::<usize>() > MAX_AWAY_PARTIAL {
+            let holding = away().filter(|away| partial(away) > 0);
+            return holding.min_by_key(longest).map(|(_, _, peer)| peer.clone());
+        }
+        None
     }
 
     /// How many conversations there are, what waits to be acknowledged in all of them, and what the application has not read.
     pub(crate) fn totals(&self) -> (usize, u64, u64) {
         let waiting = self.pairs.values().map(|pair| pair.outgoing.waiting().1);
-        (self.pairs.len(), waiting.sum(), self.unread)
+        (self.pairs.len(), waiting.sum(), self.unread.weight)
     }
 
     /// When the next acknowledgement is due, or a conversation has been kept long enough.
@@ -237,11 +266,8 @@ impl Session {
     fn conversing(&self, peer: &PeerId, wanted: impl Fn(&Link) -> bool) -> Option<LinkId> {
         let links = self.links.iter();
         let links = links.filter(|(_, l)| l.info.peer == *peer && wanted(l) && self.converses(l));
-        let rank = |(id, link): &(LinkId, &Link)| {
-            let silent = link.member().is_some_and(|m| m.heartbeat.is_silent());
-            (silent, link.rank(*id))
-        };
-        links.min_by_key(rank).map(|(id, _)| id)
+        let best = links.min_by_key(|(id, link)| link.rank(*id));
+        best.map(|(id, _)| id)
     }
 
     /// Sends what may be sent, on the link that is best by now.
@@ -325,14 +351,14 @@ impl Session {
 
     /// Tells a peer on a link what has come of it.
     pub(crate) fn acknowledge(&mut self, id: LinkId) {
-        let takes_more = self.messages.unread < MAX_UNREAD;
+        let unread = self.messages.unread;
         let Some(link) = self.links.get(id).filter(|link| self.converses(link)) else {
             return;
         };
         let peer = link.info.peer.clone();
         let pair = self.messages.pair(&peer);
         pair.told_on = Some(id);
-        let (through, limit) = pair.incoming.acknowledgement(takes_more);
+        let (through, limit) = pair.incoming.acknowledgement(unread);
         self.outbox
             .control(id, &Control::Acknowledged { through, limit });
         // It may have said the same before this link was ready.
@@ -341,10 +367,9 @@ impl Session {
 
     /// The application has read a message.
     pub(crate) fn on_read(&mut self, now: Now, peer: &PeerId, len: usize) {
-        let weight = weight(len);
-        self.messages.unread = self.messages.unread.saturating_sub(weight);
+        self.messages.unread.read(len);
         if let Some(pair) = self.messages.pairs.get_mut(peer) {
-            pair.incoming.read(weight);
+            pair.incoming.unread().read(len);
         }
         for pair in self.messages.pairs.values_mut() {
             if pair.remote.is_some() {
@@ -381,18 +406,15 @@ impl Session {
         let Some(pair) = self.messages.pairs.get_mut(peer) else {
             return;
         };
-        if pair.remote.is_none() {
+        if !pair.shown {
             self.messages.pairs.remove(peer);
             return;
         }
+        // Even if the peer was not met: it may have met us, and then has begun to send.
         pair.on = None;
         pair.away = Some(now.mono);
-        let away = self.messages.pairs.iter();
-        let away = away.filter_map(|(peer, pair)| Some((pair.away?, peer)));
-        if away.clone().count() > MAX_AWAY
-            && let Some(longest) = away.min().map(|(_, peer)| peer.clone())
-        {
-            self.forget_messages(&longest);
+        while let Some(forgettable) = self.messages.forgettable() {
+            self.forget_messages(&forgettable);
         }
     }
 
@@ -424,4 +446,67 @@ fn check_len(len: usize, max: usize) -> Result<(), InputError> {
         return Err(InputError::TooLarge { channel, len, max });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+
+    use super::*;
+
+    fn peer(number: usize) -> PeerId {
+        PeerId::new(&format!("p{number}")).unwrap()
+    }
+
+    /// A peer that went after so many bytes of a message.
+    fn away(messages: &mut Messages, number: usize, mut partial: usize) {
+        messages.incarnation(&peer(number));
+        let pair = messages.pair(&peer(number));
+        let since = Timestamp::from_millis(number as u64);
+        for chunk in 1_u64.. {
+            let len = partial.min(60_000);
+            if len == 0 {
+                break;
+            }
+            let mut bytes = chunk.to_le_bytes().to_vec();
+            bytes.put_u8(2);
+            bytes.resize(9 + len, 0);
+            pair.incoming.acknowledgement(Unread::default());
+            assert_eq!(pair.incoming.take(since, bytes.into()), Ok(Taken::Part));
+            partial -= len;
+        }
+        pair.away = Some(since);
+    }
+
+    #[test]
+    fn few_halves_of_messages_are_kept_for_peers_that_are_away() {
+        let mut messages = Messages::new(0);
+        let half = MAX_MESSAGE_LEN / 2;
+        away(&mut messages, 1, 0);
+        (2..6).for_each(|number| away(&mut messages, number, half));
+        assert_eq!(messages.forgettable(), None);
+        away(&mut messages, 6, half);
+        assert_eq!(
+            messages.forgettable(),
+            Some(peer(2)),
+            "not who holds nothing"
+        );
+        messages.pair(&peer(2)).away = None;
+        assert_eq!(
+            messages.forgettable(),
+            None,
+            "one that is linked does not count"
+        );
+    }
+
+    #[test]
+    fn who_was_never_met_is_forgotten_before_who_was() {
+        let mut messages = Messages::new(0);
+        (0..=MAX_AWAY).for_each(|number| away(&mut messages, number, 0));
+        for number in 0..10 {
+            let author = AuthorId::from_bytes([7; 32]);
+            messages.pair(&peer(number)).remote = Some((author, 1));
+        }
+        assert_eq!(messages.forgettable(), Some(peer(10)));
+    }
 }

@@ -421,6 +421,10 @@ impl Session {
             }
             (channel, payload) if link.carries(channel) && channel != Channel::Command => {
                 let peer = link.info.peer.clone();
+                if channel == Channel::App && self.messages.is_flooded_by(&peer) {
+                    let reason = "far more messages than are read";
+                    return self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
+                }
                 self.messages.count_received(&peer, channel, &payload);
                 self.outbox.event(deliver(peer, channel, payload));
             }

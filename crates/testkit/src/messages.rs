@@ -73,6 +73,27 @@ impl World {
         })
     }
 
+    /// The application reads what comes at once.
+    pub(crate) fn on_message(
+        &mut self,
+        number: usize,
+        peer: PeerId,
+        payload: &Payload,
+    ) -> Result<(), Violation> {
+        let len = match payload {
+            Payload::Binary(bytes) => bytes.len(),
+            Payload::Text(text) => text.len(),
+            Payload::Media(_) | Payload::Clock(_) => 0,
+        };
+        let honest = self.both_honest(number, &peer);
+        // Cannot fail. What follows is drained with the rest.
+        let _ = self.input(number, Input::Read { peer, len });
+        if honest {
+            return self.hear(number, payload);
+        }
+        Ok(())
+    }
+
     /// A peer is told that messages of its may not have arrived.
     pub(crate) fn undelivered(&mut self, sender: usize, peer: &PeerId, count: usize) {
         let to = self.peers.iter().position(|other| other.id == *peer);

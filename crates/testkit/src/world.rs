@@ -284,7 +284,7 @@ impl World {
         result
     }
 
-    fn input(&mut self, number: usize, input: Input) -> Result<(), InputError> {
+    pub(crate) fn input(&mut self, number: usize, input: Input) -> Result<(), InputError> {
         let peer = &mut self.peers[number];
         let now = peer.clock(self.now);
         match &mut peer.session {
@@ -758,27 +758,6 @@ impl World {
         self.judge(result);
     }
 
-    /// The application reads what comes at once.
-    fn on_message(
-        &mut self,
-        number: usize,
-        peer: PeerId,
-        payload: &Payload,
-    ) -> Result<(), Violation> {
-        let len = match payload {
-            Payload::Binary(bytes) => bytes.len(),
-            Payload::Text(text) => text.len(),
-            Payload::Media(_) | Payload::Clock(_) => 0,
-        };
-        let honest = self.both_honest(number, &peer);
-        // Cannot fail. What follows is drained with the rest.
-        let _ = self.input(number, Input::Read { peer, len });
-        if honest {
-            return self.hear(number, payload);
-        }
-        Ok(())
-    }
-
     /// An honest author never signs twice for one place.
     fn check_forked(&mut self, proof: &ForkProof) -> Result<(), Violation> {
         self.forks += 1;
@@ -789,7 +768,7 @@ impl World {
         forked.map_or(Ok(()), |peer| Err(Violation::Forked(peer.id.clone())))
     }
 
-    fn both_honest(&self, judge: usize, peer: &PeerId) -> bool {
+    pub(crate) fn both_honest(&self, judge: usize, peer: &PeerId) -> bool {
         let honest = |other: &Peer| other.id == *peer && other.is_honest();
         self.peers[judge].is_honest() && self.peers.iter().any(honest)
     }

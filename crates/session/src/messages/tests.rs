@@ -12,6 +12,11 @@ fn binary(len: usize) -> Message {
     Message { text: false, bytes }
 }
 
+/// What a chunk on the wire costs.
+fn cost(chunk: &Bytes) -> u64 {
+    chunk.len() as u64 - 9 + CHUNK_COST
+}
+
 fn payload(message: &Message) -> Payload {
     Payload::Binary(message.bytes.clone())
 }
@@ -37,7 +42,7 @@ impl Pair {
     fn reconnect(&mut self) {
         self.chunks.clear();
         self.acknowledgements.clear();
-        let told = self.incoming.acknowledgement(true);
+        let told = self.incoming.acknowledgement(Unread::default());
         self.acknowledgements.push_back(told);
         self.outgoing.rewind();
     }
@@ -55,8 +60,8 @@ impl Pair {
                 let Payload::Binary(bytes) = &payload else {
                     panic!("only bytes were sent")
                 };
-                self.incoming.add_unread(weight(bytes.len()));
-                self.incoming.read(weight(bytes.len()));
+                self.incoming.unread().add(bytes.len());
+                self.incoming.unread().read(bytes.len());
                 self.received.push(payload);
             }
         }
@@ -65,7 +70,7 @@ impl Pair {
 
     fn acknowledge(&mut self, count: usize) {
         if self.incoming.due().is_some() {
-            let told = self.incoming.acknowledgement(true);
+            let told = self.incoming.acknowledgement(Unread::default());
             self.acknowledgements.push_back(told);
         }
         let count = count.min(self.acknowledgements.len());
@@ -112,19 +117,19 @@ fn what_waits_and_what_is_under_way_is_bounded() {
     assert_eq!(taken.count(), 1, "one of any length is taken");
     pair.acknowledge(1);
     pair.pump();
-    let under_way: u64 = pair.chunks.iter().map(|c| weight(c.len() - 9)).sum();
-    assert!(under_way <= WINDOW && under_way > WINDOW - weight(CHUNK_LEN));
+    let under_way: u64 = pair.chunks.iter().map(cost).sum();
+    assert!(under_way <= WINDOW && under_way > WINDOW - CHUNK_LEN as u64 - CHUNK_COST);
     // A receiver that would take everything is not sent everything at once.
     pair.outgoing.acknowledge(0, u64::MAX).unwrap();
     pair.pump();
-    let under_way: u64 = pair.chunks.iter().map(|c| weight(c.len() - 9)).sum();
+    let under_way: u64 = pair.chunks.iter().map(cost).sum();
     assert!(under_way <= IN_FLIGHT);
 }
 
 #[test]
 fn no_more_is_taken_of_a_peer_whose_messages_are_not_read() {
     let mut incoming = Incoming::default();
-    let (_, limit) = incoming.acknowledgement(true);
+    let (_, limit) = incoming.acknowledgement(Unread::default());
     assert_eq!(limit, WINDOW);
     let mut outgoing = Outgoing::default();
     outgoing.push(binary(100_000));
@@ -132,14 +137,69 @@ fn no_more_is_taken_of_a_peer_whose_messages_are_not_read() {
     while let Some(chunk) = outgoing.next_chunk() {
         incoming.take(at(0), chunk).unwrap();
     }
-    incoming.add_unread(MAX_UNREAD);
-    assert_eq!(incoming.acknowledgement(true).1, WINDOW);
-    incoming.read(MAX_UNREAD);
-    assert!(
-        incoming.acknowledgement(false).1 == WINDOW,
-        "others fill it"
-    );
-    assert!(incoming.acknowledgement(true).1 > WINDOW);
+    let len = MAX_MESSAGE_LEN;
+    incoming.unread().add(len);
+    assert_eq!(incoming.acknowledgement(Unread::default()).1, WINDOW);
+    incoming.unread().read(len);
+    assert!(incoming.acknowledgement(Unread::default()).1 > WINDOW);
+}
+
+/// What others leave unread stops all but those who have less than a share unread; and in the end those as well.
+#[test]
+fn nobody_is_stopped_by_others_before_it_has_had_its_share() {
+    let takes = |own: u64, len: usize, of_all: Unread| {
+        let mut incoming = Incoming::default();
+        (0..own).for_each(|_| incoming.unread().add(len));
+        incoming.acknowledgement(of_all).1 > 0
+    };
+    let [many, much] =
+        [(1024, 0), (0, 64 << 20)].map(|(messages, weight)| Unread { messages, weight });
+    for full in [many, much] {
+        assert!(takes(31, 0, full) && !takes(32, 0, full), "{full:?}");
+        assert!(takes(1, 1 << 19, full) && !takes(1, 1 << 20, full));
+    }
+    assert!(takes(
+        500,
+        0,
+        Unread {
+            messages: 1023,
+            weight: 0
+        }
+    ));
+    assert!(!takes(
+        0,
+        0,
+        Unread {
+            messages: 2048,
+            weight: 0
+        }
+    ));
+    assert!(!takes(
+        0,
+        0,
+        Unread {
+            messages: 0,
+            weight: 128 << 20
+        }
+    ));
+}
+
+/// Links and applications have room for so many messages, not only for so many bytes.
+#[test]
+fn short_messages_are_few_at_a_time() {
+    let mut pair = Pair::new();
+    let taken = (0..20_000).take_while(|_| pair.outgoing.push(binary(0)));
+    assert_eq!(taken.count(), 20_000);
+    pair.acknowledge(1);
+    pair.pump();
+    assert_eq!(pair.chunks.len(), 256);
+    pair.finish();
+    assert_eq!(pair.received.len(), 20_000);
+    // Nor does a receiver get more that would take everything.
+    let mut outgoing = Outgoing::default();
+    (0..20_000).for_each(|_| assert!(outgoing.push(binary(0))));
+    outgoing.acknowledge(0, u64::MAX).unwrap();
+    assert_eq!(std::iter::from_fn(|| outgoing.next_chunk()).count(), 512);
 }
 
 #[test]
@@ -164,7 +224,7 @@ fn chunk(number: u64, kind: u8, bytes: &[u8]) -> Bytes {
 fn no_honest_peer_sends_this() {
     let take = |chunks: &[Bytes]| {
         let mut incoming = Incoming::default();
-        incoming.acknowledgement(true);
+        incoming.acknowledgement(Unread::default());
         let mut taken = chunks.iter().map(|c| incoming.take(at(0), c.clone()));
         taken.find_map(Result::err)
     };
@@ -192,7 +252,7 @@ fn a_message_without_end_is_given_up_at_the_limit_and_takes_no_more_memory_than_
     let mut incoming = Incoming::default();
     let piece = vec![0; 60_000];
     let error = (1..).find_map(|number| {
-        incoming.acknowledgement(true);
+        incoming.acknowledgement(Unread::default());
         incoming.take(at(0), chunk(number, MORE, &piece)).err()
     });
     assert_eq!(error, Some(Violation::TooLong));
@@ -249,7 +309,7 @@ proptest! {
         told in vec(any::<(u64, u64)>(), 0..5),
     ) {
         let mut incoming = Incoming::default();
-        incoming.acknowledgement(true);
+        incoming.acknowledgement(Unread::default());
         for (number, kind, bytes) in chunks {
             let _ = incoming.take(at(0), chunk(number, kind, &bytes));
         }

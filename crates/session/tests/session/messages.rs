@@ -288,6 +288,85 @@ fn a_peer_that_does_not_read_is_sent_no_more_until_it_does() {
     assert_eq!(received(&world, "bob").len(), 2);
 }
 
+/// Its queue of events takes so many, whatever their length; and another peer has its share all the same.
+#[test]
+fn short_messages_that_are_not_read_stop_their_sender_and_nobody_else() {
+    let mut world = World::founded_by(5, &["alice", "bob", "carol"]);
+    world.link("alice", "bob", Quic);
+    world.link("carol", "bob", Quic);
+    world.node_mut("bob").reads = false;
+    world.secs(1);
+    for number in 0..3000 {
+        send(&mut world, "alice", "bob", text(number)).unwrap();
+    }
+    world.secs(5);
+    let came = received(&world, "bob").len();
+    assert!((1024..1024 + 256).contains(&came), "{came}");
+    send(&mut world, "carol", "bob", text(3000)).unwrap();
+    world.secs(1);
+    assert_eq!(received(&world, "bob").len(), came + 1);
+    assert_eq!(received(&world, "bob").last(), Some(&text(3000)));
+    // Its application goes on.
+    world.node_mut("bob").reads = true;
+    for payload in received(&world, "bob").into_iter().take(came) {
+        let Payload::Text(text) = payload else {
+            panic!("only texts were sent")
+        };
+        let (peer, len) = (peer("alice"), text.len());
+        world.input("bob", Input::Read { peer, len }).unwrap();
+    }
+    world.secs(5);
+    let all = received(&world, "bob");
+    assert_eq!(all.len(), 3001);
+    assert_eq!(all[came + 1..], (came..3000).map(text).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_guest_that_floods_who_does_not_read_loses_its_link_and_stops_no_member() {
+    let mut world = World::founded_by(6, &["alice", "bob", "guest"]);
+    world.link("alice", "bob", Quic);
+    let mut plug = Plug::new(WebRtc);
+    plug.promises = [false; 2];
+    let link = world.plug("alice", "guest", &plug);
+    world.node_mut("alice").reads = false;
+    world.secs(1);
+    for number in 0..257 {
+        let chatter = Frame::text(Channel::App, format!("{number}"));
+        world.inject_frame("guest", link, chatter);
+    }
+    world.secs(1);
+    assert_eq!(received(&world, "alice").len(), 256);
+    let closed = &world.node("alice").closed;
+    assert_eq!(closed, &[(link, CloseCode::PROTOCOL)]);
+    send(&mut world, "bob", "alice", text(1)).unwrap();
+    world.secs(1);
+    assert_eq!(received(&world, "alice").len(), 257);
+}
+
+/// One end knows the other, and has begun to send to it, when the first link dies before that knows as much.
+#[test]
+fn a_link_that_dies_in_the_handshake_takes_no_messages_with_it() {
+    let mut cases = 0;
+    for seed in 0..40 {
+        let mut world = World::founded_by(seed, &["alice", "bob"]);
+        let link = world.link("alice", "bob", WebRtc);
+        while send(&mut world, "alice", "bob", text(1)).is_err() {
+            world.millis(1);
+        }
+        if send(&mut world, "bob", "alice", text(2)).is_ok() {
+            continue;
+        }
+        cases += 1;
+        world.unplug(link);
+        world.secs(1);
+        world.link("alice", "bob", WebRtc);
+        world.secs(1);
+        assert_eq!(received(&world, "bob"), [text(1)], "seed {seed}");
+        assert!(undelivered(&world, "alice").is_empty(), "seed {seed}");
+    }
+    assert!(cases > 5, "{cases}");
+}
+
 #[test]
 fn guests_and_older_versions_exchange_messages_as_they_are() {
     let mut world = World::founded_by(6, &["alice", "guest"]);
