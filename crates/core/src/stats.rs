@@ -159,9 +159,9 @@ pub struct LinkStats {
     /// Share of packets lost on the way to the peer, 0 to 1, as far as the transport knows.
     pub loss: f32,
     /// Share of our voice packets that the peer missed between its last two reports (RFC 3550 §6.4.1),
-    /// 0 to 1; `None` before the first report.
+    /// 0 to 1; `None` before the first report, and [a while](Self::COUNTS_FOR) after the last.
     pub voice_loss: Option<f32>,
-    /// Interarrival jitter of received media (RFC 3550 §6.4.1).
+    /// Interarrival jitter of received media (RFC 3550 §6.4.1); `None` before the first, and a while after the last.
     pub jitter: Option<Duration>,
     /// By which kinds of address the link runs; `None` where ICE has not chosen them.
     pub path: Option<LinkPath>,
@@ -175,6 +175,10 @@ pub struct LinkStats {
 }
 
 impl LinkStats {
+    /// For how long what was measured on media, or reported of it, says something of the line: twice the longest time between two
+    /// reports of a stream (RFC 3550 §6.2).
+    pub const COUNTS_FOR: Duration = Duration::from_secs(10);
+
     /// The counters of `channel`.
     pub fn channel(&self, channel: Channel) -> &ChannelStats {
         &self.channels[usize::from(channel.number())]

@@ -25,7 +25,7 @@ use roundtable_transport_quic::QuicEndpoint;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    ConnectionQuality, Event, PeerStatus, SubmitError, Summary,
+    CommandTransport, ConnectionQuality, Event, PeerStatus, SubmitError, Summary,
     links::{FromLink, Gone, Links},
     mesh::{Mesh, MeshRequest, Told},
     negotiation::Negotiated,
@@ -153,7 +153,10 @@ impl Actor {
                 Due::Retry if !self.links.reaches(&peer) => self.attempts.retry(&peer, now.mono),
                 Due::Retry => {}
                 Due::Probe(made) => {
-                    let open = self.links.webrtc_to(&peer).cloned();
+                    let open = self.links.webrtc_to(&peer).map(|(id, link)| {
+                        let unanswered = self.session.misses_heartbeats(id);
+                        (link.clone(), unanswered)
+                    });
                     self.attempts.probe(&peer, made, open, now.mono);
                 }
             }
@@ -164,8 +167,16 @@ impl Actor {
 
     /// Whether `peer` is admitted on a link on which it answers.
     fn hears(&self, peer: &PeerId) -> bool {
+        self.answers(peer, |_| true)
+    }
+
+    /// Whether `peer` is admitted on such a link, and answers there.
+    fn answers(&self, peer: &PeerId, by: impl Fn(&CommandTransport) -> bool) -> bool {
         let mut links = self.links.iter();
-        links.any(|(id, link)| link.peer == *peer && link.admitted && !self.session.is_silent(id))
+        links.any(|(id, link)| {
+            let is_its = link.peer == *peer && link.admitted && by(&link.transport);
+            is_its && !self.session.is_silent(id)
+        })
     }
 
     /// Notices which peers have fallen silent, and which are heard again.
@@ -463,6 +474,10 @@ impl Actor {
         let (peer, started, side) = (outcome.peer, outcome.started, outcome.side);
         match outcome.result {
             Ok(Negotiated::Moved) => tracing::debug!(%peer, "the link goes on by another way"),
+            Ok(Negotiated::Link(transport)) if self.is_surplus(&peer, &transport, side) => {
+                tracing::debug!(%peer, "nothing better was found than what is relayed");
+                self.links.turn_down(transport, "it is relayed as well");
+            }
             Ok(Negotiated::Link(transport)) => {
                 let info = LinkInfo {
                     peer: peer.clone(),
@@ -601,19 +616,22 @@ impl Actor {
                 body,
             } if !self.mesh.avoids(&from) => {
                 self.mesh.sought_by(&from);
-                let open = self.links.webrtc_to(&from).cloned();
+                let open = self.links.webrtc_to(&from).map(|(_, link)| link.clone());
                 self.attempts.offered(&from, (request_id, body), open, now);
             }
             SignalingEvent::Rejoined(joined) => {
+                self.attempts.signaling(true);
                 self.roster(&joined, now);
                 self.move_links(now);
                 self.tell(Event::SignalingResumed);
             }
             SignalingEvent::Reconnecting { attempt: 1, .. } => {
+                self.attempts.signaling(false);
                 self.signaling_lost(now);
                 self.tell(Event::SignalingLost);
             }
             SignalingEvent::Resumed(joined) => {
+                self.attempts.signaling(true);
                 self.present_are(&joined, now);
                 self.move_links(now);
                 self.tell(Event::SignalingResumed);

@@ -199,9 +199,12 @@ impl Links {
     }
 
     /// The open WebRTC link to one peer.
-    pub(crate) fn webrtc_to(&self, peer: &PeerId) -> Option<&WebRtcLink> {
-        let mut links = self.webrtc().filter(|(linked, _)| *linked == peer);
-        links.next().map(|(_, link)| link)
+    pub(crate) fn webrtc_to(&self, peer: &PeerId) -> Option<(LinkId, &WebRtcLink)> {
+        let mut links = self.active.iter().filter(|(_, link)| link.peer == *peer);
+        links.find_map(|(id, link)| match &link.transport {
+            CommandTransport::WebRtc(webrtc) => Some((*id, webrtc)),
+            _ => None,
+        })
     }
 
     /// Queues a frame. `Err` means that the peer is too slow and the link must be closed.
@@ -257,6 +260,13 @@ impl Links {
         });
         while self.closing.try_join_next().is_some() {}
         Some(gone)
+    }
+
+    /// Closes a link in the background that was never added.
+    pub(crate) fn turn_down(&mut self, transport: CommandTransport, reason: &'static str) {
+        self.closing
+            .spawn(async move { transport.close(CloseCode::REPLACED, reason).await });
+        while self.closing.try_join_next().is_some() {}
     }
 
     /// Closes every link and waits until nothing of them is left.

@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     CommandTransport, TransportPreference,
     negotiation::{Contact, Negotiated, NegotiationError, Negotiator, Role, SIGNAL_QUEUE, Signal},
-    reconnect::{Breaker, Due, Turn, Upgrade, offer_pace},
+    reconnect::{Breaker, Due, Fallen, Signaled, Turn, Upgrade, better_way, offer_pace},
 };
 
 /// How many dials of one silent peer are under way: with two a second, each has two seconds.
@@ -94,10 +94,10 @@ struct Present {
 /// How a peer is linked.
 #[derive(Debug)]
 pub(crate) struct Linked {
-    /// Whether over QUIC, among others.
+    /// Whether over QUIC, among others, by a link on which it answers.
     pub(crate) by_quic: bool,
-    /// The link that is sent on, if it leads over a TURN server.
-    pub(crate) relayed: Option<WebRtcLink>,
+    /// Whether the link that is sent on leads over a TURN server.
+    pub(crate) relayed: bool,
     /// Whether this peer has made its offer.
     pub(crate) offered_here: bool,
 }
@@ -140,6 +140,8 @@ pub(crate) struct Attempts {
     present: HashMap<PeerId, Present>,
     tasks: JoinSet<(u64, Outcome)>,
     next: u64,
+    /// Whether signaling is connected.
+    connected: bool,
     closed: bool,
 }
 
@@ -152,6 +154,7 @@ impl Attempts {
             present: HashMap::new(),
             tasks: JoinSet::new(),
             next: 0,
+            connected: true,
             closed: false,
         }
     }
@@ -274,25 +277,28 @@ impl Attempts {
         let Some(present) = self.present.get_mut(peer) else {
             return;
         };
-        // Guests need not know how a link is moved.
-        let member = present.capabilities.contains(Capability::Session);
-        let relayed = linked.relayed.filter(|_| member);
-        if !quic && relayed.is_none() {
-            return present.upgrade.is_best();
+        // A guest knows of one link alone.
+        let relayed = linked.relayed && present.capabilities.contains(Capability::Session);
+        if better_way(quic, relayed, 0).is_none() {
+            return present.upgrade.is_best(now);
+        }
+        if !self.connected || present.breaker.is_probing() {
+            return;
         }
         let turn = Turn::of(linked.offered_here);
         let made = present.upgrade.might_be_better(now, turn, random());
-        let Some(made) = made.filter(|_| !present.breaker.is_probing()) else {
+        let Some(kind) = made.and_then(|made| better_way(quic, relayed, made)) else {
             return;
         };
-        let role = match relayed {
-            Some(link) if !quic || made % 2 == 1 => Role::Restart(link),
-            _ => Role::Offer(TransportKind::Quic),
-        };
-        if !present.running.contains_key(&Slot::Signaled(role.kind())) {
-            tracing::debug!(%peer, kind = ?role.kind(), "looks for a better way");
-            self.start(peer, role, now);
+        if !present.running.contains_key(&Slot::Signaled(kind)) {
+            tracing::debug!(%peer, ?kind, "looks for a better way");
+            self.start(peer, Role::Offer(kind), now);
         }
+    }
+
+    /// Whether signaling is connected, from now on.
+    pub(crate) fn signaling(&mut self, connected: bool) {
+        self.connected = connected;
     }
 
     /// The network has changed: there may be better ways now.
@@ -472,12 +478,13 @@ impl Attempts {
         }
     }
 
-    /// Tries a silent peer: by QUIC where it was last, and by signaling; there by moving its silent link as long as that is `open`.
+    /// Tries a silent peer: by QUIC where it was last, and by signaling; there by moving its silent link as long as that is `open`,
+    /// if heartbeats went unanswered on it.
     pub(crate) fn probe(
         &mut self,
         peer: &PeerId,
         made: u32,
-        open: Option<WebRtcLink>,
+        open: Option<(WebRtcLink, bool)>,
         now: Timestamp,
     ) {
         self.dial(peer, made, now);
@@ -492,12 +499,14 @@ impl Attempts {
             return;
         }
         let moving = Slot::Signaled(TransportKind::WebRtc);
-        match open {
-            // It offers again by itself.
-            Some(_) if present.running.contains_key(&moving) => {}
-            Some(link) if present.turn == Turn::First => self.restart(peer, link, now),
-            Some(_) => {}
-            None => self.probe_by_signaling(peer, made, now),
+        let fallen = open.as_ref().map(|(_, unanswered)| Fallen {
+            unanswered: *unanswered,
+            moving: present.running.contains_key(&moving),
+        });
+        match (Signaled::of(fallen, present.turn, self.connected), open) {
+            (Signaled::Move, Some((link, _))) => self.restart(peer, link, now),
+            (Signaled::Offer, _) => self.probe_by_signaling(peer, made, now),
+            _ => {}
         }
     }
 

@@ -12,8 +12,9 @@ pub(crate) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const HISTORY: usize = 60;
 /// How many samples in a row must agree on another level before the user is told; silence is told at once.
 const AGREE: u32 = 3;
-/// Fewer packets than these in a second say nothing of loss.
+/// Fewer packets than these in a second say nothing of loss; what was known of it before counts for some time.
 const MIN_PACKETS: u64 = 10;
+const LOSS_COUNTS_FOR: Duration = Duration::from_secs(5);
 /// Points that an impairment costs before it is named as a reason.
 const NAMED_FROM: f32 = 2.0;
 
@@ -90,7 +91,8 @@ pub struct ConnectionQuality {
     pub rtt: Option<Duration>,
     /// Interarrival jitter of received media.
     pub jitter: Option<Duration>,
-    /// Share of packets lost, 0 to 1, during this second, or of voice by the peer's last report, if that is more.
+    /// Share of packets lost, 0 to 1, during this second, or of voice (over WebRTC of video, too) by the peer's last report, if that is
+    /// more. What cannot be measured any more is forgotten: after 5 s in which too little was sent, and 10 s without a report.
     pub loss: f32,
     /// How much the link could send, as far as its transport tells.
     pub bandwidth: Option<Bitrate>,
@@ -115,7 +117,8 @@ pub(crate) struct Shown {
 pub(crate) struct History {
     samples: VecDeque<ConnectionQuality>,
     last: Option<(Timestamp, u64, LinkStats)>,
-    loss: f32,
+    /// Share of packets lost in the last second that said something of it, and when that was.
+    lost: Option<(Timestamp, f32)>,
     /// The level that the user knows of, and how many samples in a row have had another.
     told: Option<QualityLevel>,
     differing: (Option<QualityLevel>, u32),
@@ -169,11 +172,19 @@ impl History {
         let packets = before.map(|(.., earlier)| stats.packets.since(&earlier.packets));
         let packets = packets.unwrap_or_default();
         if before.is_none() {
-            self.loss = 0.0;
+            self.lost = None;
         } else if packets.sent >= MIN_PACKETS {
-            self.loss = share(packets.lost, packets.sent);
+            self.lost = Some((now, share(packets.lost, packets.sent)));
         }
-        let loss = self.loss.max(stats.voice_loss.unwrap_or(0.0));
+        let counts = |(at, _): &(Timestamp, f32)| now <= *at + LOSS_COUNTS_FOR;
+        self.lost = self.lost.filter(counts);
+        let counted = self.lost.map_or(0.0, |(_, share)| share);
+        let reported = match shown.transport {
+            // It counts no lost packets by itself; of all else this is a mean over the link's life.
+            TransportKind::WebRtc => stats.loss,
+            _ => stats.voice_loss.unwrap_or(0.0),
+        };
+        let loss = counted.max(reported);
         let impairments = Impairments::of(stats.rtt, stats.jitter, loss);
         let relayed = stats.path.is_some_and(|path| path.is_relayed());
         let (score, level, mut reasons) = if shown.silent {
@@ -372,6 +383,43 @@ mod tests {
         history.sample(at(3), other);
         let quality = history.now().unwrap();
         assert_eq!((quality.sent, quality.score), (Bitrate::from_bps(0), 100));
+    }
+
+    #[test]
+    fn loss_is_forgotten_when_too_little_is_sent_to_say_more_of_it() {
+        let mut history = History::default();
+        let counted = |sent, lost| LinkStats {
+            packets: PacketStats {
+                sent,
+                lost,
+                ..PacketStats::default()
+            },
+            ..stats(10, 1)
+        };
+        history.sample(at(0), shown(counted(0, 0)));
+        history.sample(at(1), shown(counted(100, 30)));
+        for second in 2..20 {
+            history.sample(at(second), shown(counted(100 + second, 30)));
+            let loss = history.now().unwrap().loss;
+            assert_eq!(loss > 0.0, second <= 6, "{loss} in second {second}");
+        }
+    }
+
+    #[test]
+    fn over_webrtc_loss_of_video_counts() {
+        let video = |transport| {
+            let stats = LinkStats {
+                loss: 0.2,
+                ..stats(10, 1)
+            };
+            let shown = Shown {
+                transport,
+                ..shown(stats)
+            };
+            History::default().judge(at(0), &shown).loss
+        };
+        assert!(video(TransportKind::WebRtc) > 0.1);
+        assert!(video(TransportKind::Quic) < 0.1, "of all its life");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use roundtable_core::Timestamp;
+use roundtable_core::{Timestamp, TransportKind};
 use roundtable_signaling_protocol::TokenBucket;
 
 /// How far apart probes are, and for how long they go on.
@@ -207,19 +207,27 @@ impl Breaker {
 const LOOK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 /// How long after a change of network.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a better way has to hold before the pauses are forgotten that it took to find it.
+const HOLDS: Duration = Duration::from_secs(60);
 
 /// Looks for a better way to a peer that is linked by a worse one: direct instead of relayed, QUIC instead of WebRTC. What works is
-/// never touched for it, and each attempt that brings nothing doubles the pause before the next.
+/// never touched for it, and each attempt that brings nothing, or nothing that holds, doubles the pause before the next.
 #[derive(Debug, Default)]
 pub(crate) struct Upgrade {
     next: Option<Timestamp>,
     pauses: u32,
+    /// Since when there has been no better way than the present one.
+    best_since: Option<Timestamp>,
 }
 
 impl Upgrade {
     /// There is no better way than the present one.
-    pub(crate) fn is_best(&mut self) {
-        *self = Self::default();
+    pub(crate) fn is_best(&mut self, now: Timestamp) {
+        self.next = None;
+        let since = *self.best_since.get_or_insert(now);
+        if since + HOLDS <= now {
+            self.pauses = 0;
+        }
     }
 
     /// There might be a better one. Says which attempt is due, if one is: 0, 1, … since the network has changed. The second to try does
@@ -230,6 +238,7 @@ impl Upgrade {
         turn: Turn,
         random: u32,
     ) -> Option<u32> {
+        self.best_since = None;
         let pause = LOOK.0.saturating_mul(1 << self.pauses.min(5)).min(LOOK.1);
         let jitter = (pause / 4).mul_f64(f64::from(random) / f64::from(u32::MAX));
         match self.next {
@@ -251,6 +260,50 @@ impl Upgrade {
     pub(crate) fn look_again(&mut self, now: Timestamp) {
         self.next = Some(now + LOOK_AGAIN);
         self.pauses = 0;
+    }
+}
+
+/// By which offer a better way is looked for, if there may be one: by the first attempt, the second, and so on. Always by a new link:
+/// a relayed link that is moved carries nothing until its new way is found, and is lost if there is none.
+pub(crate) fn better_way(quic: bool, relayed: bool, made: u32) -> Option<TransportKind> {
+    match (quic, relayed) {
+        (true, true) if made % 2 == 1 => Some(TransportKind::WebRtc),
+        (true, _) => Some(TransportKind::Quic),
+        (false, true) => Some(TransportKind::WebRtc),
+        (false, false) => None,
+    }
+}
+
+/// An open WebRTC link to a peer that is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fallen {
+    /// A whole heartbeat went by without an answer: it is not only that somebody who was sending steadily has stopped.
+    pub(crate) unanswered: bool,
+    /// It is being moved already, and that is offered again by itself.
+    pub(crate) moving: bool,
+}
+
+/// What a probe does by signaling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signaled {
+    /// Moves the silent link.
+    Move,
+    /// Offers a new one.
+    Offer,
+    Nothing,
+}
+
+impl Signaled {
+    /// A link that is moved gives up the way it had, on which the peer may be back any moment. So that takes more than half a second
+    /// of silence, and signaling to bring about another.
+    pub(crate) fn of(link: Option<Fallen>, turn: Turn, signaling: bool) -> Self {
+        match link {
+            None => Self::Offer,
+            Some(link) if link.unanswered && !link.moving && signaling && turn == Turn::First => {
+                Self::Move
+            }
+            Some(_) => Self::Nothing,
+        }
     }
 }
 
@@ -418,7 +471,54 @@ mod tests {
         assert_eq!(upgrade.might_be_better(now, Turn::First, 0), None);
         let soon = now + LOOK_AGAIN;
         assert_eq!(upgrade.might_be_better(soon, Turn::First, 0), Some(0));
-        upgrade.is_best();
+        upgrade.is_best(soon);
         assert_eq!(upgrade.might_be_better(soon, Turn::First, 0), None);
+    }
+
+    #[test]
+    fn a_better_way_that_does_not_hold_is_not_looked_for_again_at_once() {
+        let mut upgrade = Upgrade::default();
+        let mut looked = Vec::new();
+        // Whatever is found lasts for `lasts` seconds.
+        let mut run = |lasts, seconds: std::ops::Range<u64>| {
+            let mut until = 0;
+            for second in seconds {
+                if second < until {
+                    upgrade.is_best(at(second * 1000));
+                } else if let Some(made) =
+                    upgrade.might_be_better(at(second * 1000), Turn::First, 0)
+                {
+                    looked.push((second, made));
+                    until = second + lasts;
+                }
+            }
+        };
+        run(20, 0..300);
+        run(62, 1000..1200);
+        let expected = [(10, 0), (50, 1), (110, 2), (210, 3), (1000, 4), (1072, 0)];
+        assert_eq!(looked[..6], expected);
+    }
+
+    #[test]
+    fn a_better_way_is_looked_for_by_new_links_alone() {
+        let ways = |quic, relayed| [0, 1, 2].map(|made| better_way(quic, relayed, made));
+        let (quic, webrtc) = (Some(TransportKind::Quic), Some(TransportKind::WebRtc));
+        assert_eq!(ways(false, false), [None; 3]);
+        assert_eq!(ways(true, false), [quic; 3]);
+        assert_eq!(ways(false, true), [webrtc; 3]);
+        assert_eq!(ways(true, true), [quic, webrtc, quic]);
+    }
+
+    #[test]
+    fn a_silent_link_is_moved_only_when_a_heartbeat_is_missed_and_signaling_is_there() {
+        let link = |unanswered, moving| Some(Fallen { unanswered, moving });
+        let signaled = |link, signaling| Signaled::of(link, Turn::First, signaling);
+        assert_eq!(signaled(link(false, false), true), Signaled::Nothing);
+        assert_eq!(signaled(link(true, false), true), Signaled::Move);
+        assert_eq!(signaled(link(true, false), false), Signaled::Nothing);
+        assert_eq!(signaled(link(true, true), true), Signaled::Nothing);
+        let second = Signaled::of(link(true, false), Turn::Second, true);
+        assert_eq!(second, Signaled::Nothing);
+        assert_eq!(signaled(None, false), Signaled::Offer);
     }
 }

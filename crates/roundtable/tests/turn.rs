@@ -112,6 +112,18 @@ async fn members_meet_through_the_turn_server_that_signaling_hands_out() {
         let transport = member.wait_for("the other", connected).await;
         assert_eq!(transport, TransportKind::WebRtc);
     }
+    // A better way is looked for at once; another one by the same server does not take over.
+    alice.room.network_changed().await;
+    for (member, seconds) in [(&mut alice, 6), (&mut bob, 1)] {
+        let next = |event: &Event| match event {
+            Event::Connected { .. } => Some("connected"),
+            Event::Disconnected { .. } => Some("disconnected"),
+            _ => None,
+        };
+        let next = member.wait_for("a change", next);
+        let next = tokio::time::timeout(Duration::from_secs(seconds), next).await;
+        assert_ne!(next, Ok("connected"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

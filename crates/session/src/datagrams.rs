@@ -29,7 +29,8 @@ const HEADER_LEN: usize = MARK.len() + 1;
 /// How long after a command it is repeated: long enough to travel in another packet, which another loss has to hit, and much shorter
 /// than any transport takes to notice a loss.
 const REPEAT_AFTER: Duration = Duration::from_millis(20);
-/// For how long a frame is repeated with those that follow it, as long as there is room.
+/// How often a frame is repeated, with those that follow it, as long as there is room; and not when it is older than this.
+const REPEATS: u8 = 2;
 const REPEAT_FOR: Duration = Duration::from_millis(100);
 /// More frames than fit into a message are not kept.
 const MAX_FRAMES: usize = 8;
@@ -45,10 +46,18 @@ pub fn carries_commands(frame: &Frame) -> bool {
     }
 }
 
+/// A frame that was sent, and how often it was repeated.
+#[derive(Debug)]
+struct Sent {
+    at: Timestamp,
+    bytes: Bytes,
+    repeated: u8,
+}
+
 /// The last frames that were sent to a peer.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    frames: VecDeque<(Timestamp, Bytes)>,
+    frames: VecDeque<Sent>,
     due: Option<Timestamp>,
 }
 
@@ -64,7 +73,11 @@ impl Tail {
         if self.frames.len() == MAX_FRAMES {
             self.frames.pop_front();
         }
-        self.frames.push_back((now, bytes.clone()));
+        self.frames.push_back(Sent {
+            at: now,
+            bytes: bytes.clone(),
+            repeated: 0,
+        });
         self.due.get_or_insert(now + REPEAT_AFTER);
     }
 
@@ -76,19 +89,26 @@ impl Tail {
     /// The repetition that is due: of the newest frames that fit, the oldest of them first.
     fn repeat(&mut self, now: Timestamp) -> Option<Frame> {
         self.due.take_if(|due| *due <= now)?;
-        let old = |(sent, _): &(Timestamp, Bytes)| *sent + REPEAT_FOR < now;
-        while self.frames.front().is_some_and(old) {
+        // The oldest are repeated no more often than those after them, so both conditions fall on the front.
+        let done = |sent: &Sent| sent.repeated == REPEATS || sent.at + REPEAT_FOR < now;
+        while self.frames.front().is_some_and(done) {
             self.frames.pop_front();
         }
         let mut room = Channel::Replication.max_message_len() - HEADER_LEN;
-        let fits = |(_, bytes): &&(Timestamp, Bytes)| {
-            let left = room.checked_sub(2 + bytes.len());
+        let fits = |sent: &&Sent| {
+            let left = room.checked_sub(2 + sent.bytes.len());
             room = left.unwrap_or(0);
             left.is_some()
         };
         let count = self.frames.iter().rev().take_while(fits).count();
         let mut message = header(COMMANDS);
-        for (_, bytes) in self.frames.iter().skip(self.frames.len() - count) {
+        // What has found no room beside those after it will find even less beside more of them.
+        self.frames.drain(..self.frames.len() - count);
+        for Sent {
+            bytes, repeated, ..
+        } in &mut self.frames
+        {
+            *repeated += 1;
             message.put_u16_le(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
             message.put_slice(bytes);
         }

@@ -36,6 +36,8 @@ pub(crate) struct Heartbeat {
     /// RFC 6298 §3).
     sent_at: Option<Timestamp>,
     rtt: Option<Duration>,
+    /// Since when pings are answered, without a silence in between.
+    answering_since: Option<Timestamp>,
     /// When anything was last heard, and since when without a long gap.
     heard: Timestamp,
     steady_since: Timestamp,
@@ -80,6 +82,7 @@ impl Heartbeat {
             unanswered: 0,
             sent_at: None,
             rtt: None,
+            answering_since: None,
             heard: now,
             steady_since: now,
             quiet: Quiet::No,
@@ -98,7 +101,17 @@ impl Heartbeat {
     /// Whether nothing was answered for a whole interval at least, or a peer that sent steadily has stopped and does not
     /// answer.
     pub(crate) fn is_silent(&self) -> bool {
-        self.unanswered > 1 || self.quiet == Quiet::Silent
+        self.misses_answers() || self.quiet == Quiet::Silent
+    }
+
+    /// Whether nothing was answered for a whole interval at least.
+    pub(crate) fn misses_answers(&self) -> bool {
+        self.unanswered > 1
+    }
+
+    /// Since when pings are answered, without a silence in between; `None` while silent, and until the first answer after it.
+    pub(crate) fn answering_since(&self) -> Option<Timestamp> {
+        self.answering_since
     }
 
     pub(crate) fn poll(&mut self, now: Timestamp) -> Option<Beat> {
@@ -110,6 +123,9 @@ impl Heartbeat {
             self.sequence += 1;
             self.unanswered += 1;
             self.sent_at = Some(now);
+            if self.misses_answers() {
+                self.answering_since = None;
+            }
             return Some(Beat::Ping(self.sequence));
         }
         self.next_question()
@@ -143,6 +159,7 @@ impl Heartbeat {
         };
         if times == ASKS {
             self.quiet = Quiet::Silent;
+            self.answering_since = None;
             return Beat::Silent;
         }
         let times = times + 1;
@@ -165,6 +182,7 @@ impl Heartbeat {
             return None;
         }
         self.unanswered = 0;
+        self.answering_since.get_or_insert(now);
         if sequence != self.sequence {
             return None;
         }
@@ -263,6 +281,46 @@ mod tests {
         assert!(heartbeat.is_silent());
         heartbeat.on_heard(at(3000));
         assert!(!heartbeat.is_silent(), "whatever is heard shows life");
+    }
+
+    #[test]
+    fn the_silence_of_a_steady_peer_comes_before_an_answer_is_missed() {
+        let mut heartbeat = Heartbeat::new(at(0), SECOND);
+        let voice: Vec<_> = (0..100).map(|n| n * 20).collect();
+        let (_, silent) = watch(&mut heartbeat, &voice, 2900);
+        assert_eq!(silent, Some(2480));
+        assert!(heartbeat.is_silent() && !heartbeat.misses_answers());
+        assert_eq!(heartbeat.poll(at(3000)), Some(Beat::Ping(4)));
+        assert!(!heartbeat.misses_answers());
+        assert_eq!(heartbeat.poll(at(4000)), Some(Beat::Ping(5)));
+        assert!(heartbeat.misses_answers());
+    }
+
+    #[test]
+    fn who_was_silent_answers_anew() {
+        let mut heartbeat = Heartbeat::new(at(0), SECOND);
+        assert_eq!(heartbeat.answering_since(), None);
+        heartbeat.poll(at(0));
+        heartbeat.on_pong(at(40), 1);
+        heartbeat.poll(at(1000));
+        heartbeat.on_pong(at(1040), 2);
+        heartbeat.poll(at(2000));
+        assert_eq!(heartbeat.answering_since(), Some(at(40)));
+        heartbeat.poll(at(3000));
+        assert!(heartbeat.is_silent());
+        assert_eq!(heartbeat.answering_since(), None);
+        heartbeat.on_pong(at(3040), 4);
+        assert_eq!(heartbeat.answering_since(), Some(at(3040)));
+
+        // A steady peer that stops, and is heard again before an answer is missed.
+        let mut heartbeat = Heartbeat::new(at(0), SECOND);
+        let voice: Vec<_> = (0..100).map(|n| n * 20).collect();
+        watch(&mut heartbeat, &voice, 2400);
+        assert_eq!(heartbeat.answering_since(), Some(at(0)));
+        watch(&mut heartbeat, &[], 2900);
+        heartbeat.on_heard(at(2900));
+        assert!(!heartbeat.is_silent());
+        assert_eq!(heartbeat.answering_since(), None);
     }
 
     #[test]

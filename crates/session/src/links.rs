@@ -21,8 +21,8 @@ use crate::{
 const MAX_HELD_FRAMES: usize = 128;
 const MAX_HELD_BYTES: usize = 512 * 1024;
 
-/// How long two links to one peer stand side by side before the worse is closed: longer than either end takes to notice that the
-/// better one is dead.
+/// How long two links to one peer stand side by side before the worse is closed, and for how long the better one has to answer
+/// without a silence: longer than either end takes to notice that it is dead.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Whether a link is silent, its kind, and its number.
@@ -343,8 +343,8 @@ impl Links {
         let settled: Vec<_> = self.iter().filter(|(_, link)| settled(link)).collect();
         let worse = |(id, link): &(LinkId, &Link)| {
             let better = |(other, by): &(LinkId, &Link)| {
-                let answers =
-                    !by.is_silent() && by.member().is_some_and(|m| m.heartbeat.rtt().is_some());
+                let since = by.member().and_then(|m| m.heartbeat.answering_since());
+                let answers = since.is_some_and(|since| since + SETTLED <= now);
                 by.info.peer == link.info.peer && answers && by.merit(*other) < link.merit(*id)
             };
             settled.iter().any(better)

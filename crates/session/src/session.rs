@@ -260,6 +260,13 @@ impl Session {
         link.is_some_and(|member| member.heartbeat.is_silent())
     }
 
+    /// Whether the peer at the other end of a silent link has let a whole heartbeat go by without an answer: then this is no
+    /// moment's hitch.
+    pub fn misses_heartbeats(&self, link: LinkId) -> bool {
+        let link = self.links.get(link).and_then(Link::member);
+        link.is_some_and(|member| member.heartbeat.misses_answers())
+    }
+
     fn view(&self, peer: &PeerId) -> PeerView {
         let of_peer = self.links.iter().filter(|(_, l)| l.info.peer == *peer);
         let mut of_peer: Vec<_> = of_peer.collect();

@@ -360,7 +360,7 @@ async fn read_datagrams(
                 continue;
             }
             Datagram::Report(Channel::Voice, Some(fraction)) => {
-                shared.voice_lost(fraction);
+                shared.voice_lost(SystemClock.now(), fraction);
                 continue;
             }
             Datagram::Report(..) => continue,
@@ -397,7 +397,7 @@ impl Heard {
         let new = || (ReceiveStatistics::new(ssrc, packet.codec), now);
         let (statistics, reported) = self.stream.get_or_insert_with(new);
         statistics.packet(now, packet);
-        shared.heard_jitter(statistics.jitter());
+        shared.heard_jitter(now, statistics.jitter());
         if now.saturating_since(*reported) < REPORT_INTERVAL {
             return None;
         }

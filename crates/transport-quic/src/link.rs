@@ -2,17 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, Side};
 use roundtable_core::{
-    AuthorId, Bitrate, Channel, ChannelBinding, ChannelStats, CloseCode, Delivery, Frame,
-    LinkStats, PacketStats, TransportKind,
+    AuthorId, Bitrate, Channel, ChannelBinding, ChannelStats, Clock, CloseCode, Delivery, Frame,
+    LinkStats, PacketStats, Timestamp, TransportKind,
 };
-use roundtable_transport::{Closed, FrameQueue, Link, SendError};
+use roundtable_transport::{Closed, FrameQueue, Link, SendError, SystemClock};
 use tokio::sync::watch;
 
 use crate::{driver, wire::DatagramEncoder};
@@ -49,14 +49,30 @@ pub(crate) struct Shared {
     pub(crate) incoming: FrameQueue,
     /// Frames lost between queue and network, by channel number.
     dropped: [AtomicU64; 8],
-    /// Interarrival jitter of the media stream heard last, in microseconds.
-    jitter_us: AtomicU64,
-    /// Share of our voice that the peer missed by its last report, in 1/256.
-    voice_lost: AtomicU64,
+    media: Mutex<Media>,
     /// The connection while it lives, and what it measured once it does not.
     path: Mutex<Path>,
     close_request: watch::Sender<Option<Closed>>,
     finished: watch::Sender<bool>,
+}
+
+/// What media has shown of the line, and when.
+#[derive(Debug, Default)]
+struct Media {
+    /// Interarrival jitter of the stream heard last.
+    jitter: Option<(Timestamp, Duration)>,
+    /// Share of our voice that the peer missed by its last report, in 1/256.
+    voice_lost: Option<(Timestamp, u8)>,
+}
+
+impl Media {
+    /// What still says something of the line.
+    fn fill(&self, now: Timestamp, stats: &mut LinkStats) {
+        let counts = |at: Timestamp| now <= at + LinkStats::COUNTS_FOR;
+        stats.jitter = self.jitter.filter(|(at, _)| counts(*at)).map(|(_, j)| j);
+        let lost = self.voice_lost.filter(|(at, _)| counts(*at));
+        stats.voice_loss = lost.map(|(_, fraction)| f32::from(fraction) / 256.0);
+    }
 }
 
 #[derive(Debug)]
@@ -101,8 +117,6 @@ impl Measured {
 
 /// Index of the queue for datagrams.
 const DATAGRAMS: usize = 8;
-/// Nothing was measured yet.
-const UNKNOWN: u64 = u64::MAX;
 
 impl QuicLink {
     /// Starts the task of a link whose control streams are open.
@@ -123,8 +137,7 @@ impl QuicLink {
             outgoing: std::array::from_fn(|_| FrameQueue::default()),
             incoming: FrameQueue::default(),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
-            jitter_us: AtomicU64::new(UNKNOWN),
-            voice_lost: AtomicU64::new(UNKNOWN),
+            media: Mutex::default(),
             path: Mutex::new(Path::Live(connection.clone())),
             close_request: watch::Sender::new(None),
             finished: watch::Sender::new(false),
@@ -184,14 +197,17 @@ impl Shared {
     }
 
     /// The peer's media arrives with this jitter.
-    pub(crate) fn heard_jitter(&self, jitter: Duration) {
-        let micros = u64::try_from(jitter.as_micros()).unwrap_or(UNKNOWN - 1);
-        self.jitter_us.store(micros, Ordering::Relaxed);
+    pub(crate) fn heard_jitter(&self, now: Timestamp, jitter: Duration) {
+        self.media().jitter = Some((now, jitter));
     }
 
     /// The peer reports that it missed this share of our voice, in 1/256.
-    pub(crate) fn voice_lost(&self, fraction: u8) {
-        self.voice_lost.store(fraction.into(), Ordering::Relaxed);
+    pub(crate) fn voice_lost(&self, now: Timestamp, fraction: u8) {
+        self.media().voice_lost = Some((now, fraction));
+    }
+
+    fn media(&self) -> MutexGuard<'_, Media> {
+        self.media.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the driver to flush and close; the first call counts. Nothing more is sent from here.
@@ -278,20 +294,14 @@ impl Link for QuicLink {
     fn stats(&self) -> LinkStats {
         let shared = self.shared();
         let measured = shared.measure();
-        let known =
-            |value: &AtomicU64| Some(value.load(Ordering::Relaxed)).filter(|v| *v != UNKNOWN);
-        let jitter = known(&shared.jitter_us).map(Duration::from_micros);
-        #[allow(clippy::cast_precision_loss)] // at most 255
-        let voice_loss = known(&shared.voice_lost).map(|fraction| fraction as f32 / 256.0);
         let mut stats = LinkStats {
             rtt: Some(measured.rtt),
             loss: measured.loss,
-            voice_loss,
-            jitter,
             bandwidth: Some(measured.bandwidth),
             packets: measured.packets,
             ..LinkStats::default()
         };
+        shared.media().fill(SystemClock.now(), &mut stats);
         for channel in Channel::ALL {
             let sent = shared.outgoing(channel).lane_stats(channel);
             let received = shared.incoming.lane_stats(channel);
@@ -314,5 +324,27 @@ impl Link for QuicLink {
         let mut finished = self.shared().finished.subscribe();
         // The sender lives in `self`, so this cannot end before the driver has.
         let _ = finished.wait_for(|finished| *finished).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_media_has_shown_is_forgotten_when_there_is_no_more_of_it() {
+        let media = Media {
+            jitter: Some((Timestamp::from_millis(1000), Duration::from_millis(30))),
+            voice_lost: Some((Timestamp::from_millis(5000), 64)),
+        };
+        let shown = |millis| {
+            let mut stats = LinkStats::default();
+            media.fill(Timestamp::from_millis(millis), &mut stats);
+            (stats.jitter, stats.voice_loss)
+        };
+        let jitter = Some(Duration::from_millis(30));
+        assert_eq!(shown(11_000), (jitter, Some(0.25)));
+        assert_eq!(shown(11_001), (None, Some(0.25)));
+        assert_eq!(shown(15_001), (None, None));
     }
 }

@@ -217,7 +217,9 @@ impl Driver {
                 break;
             }
         }
-        self.peer.measurements().fill(&mut self.shared.stats());
+        self.peer
+            .measurements()
+            .fill(now(), &mut self.shared.stats());
     }
 
     /// How many data messages may be read. While closing here they are read and dropped, or the

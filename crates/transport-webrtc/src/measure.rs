@@ -23,9 +23,9 @@ pub(crate) struct Measurements {
     /// Checks that are under way, the oldest first.
     checks: VecDeque<([u8; 12], Instant)>,
     rtt: Option<Duration>,
-    /// Share lost as reported by the peer, in 1/256, of voice and video.
-    lost: [Option<u8>; 2],
-    jitter: Option<Duration>,
+    /// Share lost as reported by the peer, in 1/256, of voice and video, and when.
+    lost: [Option<(Instant, u8)>; 2],
+    jitter: Option<(Instant, Duration)>,
     path: Option<LinkPath>,
     packets: PacketStats,
 }
@@ -87,29 +87,31 @@ impl Measurements {
     }
 
     /// The peer reported how our stream on `channel` arrives.
-    pub(crate) fn loss(&mut self, channel: Channel, fraction: u8) {
-        self.lost[usize::from(channel == Channel::Video)] = Some(fraction);
+    pub(crate) fn loss(&mut self, now: Instant, channel: Channel, fraction: u8) {
+        self.lost[usize::from(channel == Channel::Video)] = Some((now, fraction));
     }
 
     /// We report this jitter, in timestamp units, for the peer's stream on `channel`.
-    pub(crate) fn jitter(&mut self, channel: Channel, units: u32) {
+    pub(crate) fn jitter(&mut self, now: Instant, channel: Channel, units: u32) {
         let codec = match channel {
             Channel::Voice => MediaCodec::Opus,
             _ => MediaCodec::Vp8,
         };
         let seconds = f64::from(units) / f64::from(codec.clock_rate_hz());
-        self.jitter = Some(Duration::from_secs_f64(seconds));
+        self.jitter = Some((now, Duration::from_secs_f64(seconds)));
     }
 
-    /// Writes the measurements into `stats`.
-    pub(crate) fn fill(&self, stats: &mut LinkStats) {
+    /// Writes the measurements into `stats`, but for what media that has ended has shown.
+    pub(crate) fn fill(&self, now: Instant, stats: &mut LinkStats) {
         stats.rtt = self.rtt;
-        let [voice, video] = self
-            .lost
-            .map(|lost| lost.map(|lost| f32::from(lost) / 256.0));
+        let counts = |at: Instant| now.saturating_duration_since(at) <= LinkStats::COUNTS_FOR;
+        let [voice, video] = self.lost.map(|lost| {
+            let lost = lost.filter(|(at, _)| counts(*at));
+            lost.map(|(_, fraction)| f32::from(fraction) / 256.0)
+        });
         stats.loss = voice.unwrap_or(0.0).max(video.unwrap_or(0.0));
         stats.voice_loss = voice;
-        stats.jitter = self.jitter;
+        stats.jitter = self.jitter.filter(|(at, _)| counts(*at)).map(|(_, j)| j);
         stats.path = self.path;
         stats.packets = self.packets;
     }
@@ -157,12 +159,17 @@ mod tests {
 
     #[test]
     fn reports_become_seconds_and_shares() {
+        let start = SystemClock::instant(SystemClock.now());
         let mut measured = Measurements::default();
-        measured.loss(Channel::Voice, 64);
-        measured.jitter(Channel::Voice, 480);
+        measured.loss(start, Channel::Voice, 64);
+        measured.jitter(start, Channel::Voice, 480);
         let mut stats = LinkStats::default();
-        measured.fill(&mut stats);
+        measured.fill(start + LinkStats::COUNTS_FOR, &mut stats);
         assert_eq!(stats.jitter, Some(Duration::from_millis(10)));
         assert!((stats.loss - 0.25).abs() < f32::EPSILON);
+        let late = start + LinkStats::COUNTS_FOR + Duration::from_millis(1);
+        measured.fill(late, &mut stats);
+        assert_eq!((stats.jitter, stats.voice_loss), (None, None));
+        assert!(stats.loss < f32::EPSILON);
     }
 }

@@ -549,7 +549,7 @@ impl Peer {
         }
         for observation in self.observations.take() {
             progress = true;
-            self.on_observation(&observation);
+            self.on_observation(now, &observation);
         }
         progress
     }

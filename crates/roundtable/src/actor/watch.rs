@@ -6,7 +6,7 @@ use roundtable_core::{
     Channel, ChannelStats, LinkStats, MetricsVisitor, Observe, PacketStats, PeerId, Timestamp,
     TransportKind,
 };
-use roundtable_session::{PeerView, Standing};
+use roundtable_session::{PeerView, Side, Standing};
 use roundtable_transport::Link;
 
 use super::Actor;
@@ -114,18 +114,21 @@ impl Actor {
         let Some(first) = view.links.first().and_then(|l| self.links.get(l.link)) else {
             return;
         };
-        let relayed = match &first.transport {
-            CommandTransport::WebRtc(link) if link.stats().path.is_some_and(|p| p.is_relayed()) => {
-                Some(link.clone())
-            }
-            _ => None,
-        };
         let linked = Linked {
-            by_quic: view.links.iter().any(|l| l.kind == TransportKind::Quic),
-            relayed,
+            by_quic: self.answers(&view.peer, |l| l.kind() == TransportKind::Quic),
+            relayed: is_relayed(&first.transport),
             offered_here: first.offered_here,
         };
         self.attempts.review(&view.peer, linked, now);
+    }
+
+    /// Whether a link that has just opened is given up again: it was offered here, leads over a TURN server, and the peer answers
+    /// on another.
+    pub(super) fn is_surplus(&self, peer: &PeerId, link: &CommandTransport, side: Side) -> bool {
+        side == Side::Initiator
+            && is_relayed(link)
+            && !self.attempts.is_probed(peer)
+            && self.answers(peer, |_| true)
     }
 
     /// Links and connections in numbers.
@@ -148,6 +151,10 @@ impl Actor {
             connections,
         }
     }
+}
+
+fn is_relayed(link: &CommandTransport) -> bool {
+    link.stats().path.is_some_and(|path| path.is_relayed())
 }
 
 /// What links show to a scraper. Counters are of all links since the room was joined, by kind and channel; gauges of each peer's

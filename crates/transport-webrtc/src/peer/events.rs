@@ -94,7 +94,7 @@ impl Peer {
         self.events.push_back(event);
     }
 
-    pub(super) fn on_observation(&mut self, observation: &Observation) {
+    pub(super) fn on_observation(&mut self, now: Instant, observation: &Observation) {
         match *observation {
             Observation::Clock { ssrc, clock } => {
                 if let Some(channel) = self.media.remote_channel(ssrc) {
@@ -104,12 +104,12 @@ impl Peer {
             }
             Observation::Loss { ssrc, fraction } => {
                 if let Some(channel) = self.media.local_channel(ssrc) {
-                    self.measurements.loss(channel, fraction);
+                    self.measurements.loss(now, channel, fraction);
                 }
             }
             Observation::Jitter { ssrc, jitter } => {
                 if let Some(channel) = self.media.remote_channel(ssrc) {
-                    self.measurements.jitter(channel, jitter);
+                    self.measurements.jitter(now, channel, jitter);
                 }
             }
         }

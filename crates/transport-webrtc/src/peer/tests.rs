@@ -341,7 +341,7 @@ fn an_idle_link_hears_its_peer_however_long_the_way() {
 fn the_round_trip_is_that_of_the_network() {
     let world = World::open(3);
     let mut stats = roundtable_core::LinkStats::default();
-    world.peers[0].measurements().fill(&mut stats);
+    world.peers[0].measurements().fill(world.now, &mut stats);
     let rtt = stats.rtt.expect("measured while opening");
     assert!(rtt >= Duration::from_millis(50), "{rtt:?}");
     assert!(rtt < Duration::from_millis(60), "{rtt:?}");
@@ -432,7 +432,7 @@ fn a_loss_that_the_peer_reports_is_shown() {
         world.run(Duration::from_millis(20));
     }
     let mut stats = roundtable_core::LinkStats::default();
-    world.peers[0].measurements().fill(&mut stats);
+    world.peers[0].measurements().fill(world.now, &mut stats);
     assert!((0.05..0.4).contains(&stats.loss), "{}", stats.loss);
     let received = world.seen[1].len();
     assert!((120..200).contains(&received), "{received}");
