@@ -15,6 +15,7 @@ mod gather;
 mod ice_server;
 mod inbox;
 mod interfaces;
+mod lanes;
 mod link;
 mod mdns;
 mod measure;

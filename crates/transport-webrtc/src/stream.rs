@@ -21,11 +21,10 @@ use crate::{
     ServerError,
     gather::Reach,
     ice_server::{Server, Via},
+    lanes::{self, lanes},
     relay::{Cutter, unspecified},
 };
 
-/// Messages that wait to be written to one connection; more are dropped, as a full socket would.
-const WRITE_QUEUE: usize = 256;
 /// Messages that have been read and wait; then reading pauses.
 const READ_QUEUE: usize = 256;
 /// A connection takes this long at most; gathering may give up sooner.
@@ -48,7 +47,7 @@ pub(crate) struct Streams {
     tasks: JoinSet<()>,
     events: mpsc::Receiver<StreamEvent>,
     sender: mpsc::Sender<StreamEvent>,
-    writers: Vec<Option<mpsc::Sender<BytesMut>>>,
+    writers: Vec<Option<lanes::Sender>>,
     trusted: Arc<Vec<Vec<u8>>>,
 }
 
@@ -76,7 +75,7 @@ impl Streams {
             });
             return;
         }
-        let (writer, queue) = mpsc::channel(WRITE_QUEUE);
+        let (writer, queue) = lanes();
         if self.writers.len() <= index {
             self.writers.resize(index + 1, None);
         }
@@ -110,7 +109,7 @@ impl Streams {
     /// Queues a message for a connection.
     pub(crate) fn send(&self, id: usize, message: BytesMut) {
         if let Some(Some(writer)) = self.writers.get(id)
-            && writer.try_send(message).is_err()
+            && !writer.send_relayed(message)
         {
             tracing::trace!(id, "a message to the TURN server is dropped");
         }
@@ -229,8 +228,7 @@ async fn connect_to(
 ) -> Result<(Box<dyn Io>, SocketAddr), ServerError> {
     let tcp = TcpStream::connect(address).await;
     let tcp = tcp.map_err(|error| ServerError::Connect(error.kind()))?;
-    // Voice does not wait for more.
-    let _ = tcp.set_nodelay(true);
+    lanes::prepare(&tcp);
     let Some(tls) = tls else {
         return Ok((Box::new(tcp), address));
     };
@@ -294,7 +292,7 @@ async fn carry(
     io: &mut Box<dyn Io>,
     id: usize,
     events: &mpsc::Sender<StreamEvent>,
-    mut queue: mpsc::Receiver<BytesMut>,
+    mut queue: lanes::Receiver,
 ) {
     let (mut reader, mut writer) = tokio::io::split(io);
     let read = async {

@@ -22,6 +22,7 @@ use crate::{
     IcePolicy, WebRtcConfig,
     driver::now,
     gather::ACTIVE_PORT,
+    lanes::{self, lanes},
     socket::{Datagram, MAX_DATAGRAM},
     stun::transaction,
 };
@@ -36,8 +37,10 @@ const MAX_ACCEPTED: usize = 16;
 /// Connections that are dialled within [`DIALS_IN`]: a peer may name any address, and restart ICE at any time.
 const MAX_DIALS: usize = 32;
 const DIALS_IN: Duration = Duration::from_secs(60);
-/// Packets that wait for one connection; more are dropped, as a full socket would.
+/// What has happened and waits to be looked at; then reading pauses.
 const QUEUE: usize = 256;
+/// Bytes that are written at once. What comes after them may be overtaken.
+const BATCH: usize = 8 << 10;
 /// How long a connection takes, and how long its whole first packet.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After a connection that we dialled has failed or ended, nothing is dialled there for so long.
@@ -55,7 +58,7 @@ pub(crate) enum TcpEvent {
 }
 
 struct Connection {
-    writer: mpsc::Sender<BytesMut>,
+    writer: lanes::Sender,
     task: AbortHandle,
     /// Later ones have higher numbers.
     number: u64,
@@ -151,7 +154,7 @@ impl Tcp {
         if let Some(connection) = self.connections.get_mut(&ends) {
             connection.is_answered = true;
             // Full, or about to be closed.
-            let _ = connection.writer.try_send(packet.payload);
+            let _ = connection.writer.send(packet.payload);
         }
     }
 
@@ -163,7 +166,7 @@ impl Tcp {
         if !is_allowed || self.is_settled || dialled.count() >= MAX_DIALLED || !self.count_dial() {
             return false;
         }
-        let (writer, queue) = mpsc::channel(QUEUE);
+        let (writer, queue) = lanes();
         let events = self.sender.clone();
         let task = self.tasks.spawn(async move {
             if let Ok(Ok(stream)) = timeout(PATIENCE, connect(local.ip(), remote)).await {
@@ -196,7 +199,7 @@ impl Tcp {
         if self.is_settled || !self.make_room() {
             return;
         }
-        let (writer, queue) = mpsc::channel(QUEUE);
+        let (writer, queue) = lanes();
         let events = self.sender.clone();
         let task = self.tasks.spawn(async move {
             carry(stream, ends, &events, queue).await;
@@ -222,13 +225,7 @@ impl Tcp {
         })
     }
 
-    fn insert(
-        &mut self,
-        ends: Ends,
-        writer: mpsc::Sender<BytesMut>,
-        task: AbortHandle,
-        is_dialled: bool,
-    ) {
+    fn insert(&mut self, ends: Ends, writer: lanes::Sender, task: AbortHandle, is_dialled: bool) {
         self.count += 1;
         let connection = Connection {
             writer,
@@ -351,10 +348,9 @@ async fn carry(
     stream: TcpStream,
     ends: Ends,
     events: &mpsc::Sender<TcpEvent>,
-    queue: mpsc::Receiver<BytesMut>,
+    queue: lanes::Receiver,
 ) {
-    // Voice does not wait for more.
-    let _ = stream.set_nodelay(true);
+    lanes::prepare(&stream);
     let (reader, writer) = stream.into_split();
     tokio::select! {
         () = read(reader, ends, events) => {}
@@ -408,12 +404,12 @@ fn is_stun(packet: &[u8]) -> bool {
     transaction(packet).is_some() && packet[4..8] == COOKIE
 }
 
-async fn write(mut writer: tcp::OwnedWriteHalf, mut queue: mpsc::Receiver<BytesMut>) {
+async fn write(mut writer: tcp::OwnedWriteHalf, mut queue: lanes::Receiver) {
     let mut framed = BytesMut::new();
     while let Some(packet) = queue.recv().await {
         frame(&mut framed, &packet);
-        while framed.len() < 16 << 10
-            && let Ok(packet) = queue.try_recv()
+        while framed.len() < BATCH
+            && let Some(packet) = queue.try_recv()
         {
             frame(&mut framed, &packet);
         }
@@ -615,7 +611,7 @@ mod tests {
             let task = alice.tasks.spawn(std::future::pending());
             let port = 40_000 + u16::try_from(alice.connections.len()).unwrap();
             let ends = (ends.0, SocketAddr::new(ends.1.ip(), port));
-            alice.insert(ends, mpsc::channel(1).0, task, true);
+            alice.insert(ends, lanes().0, task, true);
         }
         alice.send(datagram(active(), other.listening()[0], &stun(0)));
         assert_eq!(alice.connections.len(), MAX_DIALLED, "no more are dialled");
