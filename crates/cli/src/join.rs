@@ -397,8 +397,9 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
         self.report.event("applied", fields, None);
         for status in self.room.peers().await {
             for (kind, stats) in &status.links {
+                let path = stats.path.map(|path| path.to_string());
                 let fields = json!({ "peer": status.peer.as_str(), "transport": kind.name(),
-                    "rtt_ms": stats.rtt.map(duration_ms), "loss": stats.loss });
+                    "path": path, "rtt_ms": stats.rtt.map(duration_ms), "loss": stats.loss });
                 self.report.event("link", fields, None);
             }
         }
@@ -438,8 +439,10 @@ fn summarise(report: Report, summary: Option<&Summary>, left: Census) {
         .iter()
         .flat_map(|status| {
             let peer = status.peer.as_str();
-            let link = move |kind: &str| json!({ "peer": peer, "transport": kind });
-            status.links.iter().map(move |(kind, _)| link(kind.name()))
+            status.links.iter().map(move |(kind, stats)| {
+                let path = stats.path.map(|path| path.to_string());
+                json!({ "peer": peer, "transport": kind.name(), "path": path })
+            })
         })
         .collect();
     let fields = json!({ "state_hash": hash,

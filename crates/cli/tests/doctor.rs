@@ -19,6 +19,15 @@ fn without_a_turn_server_it_says_who_will_not_connect() {
         text.contains("ok    direct: this machine reaches itself"),
         "{text}"
     );
+    for each in [
+        "ok    direct over TCP: this machine reaches itself by TCP alone",
+        "  IPv6: this machine ",
+        "note  TURN over UDP: no server is named for it",
+        "note  TURN over TCP: no server is named for it",
+        "note  TURN over TLS: no server is named for it",
+    ] {
+        assert!(text.contains(each), "{text}");
+    }
     assert!(text.contains("FAIL  strict NATs: "), "{text}");
     assert!(text.contains("no TURN server is configured"), "{text}");
 }
@@ -43,10 +52,16 @@ fn a_turn_server_that_does_not_answer_is_named_for_each_transport() {
         let finding = findings.find(|finding| finding["check"] == check.as_str());
         finding.unwrap()["says"].as_str().unwrap().to_owned()
     };
-    let udp = of(format!("turn:127.0.0.1:{port}?transport=udp"));
+    let udp = of(format!(
+        "TURN over UDP, turn:127.0.0.1:{port}?transport=udp"
+    ));
     assert!(udp.contains("no answer"), "{udp}");
-    let tcp = of(format!("turn:127.0.0.1:{port}?transport=tcp"));
+    let tcp = of(format!(
+        "TURN over TCP, turn:127.0.0.1:{port}?transport=tcp"
+    ));
     assert!(tcp.contains("no TCP connection"), "{tcp}");
+    let tls = of("TURN over TLS".to_owned());
+    assert!(tls.contains("turns:HOST:443"), "{tls}");
 }
 
 #[test]

@@ -18,5 +18,7 @@ pub use media::{MediaClock, MediaCodec, MediaPacket, NtpTime};
 pub use metrics::{MetricsVisitor, Observe, Rate};
 pub use rate::Bitrate;
 pub use sequence::{Unwrapper, sequence_is_newer};
-pub use stats::{CandidateType, ChannelStats, LinkPath, LinkStats, PacketStats, TransportKind};
+pub use stats::{
+    CandidateType, ChannelStats, LinkPath, LinkStats, PacketStats, PathProtocol, TransportKind,
+};
 pub use time::{Clock, Timestamp, WallTime};

@@ -1,6 +1,6 @@
 //! What a link can tell about itself.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{Bitrate, Channel};
 
@@ -135,19 +135,56 @@ impl CandidateType {
     }
 }
 
-/// By which kinds of address a link runs.
+/// What carries the packets of a link from this machine to the peer, or to the TURN server that relays for this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PathProtocol {
+    /// UDP.
+    Udp,
+    /// TCP: where a packet is lost, it holds up all behind it.
+    Tcp,
+    /// TLS over TCP, to a TURN server.
+    Tls,
+}
+
+impl PathProtocol {
+    /// `udp`, `tcp` or `tls`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// By which kinds of address a link runs. Shown as `host/srflx over udp`, this end's first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkPath {
     /// At this end.
     pub local: CandidateType,
     /// At the peer's end, as far as this end knows.
     pub remote: CandidateType,
+    /// By what packets leave this machine. The peer may reach its own TURN server by something else.
+    pub protocol: PathProtocol,
 }
 
 impl LinkPath {
     /// Whether it leads over a TURN server at either end.
     pub fn is_relayed(self) -> bool {
         [self.local, self.remote].contains(&CandidateType::Relay)
+    }
+}
+
+impl fmt::Display for LinkPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            local,
+            remote,
+            protocol,
+        } = self;
+        let (local, remote) = (local.name(), remote.name());
+        write!(f, "{local}/{remote} over {}", protocol.name())
     }
 }
 
@@ -163,7 +200,7 @@ pub struct LinkStats {
     pub voice_loss: Option<f32>,
     /// Interarrival jitter of received media (RFC 3550 §6.4.1); `None` before the first, and a while after the last.
     pub jitter: Option<Duration>,
-    /// By which kinds of address the link runs; `None` where ICE has not chosen them.
+    /// By which kinds of address and which protocol the link runs; `None` where ICE has not chosen them.
     pub path: Option<LinkPath>,
     /// How much the link can send, by what congestion control lets out in a round trip; `None` where the transport does
     /// not tell. A link that is not made use of is underestimated.

@@ -12,7 +12,9 @@ use roundtable_transport::SystemClock;
 pub use roundtable_transport_webrtc::{
     ConnectError, LinkCheck, NatMapping, ServerCheck, ServerError,
 };
-use roundtable_transport_webrtc::{IcePolicy, IceServer, WebRtcConfig, check_link, check_servers};
+use roundtable_transport_webrtc::{
+    IcePolicy, IceServer, WebRtcConfig, check_link, check_link_over_tcp, check_servers,
+};
 use tokio::task::JoinSet;
 
 use crate::JoinError;
@@ -30,6 +32,10 @@ pub struct Diagnosis {
     pub addresses: Vec<IpAddr>,
     /// A link from this machine to itself, without any server.
     pub direct: Result<LinkCheck, ConnectError>,
+    /// The same over TCP alone (RFC 6544); `None` where that is turned off.
+    pub tcp: Option<Result<LinkCheck, ConnectError>>,
+    /// The same over IPv6 alone; `None` where this machine has no such address that others could reach.
+    pub ipv6: Option<Result<LinkCheck, ConnectError>>,
     /// What each STUN server sees of us.
     pub stun: Vec<ServerCheck>,
     /// What the NAT does, as far as the STUN servers tell.
@@ -38,12 +44,39 @@ pub struct Diagnosis {
     pub turn: Vec<RelayCheck>,
 }
 
+/// How a TURN server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayTransport {
+    /// `turn:HOST?transport=udp`.
+    Udp,
+    /// `turn:HOST?transport=tcp`.
+    Tcp,
+    /// `turns:HOST`.
+    Tls,
+}
+
+impl RelayTransport {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Udp, Self::Tcp, Self::Tls];
+
+    fn of(url: &str) -> Self {
+        let url = url.to_ascii_lowercase();
+        match (url.starts_with("turns:"), url.ends_with("?transport=tcp")) {
+            (true, _) => Self::Tls,
+            (false, true) => Self::Tcp,
+            (false, false) => Self::Udp,
+        }
+    }
+}
+
 /// One way to one TURN server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RelayCheck {
     /// Its URL, with the transport.
     pub url: String,
+    /// How it is reached.
+    pub transport: RelayTransport,
     /// The address that it gave to relay from.
     pub relay: Result<SocketAddr, ServerError>,
     /// A link through it and back; `None` if it gave no relay.
@@ -64,20 +97,39 @@ pub(crate) async fn diagnose(
 
     let bare = webrtc.with_ice_servers([]);
     let direct = check_link(&bare).await;
+    let tcp = match bare.has_tcp() {
+        true => Some(check_link_over_tcp(&bare).await),
+        false => None,
+    };
     let asked = check_servers(&bare.clone().with_ice_servers(stun)).await;
     let (addresses, stun, nat) = match asked {
         Ok(asked) => (asked.addresses, asked.servers, asked.nat),
         // Without a socket nothing else works; `direct` says why.
         Err(_) => (Vec::new(), Vec::new(), NatMapping::Unknown),
     };
+    let v6: Vec<_> = addresses.iter().copied().filter(is_global_v6).collect();
+    let ipv6 = match v6.is_empty() {
+        true => None,
+        false => Some(check_link(&bare.clone().with_addresses(v6)).await),
+    };
     Ok(Diagnosis {
         signaling: took,
         addresses,
         direct,
+        tcp,
+        ipv6,
         stun,
         nat,
         turn: check_relays(&bare, turn).await,
     })
+}
+
+/// Whether others than this machine and its link could reach an address of IPv6.
+fn is_global_v6(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    }
 }
 
 /// STUN servers, and each way to each TURN server; UDP and TCP where the URL leaves it open.
@@ -128,6 +180,7 @@ async fn check_relay(alone: &WebRtcConfig) -> Option<RelayCheck> {
         Err(_) => None,
     };
     Some(RelayCheck {
+        transport: RelayTransport::of(&url),
         url,
         relay: result,
         link,
@@ -162,5 +215,11 @@ mod tests {
             ]
         );
         assert!(turn.iter().all(|one| one.credential.is_some()));
+        let transports: Vec<_> = urls(&turn)
+            .iter()
+            .map(|url| RelayTransport::of(url))
+            .collect();
+        use RelayTransport::{Tcp, Tls, Udp};
+        assert_eq!(transports, [Udp, Tcp, Tcp, Tls]);
     }
 }

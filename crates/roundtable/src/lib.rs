@@ -41,8 +41,8 @@ pub use roundtable_command_log::{
     SchemaBuilder, Stable, StateHash, Strategy,
 };
 pub use roundtable_core::{
-    AuthorId, Bitrate, Channel, CloseCode, LinkStats, Payload, PeerId, RoomId, TransportKind,
-    WallTime,
+    AuthorId, Bitrate, CandidateType, Channel, CloseCode, LinkPath, LinkStats, PathProtocol,
+    Payload, PeerId, RoomId, TransportKind, WallTime,
 };
 pub use roundtable_log_store::{Identity, IdentityError, Store, StoreError};
 pub use roundtable_session::{MAX_MESSAGE_LEN, MessageStats};

@@ -268,7 +268,7 @@ fn rate(bytes: u64, passed: Option<Duration>) -> Bitrate {
 
 #[cfg(test)]
 mod tests {
-    use roundtable_core::{CandidateType, LinkPath, PacketStats};
+    use roundtable_core::{CandidateType, LinkPath, PacketStats, PathProtocol};
 
     use super::*;
 
@@ -331,6 +331,7 @@ mod tests {
             path: Some(LinkPath {
                 local: CandidateType::Host,
                 remote: CandidateType::Relay,
+                protocol: PathProtocol::Udp,
             }),
             ..stats(10, 1)
         };

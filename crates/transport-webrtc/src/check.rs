@@ -142,15 +142,39 @@ pub struct LinkCheck {
 /// # Panics
 /// Outside of a tokio runtime with I/O and time enabled.
 pub async fn check_link(config: &WebRtcConfig) -> Result<LinkCheck, ConnectError> {
+    check(config, |_| true).await
+}
+
+/// As [`check_link`], with nothing but TCP between the two ends (RFC 6544).
+///
+/// # Errors
+/// Why there was no link.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O and time enabled.
+pub async fn check_link_over_tcp(config: &WebRtcConfig) -> Result<LinkCheck, ConnectError> {
+    // The third word of a candidate is its transport (RFC 8839 §5.1).
+    let is_tcp = |candidate: &str| {
+        let transport = candidate.split(' ').nth(2);
+        transport.is_some_and(|transport| transport.eq_ignore_ascii_case("tcp"))
+    };
+    check(config, is_tcp).await
+}
+
+/// Makes a link by those candidates that `passes` lets the other end know.
+async fn check(
+    config: &WebRtcConfig,
+    passes: impl Fn(&str) -> bool,
+) -> Result<LinkCheck, ConnectError> {
     let start = now();
     let (alice, offer) = Connecting::offer(config).await?;
-    let (bob, answer) = Connecting::answer(config, &offer).await?;
-    alice.accept_answer(&answer).await?;
+    let (bob, answer) = Connecting::answer(config, &filtered(&offer, &passes)).await?;
+    alice.accept_answer(&filtered(&answer, &passes)).await?;
     let opened = async { tokio::try_join!(alice.clone().opened(), bob.clone().opened()) };
     let (a, b) = tokio::select! {
         opened = opened => opened?,
-        () = pass_on(&alice, &bob) => return Err(ConnectError::Abandoned),
-        () = pass_on(&bob, &alice) => return Err(ConnectError::Abandoned),
+        () = pass_on(&alice, &bob, &passes) => return Err(ConnectError::Abandoned),
+        () = pass_on(&bob, &alice, &passes) => return Err(ConnectError::Abandoned),
     };
     let sent = a.send(Frame::text(Channel::App, "check")).await;
     let came = b.recv().await;
@@ -165,11 +189,20 @@ pub async fn check_link(config: &WebRtcConfig) -> Result<LinkCheck, ConnectError
     }
 }
 
+/// A description with some of its candidates.
+fn filtered(sdp: &str, passes: impl Fn(&str) -> bool) -> String {
+    let stays = |line: &&str| !line.starts_with("a=candidate:") || passes(line);
+    sdp.split_inclusive("\r\n").filter(stays).collect()
+}
+
 /// Does what signaling does; never ends.
-async fn pass_on(from: &Connecting, to: &Connecting) {
+async fn pass_on(from: &Connecting, to: &Connecting, passes: impl Fn(&str) -> bool) {
     while let Some(candidate) = from.next_candidate().await {
-        // What cannot be used does no harm.
-        let _ = to.add_remote_candidate(&candidate);
+        // The empty one says that it was the last.
+        if candidate.candidate.is_empty() || passes(&candidate.candidate) {
+            // What cannot be used does no harm.
+            let _ = to.add_remote_candidate(&candidate);
+        }
     }
     std::future::pending().await
 }

@@ -124,6 +124,11 @@ impl WebRtcConfig {
         &self.ice_servers
     }
 
+    /// Whether links may run over TCP (RFC 6544).
+    pub const fn has_tcp(&self) -> bool {
+        self.tcp
+    }
+
     /// Which ways a link may take. Default [`IcePolicy::All`].
     #[must_use]
     pub fn with_ice_policy(mut self, policy: IcePolicy) -> Self {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use roundtable_core::PathProtocol;
 use roundtable_signaling_protocol::IceCandidate;
 use rtc::{
     ice::{candidate::Candidate, tcp_type::TcpType},
@@ -169,6 +170,19 @@ impl Gathering {
         let is_active = local.port() == ACTIVE_PORT;
         let mut all = self.listening.iter();
         all.any(|at| *at == local || (is_active && at.ip() == local.ip()))
+    }
+
+    /// By what packets with this address of ours leave this machine.
+    pub(crate) fn protocol(&self, local: SocketAddr) -> PathProtocol {
+        let mut contacts = self.contacts.iter();
+        let relay = contacts.find(|contact| contact.conversation.relayed().contains(&local));
+        let server = relay.and_then(|relay| self.tracked[relay.server].server.as_ref());
+        match server.map(|server| server.via) {
+            Some(Via::Tls) => PathProtocol::Tls,
+            Some(Via::Tcp) => PathProtocol::Tcp,
+            None if self.is_tcp(local) => PathProtocol::Tcp,
+            Some(Via::Udp) | None => PathProtocol::Udp,
+        }
     }
 
     /// The servers whose [`Reach`] is to be found out, with the number to report it under.

@@ -34,7 +34,10 @@ mod stream;
 mod stun;
 mod tcp;
 
-pub use check::{LinkCheck, NatMapping, ServerCheck, ServersCheck, check_link, check_servers};
+pub use check::{
+    LinkCheck, NatMapping, ServerCheck, ServersCheck, check_link, check_link_over_tcp,
+    check_servers,
+};
 pub use config::{ConfigError, IcePolicy, WebRtcConfig};
 pub use connecting::Connecting;
 pub use error::{

@@ -9,7 +9,8 @@ use std::{
 
 use bytes::BytesMut;
 use roundtable_core::{
-    CandidateType, Channel, ChannelBinding, CloseCode, Delivery, Frame, LinkPath, Payload,
+    CandidateType, Channel, ChannelBinding, CloseCode, Delivery, Frame, LinkPath, PathProtocol,
+    Payload,
 };
 use roundtable_signaling_protocol::IceCandidate;
 use roundtable_transport::Closed;
@@ -451,12 +452,18 @@ impl Peer {
             ip.map(|ip| SocketAddr::new(ip, of.port))
         };
         self.remote = address(pair.remote());
-        let local = address(pair.local()).filter(|local| self.gathering.is_tcp(*local));
-        self.tcp_way = local.zip(self.remote);
+        let local = address(pair.local());
+        let tcp = local.filter(|local| self.gathering.is_tcp(*local));
+        self.tcp_way = tcp.zip(self.remote);
+        let protocol = local.map_or(PathProtocol::Udp, |local| self.gathering.protocol(local));
         if let Some(local) = candidate_type(pair.local().typ)
             && let Some(remote) = candidate_type(pair.remote().typ)
         {
-            self.measurements.path(LinkPath { local, remote });
+            self.measurements.path(LinkPath {
+                local,
+                remote,
+                protocol,
+            });
         }
     }
 

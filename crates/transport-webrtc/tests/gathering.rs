@@ -13,7 +13,7 @@ use common::{
     SOON, config,
     coturn::{Coturn, PASSWORD, USER, with_credentials},
 };
-use roundtable_core::{CandidateType, Channel, CloseCode, Frame, LinkPath};
+use roundtable_core::{CandidateType, Channel, CloseCode, Frame, PathProtocol};
 use roundtable_transport::Link;
 use roundtable_transport_webrtc::{
     ConnectError, Connecting, IcePolicy, IceServer, NatMapping, ServerError, WebRtcConfig,
@@ -64,7 +64,7 @@ async fn carries_both_ways(a: &WebRtcLink, b: &WebRtcLink) {
     }
 }
 
-async fn through_relays_only(url: impl Fn(&Coturn) -> String) {
+async fn through_relays_only(protocol: PathProtocol, url: impl Fn(&Coturn) -> String) {
     let Some(coturn) = Coturn::start(&[]) else {
         return;
     };
@@ -74,29 +74,39 @@ async fn through_relays_only(url: impl Fn(&Coturn) -> String) {
     drop(offering);
     let (a, b) = connect(&config, &config).await.unwrap();
     carries_both_ways(&a, &b).await;
-    let both = LinkPath {
-        local: CandidateType::Relay,
-        remote: CandidateType::Relay,
-    };
-    assert_eq!(a.stats().path.map(|path| path.local), Some(both.local));
-    assert_eq!(b.stats().path.map(|path| path.local), Some(both.local));
+    for link in [&a, &b] {
+        let path = link.stats().path.unwrap();
+        assert_eq!(
+            (path.local, path.protocol),
+            (CandidateType::Relay, protocol)
+        );
+    }
     a.close(CloseCode::NORMAL, "bye").await;
     assert_eq!(b.recv().await.unwrap_err().reason, "bye");
 }
 
 #[tokio::test]
 async fn two_peers_talk_through_turn_over_udp_alone() {
-    through_relays_only(|coturn| format!("turn:127.0.0.1:{}", coturn.port)).await;
+    through_relays_only(PathProtocol::Udp, |coturn| {
+        format!("turn:127.0.0.1:{}", coturn.port)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn two_peers_talk_through_turn_over_tcp_alone() {
-    through_relays_only(|coturn| format!("turn:localhost:{}?transport=tcp", coturn.port)).await;
+    through_relays_only(PathProtocol::Tcp, |coturn| {
+        format!("turn:localhost:{}?transport=tcp", coturn.port)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn two_peers_talk_through_turn_over_tls_alone() {
-    through_relays_only(|coturn| format!("turns:localhost:{}", coturn.tls_port)).await;
+    through_relays_only(PathProtocol::Tls, |coturn| {
+        format!("turns:localhost:{}", coturn.tls_port)
+    })
+    .await;
 }
 
 /// A coturn that is reached by, and relays over, IPv6 as well.

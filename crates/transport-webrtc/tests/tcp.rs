@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{SOON, config};
-use roundtable_core::{CandidateType, Channel, CloseCode, Frame};
+use roundtable_core::{CandidateType, Channel, CloseCode, Frame, PathProtocol};
 use roundtable_transport::Link;
 use roundtable_transport_webrtc::{Connecting, WebRtcConfig, WebRtcLink};
 use tokio::time::timeout;
@@ -51,11 +51,14 @@ async fn carries_everything(a: &WebRtcLink, b: &WebRtcLink) {
 async fn where_no_udp_gets_through_peers_meet_over_tcp() {
     let (a, b) = over_tcp(&config(), &config()).await.unwrap();
     carries_everything(&a, &b).await;
-    let kinds = |link: &WebRtcLink| link.stats().path.map(|path| (path.local, path.remote));
-    for (local, remote) in [kinds(&a).unwrap(), kinds(&b).unwrap()] {
-        assert_eq!(local, CandidateType::Host);
+    for link in [&a, &b] {
+        let path = link.stats().path.unwrap();
+        assert_eq!(
+            (path.local, path.protocol),
+            (CandidateType::Host, PathProtocol::Tcp)
+        );
         let direct = [CandidateType::Host, CandidateType::PeerReflexive];
-        assert!(direct.contains(&remote), "{remote:?}");
+        assert!(direct.contains(&path.remote), "{path}");
     }
     a.close(CloseCode::NORMAL, "bye").await;
     assert_eq!(b.recv().await.unwrap_err().reason, "bye");
