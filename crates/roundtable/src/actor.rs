@@ -25,7 +25,7 @@ use roundtable_transport_quic::QuicEndpoint;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    CommandTransport, ConnectionQuality, Event, PeerStatus, SubmitError, Summary,
+    CommandTransport, ConnectionQuality, Event, PeerStatus, SubmitError, Summary, backlog,
     links::{FromLink, Gone, Links},
     mesh::{Mesh, MeshRequest, Told},
     negotiation::Negotiated,
@@ -37,6 +37,10 @@ use crate::{
 };
 
 pub(crate) use watch::Watch;
+
+/// How long signaling is heard out when it is back, before offers are made: what has waited there comes at once. An offer of a peer
+/// that crosses one of ours would be answered by us, and ours by the peer, and neither answer be waited for.
+const HEARD_OUT: Duration = Duration::from_millis(50);
 
 /// What the handle asks of the task.
 #[derive(Debug)]
@@ -106,7 +110,11 @@ impl Actor {
                 },
                 Some(message) = self.inbox.recv() => self.on_link(message),
                 event = self.signals.next(), if !self.attempts.is_closed() => match event {
-                    Some(event) => self.signaling_event(event),
+                    Some(event) => {
+                        for event in backlog::with_ready(event, &mut self.signals) {
+                            self.signaling_event(event);
+                        }
+                    }
                     None => self.attempts.close(),
                 },
                 Some(outcome) = self.attempts.finished() => self.negotiated(outcome),
@@ -583,7 +591,7 @@ impl Actor {
         for info in &joined.peers {
             self.attempts.present(info);
             if self.attempts.is_probed(&info.peer_id) {
-                self.attempts.hurry(&info.peer_id, now);
+                self.attempts.hurry(&info.peer_id, now + HEARD_OUT);
             } else if !self.links.reaches(&info.peer_id) && self.mesh.seeks(&info.peer_id) {
                 self.attempts.retry_later(&info.peer_id, now, false);
             }

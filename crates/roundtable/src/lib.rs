@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod actor;
+mod backlog;
 mod builder;
 pub mod doctor;
 mod error;

@@ -147,20 +147,21 @@ pub(crate) enum Negotiated {
     Moved,
 }
 
+/// Over what an offer is.
+pub(crate) const fn kind(offer: &OfferBody) -> TransportKind {
+    match offer {
+        OfferBody::Quic { .. } => TransportKind::Quic,
+        OfferBody::WebRtc { .. } => TransportKind::WebRtc,
+    }
+}
+
 impl Role {
     pub(crate) fn kind(&self) -> TransportKind {
         match self {
             Self::Offer(kind) => *kind,
             Self::Restart(_) => TransportKind::WebRtc,
             Self::Dial(_) | Self::Await(_) => TransportKind::Quic,
-            Self::Answer {
-                body: OfferBody::Quic { .. },
-                ..
-            } => TransportKind::Quic,
-            Self::Answer {
-                body: OfferBody::WebRtc { .. },
-                ..
-            } => TransportKind::WebRtc,
+            Self::Answer { body, .. } => kind(body),
         }
     }
 

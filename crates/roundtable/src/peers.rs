@@ -428,10 +428,10 @@ impl Attempts {
         self.await_dial(peer, now);
     }
 
-    /// Signaling is back: those who are probed are offered a link at once.
-    pub(crate) fn hurry(&mut self, peer: &PeerId, now: Timestamp) {
+    /// Signaling is back: those who are probed are offered a link then.
+    pub(crate) fn hurry(&mut self, peer: &PeerId, at: Timestamp) {
         if let Some(present) = self.present.get_mut(peer) {
-            present.breaker.hurry(now);
+            present.breaker.hurry(at);
         }
     }
 

@@ -133,10 +133,10 @@ impl Breaker {
         }
     }
 
-    /// Something has come back on which attempts depend: the next probe, if there is one, is made at once.
-    pub(crate) fn hurry(&mut self, now: Timestamp) {
+    /// Something has come back on which attempts depend: the next probe, if there is one, is made then.
+    pub(crate) fn hurry(&mut self, at: Timestamp) {
         if let State::Probing { next, .. } = &mut self.state {
-            *next = now;
+            *next = at;
         }
     }
 

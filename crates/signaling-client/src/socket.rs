@@ -6,7 +6,11 @@ use futures_util::{SinkExt, StreamExt};
 use roundtable_signaling_protocol::{
     ClientMessage, CloseReason, Joined, MessageId, Request, ResumeToken, ServerMessage, limits,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
     tungstenite::{Error, Message, protocol::WebSocketConfig},
@@ -18,6 +22,10 @@ use crate::{ClientConfig, JoinError};
 
 /// How long one message may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server that does not answer is given before another connection to it is tried as well, and how many are.
+const KNOCK_EVERY: Duration = Duration::from_millis(250);
+const MAX_KNOCKS: usize = 8;
 
 /// The id of `peer.announce`; requests count on from here.
 pub(crate) const ANNOUNCE_ID: i64 = 1;
@@ -116,24 +124,59 @@ type Dialed = Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error>;
 
 #[cfg(not(feature = "tls"))]
 async fn dial(url: &Url, websocket: WebSocketConfig) -> Dialed {
-    use tokio_tungstenite::connect_async_with_config;
+    use tokio_tungstenite::client_async_with_config;
 
-    let dialed = connect_async_with_config(url.as_str(), Some(websocket), true);
+    let stream = MaybeTlsStream::Plain(reach(url).await?);
+    let dialed = client_async_with_config(url.as_str(), stream, Some(websocket));
     dialed.await.map(|(socket, _)| socket)
 }
 
 #[cfg(feature = "tls")]
 async fn dial(url: &Url, websocket: WebSocketConfig) -> Dialed {
-    use tokio_tungstenite::{Connector, connect_async_tls_with_config};
+    use tokio_tungstenite::{Connector, client_async_tls_with_config};
 
     let connector = if url.scheme() == "wss" {
         Connector::Rustls(tls_config().map_err(|error| Error::Tls(error.into()))?)
     } else {
         Connector::Plain
     };
+    let stream = reach(url).await?;
     let dialed =
-        connect_async_tls_with_config(url.as_str(), Some(websocket), true, Some(connector));
+        client_async_tls_with_config(url.as_str(), stream, Some(websocket), Some(connector));
     dialed.await.map(|(socket, _)| socket)
+}
+
+/// Connects to a server. While it is silent, another connection is tried beside the first every [`KNOCK_EVERY`]: if packets were lost, or
+/// the network has just come back, that one is through long before TCP, whose pauses start at a second, sends again (RFC 6298 §2.1).
+async fn reach(url: &Url) -> io::Result<TcpStream> {
+    let host = url.host_str().unwrap_or_default();
+    // As an address of IPv6 stands in a URL.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = url.port_or_known_default().unwrap_or_default();
+    let mut knocks = JoinSet::new();
+    let (mut knock, mut failure) = (0, io::ErrorKind::NotFound.into());
+    loop {
+        if knock < MAX_KNOCKS {
+            let host = host.to_owned();
+            knocks.spawn(async move { TcpStream::connect((host, port)).await });
+            knock += 1;
+        }
+        let reached = tokio::select! {
+            reached = knocks.join_next() => reached,
+            () = sleep(KNOCK_EVERY), if knock < MAX_KNOCKS => continue,
+        };
+        match reached {
+            Some(Ok(Ok(stream))) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            // A server that refuses one connection would refuse the next.
+            Some(Ok(Err(error))) => (failure, knock) = (error, MAX_KNOCKS),
+            // None is cancelled before this ends.
+            Some(Err(_)) => {}
+            None => return Err(failure),
+        }
+    }
 }
 
 /// Trusts whom the system trusts, and takes nothing less than TLS 1.3.
@@ -229,5 +272,53 @@ fn lost_while_joining(url: &Url, code: Option<u16>) -> JoinError {
             url: url.clone(),
             source: None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_back_is_reached_before_tcp_would_send_again() {
+        // A listener whose queue is full drops whoever knocks, as a network that is away does.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        while let Ok(queued) = timeout(KNOCK_EVERY, TcpStream::connect(address)).await {
+            queue.push(queued.unwrap());
+        }
+        let url = Url::parse(&format!("ws://{address}")).unwrap();
+        let back = async {
+            sleep(KNOCK_EVERY / 2).await;
+            for _ in &queue {
+                listener.accept().await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            _ = TcpStream::connect(address) => panic!("knocking once was as good"),
+            reached = reach(&url) => assert_eq!(reached.unwrap().peer_addr().unwrap(), address),
+            () = back => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_is_not_asked_again() {
+        let gone = TcpSocket::new_v4().unwrap();
+        gone.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let url = format!("ws://{}", gone.local_addr().unwrap());
+        let refused = reach(&Url::parse(&url).unwrap()).await;
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
 }
