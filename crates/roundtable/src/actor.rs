@@ -22,17 +22,18 @@ use roundtable_signaling_client::{Event as SignalingEvent, EventStream, Signalin
 use roundtable_signaling_protocol::{Joined, LeaveReason};
 use roundtable_transport::{Closed, Link, SystemClock};
 use roundtable_transport_quic::QuicEndpoint;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     CommandTransport, ConnectionQuality, Event, PeerStatus, SubmitError, Summary, backlog,
     links::{FromLink, Gone, Links},
-    mesh::{Mesh, MeshRequest, Told},
+    mesh::{Mesh, MeshRequest},
     negotiation::Negotiated,
     network::Network,
     peers::{Attempts, Outcome},
     reconnect::Due,
     store::Durable,
+    telling::Teller,
     voice::{self, FromVoice, Listeners, RoomVolumes, ToVoice, VoiceTask},
 };
 
@@ -79,7 +80,7 @@ pub(crate) struct Actor {
     pub(crate) inbox: mpsc::Receiver<FromLink>,
     pub(crate) attempts: Attempts,
     pub(crate) requests: mpsc::Receiver<Request>,
-    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) events: Teller,
     pub(crate) durable: Durable,
     pub(crate) may_edit: bool,
     pub(crate) quic: Option<QuicEndpoint>,
@@ -416,8 +417,7 @@ impl Actor {
     }
 
     fn tell(&self, event: Event) {
-        // Nobody listening is fine.
-        let _ = self.events.send(event.into());
+        self.events.tell(event, None);
     }
 
     // --- links ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ use roundtable_signaling_protocol::{Capabilities, Capability};
 use roundtable_transport::SystemClock;
 use roundtable_transport_quic::{QuicConfig, QuicEndpoint};
 use roundtable_transport_webrtc::WebRtcConfig;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 use crate::{
     Identity, Invite, JoinError, Room, TransportPreference,
@@ -24,11 +24,10 @@ use crate::{
     peers::Attempts,
     room::Shared,
     store::Durable,
+    telling::Teller,
     voice::{self, Voice, VoiceTask},
 };
 
-/// Events that a reader may be behind before it misses some.
-const EVENT_QUEUE: usize = 4096;
 /// Requests and frames that may wait for the room's task; senders wait beyond that.
 const INBOX: usize = 1024;
 
@@ -253,15 +252,15 @@ impl RoomBuilder {
         let announced = clock.now();
         let (signaling, joined, signals) = SignalingClient::join(config).await?;
 
-        let (events, first_events) = broadcast::channel(EVENT_QUEUE);
+        let events = Teller::new();
         let (requests, request_queue) = mpsc::channel(INBOX);
         let (from_links, inbox) = mpsc::channel(INBOX);
         let shared = Shared {
             author: identity.author(),
             peer: peer.clone(),
             invite,
+            first_events: Some(events.listen()).into(),
             events: events.clone(),
-            first_events: Some(first_events).into(),
             voice: voice.as_ref().map(VoiceTask::handle),
             task: None.into(),
         };

@@ -160,7 +160,7 @@ pub enum Event {
     SignalingResumed,
     /// Signaling has ended for good: the session expired, or another process took the name.
     SignalingEnded,
-    /// The reader of these events was too slow and missed this many. Commands are not lost: the
-    /// state has them.
+    /// The reader of these events was too slow and missed this many, of those that come in masses unless it reads hardly anything
+    /// ([`Room::events`](crate::Room::events)). Commands are not lost: the state has them.
     Lagged(u64),
 }

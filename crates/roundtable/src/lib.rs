@@ -18,6 +18,7 @@ mod reconnect;
 mod room;
 mod store;
 mod submitting;
+mod telling;
 mod transport;
 pub mod voice;
 

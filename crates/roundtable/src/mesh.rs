@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +10,7 @@ use roundtable_session::{Input, InputError, Recipient};
 use roundtable_transport::SystemClock;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Broadcast, ConnectError, Event, MessageError, actor::Actor};
+use crate::{Broadcast, ConnectError, Event, MessageError, actor::Actor, telling::Unread};
 
 /// Senders that may wait for one peer; further ones are refused.
 const MAX_WAITING: usize = 1024;
@@ -31,38 +30,6 @@ pub(crate) enum MeshRequest {
 }
 
 type Sent = oneshot::Sender<Result<(), MessageError>>;
-
-/// An event on its way to the user.
-#[derive(Debug, Clone)]
-pub(crate) struct Told {
-    pub(crate) event: Event,
-    /// Goes when everyone who listens has read the event, or has missed it.
-    _unread: Option<Arc<Unread>>,
-}
-
-impl From<Event> for Told {
-    fn from(event: Event) -> Self {
-        Self {
-            event,
-            _unread: None,
-        }
-    }
-}
-
-/// A message that the user has not read. Says so when it is dropped.
-#[derive(Debug)]
-struct Unread {
-    peer: PeerId,
-    len: usize,
-    read: mpsc::UnboundedSender<(PeerId, usize)>,
-}
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        // A room that was left takes no more messages anyway.
-        let _ = self.read.send((self.peer.clone(), self.len));
-    }
-}
 
 /// The part of a room's task that is about this.
 #[derive(Debug)]
@@ -224,24 +191,17 @@ impl Actor {
 
     /// Tells the user of a message, and the session when it has been read.
     pub(crate) fn tell_message(&self, peer: PeerId, channel: Channel, payload: Payload) {
-        let unread = (channel == Channel::App).then(|| {
-            let unread = Unread {
-                peer: peer.clone(),
-                len: payload_len(&payload),
-                read: self.mesh.unread.clone(),
-            };
-            Arc::new(unread)
+        let unread = (channel == Channel::App).then(|| Unread {
+            peer: peer.clone(),
+            len: payload_len(&payload),
+            read: self.mesh.unread.clone(),
         });
         let event = Event::Message {
             peer,
             channel,
             payload,
         };
-        // Nobody listening is fine.
-        let _ = self.events.send(Told {
-            event,
-            _unread: unread,
-        });
+        self.events.tell(event, unread);
     }
 
     fn connect(&mut self, peer: &PeerId) -> Result<(), ConnectError> {

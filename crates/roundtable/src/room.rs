@@ -9,15 +9,15 @@ use roundtable_core::{AuthorId, LinkStats, Payload, PeerId, TransportKind};
 use roundtable_session::MessageStats;
 use serde::Serialize;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 
 use crate::{
     ConnectError, ConnectionQuality, Event, Invite, MessageError, RoomBuilder, SubmitError,
     actor::Request,
-    mesh::{MeshRequest, Told},
+    mesh::MeshRequest,
+    telling::{Listener, Teller},
     voice::VoiceHandle,
 };
 
@@ -80,9 +80,9 @@ pub(crate) struct Shared {
     pub(crate) author: AuthorId,
     pub(crate) peer: PeerId,
     pub(crate) invite: Invite,
-    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) events: Teller,
     /// Holds what happened before the first call of [`Room::events`].
-    pub(crate) first_events: Mutex<Option<broadcast::Receiver<Told>>>,
+    pub(crate) first_events: Mutex<Option<Listener>>,
     pub(crate) voice: Option<VoiceHandle>,
     pub(crate) task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -190,8 +190,12 @@ impl Room {
     }
 
     /// What happens in the room. The first call gets everything since the room was joined; later
-    /// calls get what happens from then on. A reader more than 4096 events behind gets
-    /// [`Event::Lagged`] and goes on with the newer ones.
+    /// calls get what happens from then on, all in the order in which it happened.
+    ///
+    /// A reader that is more than 4,096 events behind of those that come in masses gets [`Event::Lagged`] and goes on with the newer
+    /// ones: commands that were applied, messages of [`broadcast_fast`](Self::broadcast_fast), who speaks, how good connections are, attempts that
+    /// failed, and peers that misbehave. All others are kept apart for it, 2,048 of them: whoever reads now and then misses no message of
+    /// [`send`](Self::send), no [`Event::Undelivered`] and no link that came or went.
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
         let first = self
             .shared
@@ -199,13 +203,7 @@ impl Room {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let receiver = first.unwrap_or_else(|| self.shared.events.subscribe());
-        BroadcastStream::new(receiver).map(|event| match event {
-            Ok(told) => told.event,
-            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
-                Event::Lagged(missed)
-            }
-        })
+        first.unwrap_or_else(|| self.shared.events.listen())
     }
 
     /// Sends a message to one peer, text or bytes, at most [`MAX_MESSAGE_LEN`](crate::MAX_MESSAGE_LEN) (16 MiB); to a guest 60 KiB.
