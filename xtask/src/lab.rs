@@ -9,8 +9,16 @@ mod nat;
 mod net;
 mod outages;
 mod site;
+mod upgrade;
 
-use std::{collections::BTreeMap, fs, path::Path, process::ExitCode, sync::Mutex, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::ExitCode,
+    sync::Mutex,
+    thread,
+};
 
 use crate::{
     page, setup,
@@ -57,6 +65,8 @@ enum Subject {
     Matrix,
     /// Outages, one-way loss, a change of address, a signaling server that dies.
     Outages,
+    /// Peers that meet through a relay, until their routers let them through.
+    Upgrade,
 }
 
 /// Runs the lab.
@@ -100,6 +110,7 @@ fn play(workspace: &Workspace, args: &Args) -> Outcome {
     let report = match args.subject {
         Subject::Matrix => play_matrix(args, &programs, &folder),
         Subject::Outages => play_outages(args, &programs, &folder),
+        Subject::Upgrade => play_upgrades(args, &programs, &folder),
     };
     let (table, failures) = match report {
         Ok(report) => report,
@@ -112,6 +123,7 @@ fn play(workspace: &Workspace, args: &Args) -> Outcome {
         let name = match args.subject {
             Subject::Matrix => "matrix",
             Subject::Outages => "outages",
+            Subject::Upgrade => "upgrade",
         };
         let path = workspace.root().join(PAGE);
         let page = fs::read_to_string(&path).unwrap_or_default();
@@ -187,7 +199,7 @@ fn matrix_table(rows: &[Row]) -> String {
     }
     let lines = cases.into_iter().map(|(case, rows)| {
         let times = Spread::of(rows.iter().filter_map(|row| row.ms));
-        let paths: std::collections::BTreeSet<_> = rows
+        let paths: BTreeSet<_> = rows
             .iter()
             .filter_map(|row| row.path.as_deref().or(row.reason.as_deref()))
             .collect();
@@ -231,6 +243,42 @@ fn play_outages(args: &Args, programs: &Programs, folder: &Path) -> Result<Repor
         Ok((transport, visit))
     })?;
     Ok(outages_report(&visits))
+}
+
+fn play_upgrades(args: &Args, programs: &Programs, folder: &Path) -> Result<Report, SiteError> {
+    let runs = (0..args.runs.unwrap_or(10)).collect();
+    let visits = at_once(args.sites, runs, |number, _: usize| {
+        let visit = upgrade::visit(programs, &folder.join(format!("upgrade-{number}")));
+        if let Ok(visit) = &visit {
+            told(args, visit, visit.is_well(), &format!("upgrade {number}"));
+        }
+        visit
+    })?;
+    let paths = |pick: fn(&upgrade::Visit) -> &Option<String>| {
+        let paths: BTreeSet<_> = visits.iter().filter_map(|v| pick(v).as_deref()).collect();
+        paths.into_iter().collect::<Vec<_>>().join("; ")
+    };
+    let times = Spread::of(visits.iter().filter_map(|visit| visit.found_ms));
+    let mut sum = Tally::default();
+    for visit in &visits {
+        sum.add(visit.commands);
+        sum.add(visit.messages);
+    }
+    let failures = visits.iter().filter(|visit| !visit.is_well()).count();
+    let table = format!(
+        "| runs | before | after | median | slowest | sent | lost | repeated | ok |\n|---|---|---|---|---|---|---|---|---|\n\
+         | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+        visits.len(),
+        paths(|visit| &visit.before),
+        paths(|visit| &visit.after),
+        times.p50,
+        times.max,
+        sum.sent,
+        sum.lost,
+        sum.repeated,
+        if failures == 0 { "yes" } else { "no" }
+    );
+    Ok((table, failures))
 }
 
 /// A visit in a line.

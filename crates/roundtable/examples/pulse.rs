@@ -1,6 +1,6 @@
 //! Counts aloud in a room, and prints what it hears: how long links take, and what an outage does to them.
 //!
-//! Every `--every-ms` it submits a command and sends a message to everyone, both with the next number. Each
+//! From when it is first linked, it submits a command every `--every-ms` and sends a message to everyone, both with the next number. Each
 //! command and each message that comes from another peer is a line of JSON on standard output, and so is each
 //! link that opens or closes. `cargo xtask lab` runs it on both sides of a network with faults.
 //!
@@ -16,8 +16,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use futures_util::StreamExt;
 use roundtable::{
-    Action, Event, Key, Limits, Payload, Room, RoomBuilder, SubmitError, TransportPreference,
-    WebRtcConfig,
+    Action, Event, Key, Limits, Payload, Room, RoomBuilder, TransportPreference, WebRtcConfig,
 };
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -97,17 +96,20 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     say("joined", json!({}));
     let mut events = room.events();
     let mut stop = std::pin::pin!(stop);
-    let (mut number, mut may_edit) = (0, false);
+    // Messages go to those who are linked, or have been: a number that is said before is heard by nobody.
+    let (mut number, mut may_edit, mut is_met) = (0, false, false);
     loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::MayEdit(may)) => may_edit = may,
-                Some(event) => heard(&room, &event),
+                Some(event) => {
+                    is_met |= matches!(event, Event::Connected { .. });
+                    heard(&room, &event);
+                }
                 None => break,
             },
-            _ = tick.tick(), if counts && may_edit => {
-                count(&room, number).await;
-                number += 1;
+            _ = tick.tick(), if counts && may_edit && is_met => {
+                number += u64::from(count(&room, number).await);
             }
             _ = look.tick() => links(&room).await,
             () = &mut stop => break,
@@ -153,16 +155,19 @@ fn builder(args: &Args) -> std::io::Result<RoomBuilder> {
         .webrtc(webrtc))
 }
 
-async fn count(room: &Room, number: u64) {
+/// Says a number, unless this peer may not write just now: as when it has only now learned whose room it is.
+async fn count(room: &Room, number: u64) -> bool {
     let put = Action::put(
         Key::new(COUNT, room.peer().as_str().to_owned()),
         number.to_string(),
     );
-    if let Err(error @ SubmitError::Left) = room.submit([put]).await {
-        eprintln!("error: {error}");
+    if let Err(error) = room.submit([put]).await {
+        eprintln!("not said: {error}");
+        return false;
     }
-    // Whoever is not linked now hears of it when the links are back, if messages outlast them.
+    // Whoever is not linked now hears of it when the links are back.
     let _ = room.broadcast(Payload::Text(number.to_string())).await;
+    true
 }
 
 fn heard(room: &Room, event: &Event) {
@@ -215,9 +220,7 @@ fn heard(room: &Room, event: &Event) {
 async fn links(room: &Room) {
     for status in room.peers().await {
         for (kind, stats) in &status.links {
-            let path = stats
-                .path
-                .map(|path| format!("{}/{}", path.local.name(), path.remote.name()));
+            let path = stats.path.map(|path| path.to_string());
             say(
                 "link",
                 json!({ "peer": status.peer.as_str(), "transport": kind.name(), "path": path,

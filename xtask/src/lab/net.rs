@@ -99,6 +99,15 @@ impl Net {
         run(&mut command, None)
     }
 
+    /// Lets a node remember whom it has met at the end of an interface, as routers of an internet do. Else the kernel would doubt it while a
+    /// cable is cut, and after that look for them once a second only.
+    pub(super) fn remembers(&self, node: &str, end: &str) -> Result<(), NetError> {
+        let mut command = self.command(node, "sysctl");
+        let name = format!("net.ipv4.neigh.{end}.base_reachable_time_ms");
+        command.args(["-qw", &format!("{name}=3600000")]);
+        run(&mut command, None)
+    }
+
     /// Loads rules into a node.
     pub(super) fn nft(&self, node: &str, rules: &str) -> Result<(), NetError> {
         let mut command = self.command(node, "nft");

@@ -96,18 +96,21 @@ impl Tally {
 
 /// What one peer has heard of the other, and how much it said itself.
 #[derive(Debug, Default)]
-struct Ear {
+pub(super) struct Ear {
     joined: bool,
     commands: Vec<u64>,
     messages: Vec<u64>,
     /// When the last of either came, in milliseconds since the Unix epoch.
     last_ms: f64,
     counted: Option<u64>,
+    /// Over what a link ran when it was last looked at.
+    pub(super) path: Option<String>,
 }
 
 impl Ear {
     fn hear(&mut self, line: &Line) {
         match line.event {
+            Event::Link { ref path } => self.path.clone_from(path),
             Event::Joined => self.joined = true,
             Event::Command { number } => self.commands.push(number),
             Event::Message { number } => self.messages.push(number),
@@ -121,14 +124,50 @@ impl Ear {
 }
 
 /// A site under observation.
-struct Watch {
-    site: Site,
+pub(super) struct Watch {
+    pub(super) site: Site,
     ears: [Ear; 2],
 }
 
 impl Watch {
+    /// Builds a site, in which two peers count aloud to each other.
+    pub(super) fn start(
+        transport: &str,
+        plan: Plan,
+        programs: &Programs,
+        folder: &Path,
+    ) -> Result<Self, SiteError> {
+        let mut watch = Self {
+            site: Site::build(programs, plan, folder.to_owned())?,
+            ears: Default::default(),
+        };
+        for (index, home) in HOMES.into_iter().enumerate() {
+            watch
+                .site
+                .start_peer(home, transport, &["--every-ms", "50"])?;
+            // The first creates the room; from when the second has joined, they negotiate.
+            watch.listen(PATIENCE, |ears| ears[index].joined);
+        }
+        Ok(watch)
+    }
+
+    /// Lets both speak out; what became of their commands and of their messages.
+    pub(super) fn finish(mut self) -> (Tally, Tally) {
+        self.site.interrupt();
+        self.listen(LAST_WORDS, |_| false);
+        let (mut commands, mut messages) = (Tally::default(), Tally::default());
+        let [near, far] = &self.ears;
+        for (speaker, listener) in [(near, far), (far, near)] {
+            let sent = speaker.counted.unwrap_or(0);
+            commands.add(Tally::of(sent, &listener.commands));
+            messages.add(Tally::of(sent, &listener.messages));
+        }
+        self.site.leave();
+        (commands, messages)
+    }
+
     /// Listens until `done`, or for so long; says whether it is done.
-    fn listen(&mut self, patience: Duration, done: impl Fn(&[Ear; 2]) -> bool) -> bool {
+    pub(super) fn listen(&mut self, patience: Duration, done: impl Fn(&[Ear; 2]) -> bool) -> bool {
         let deadline = clock::now() + patience;
         while !done(&self.ears) {
             let Some((name, line)) = self.site.hear(deadline) else {
@@ -137,6 +176,11 @@ impl Watch {
             self.ears[usize::from(name == HOMES[1].host)].hear(&line);
         }
         true
+    }
+
+    /// Over what the first peer's link ran when it was last looked at.
+    pub(super) fn path(&self) -> Option<String> {
+        self.ears[0].path.clone()
     }
 
     /// How long after `since` both have heard each other.
@@ -190,17 +234,7 @@ pub(super) fn visit(
     folder: &Path,
 ) -> Result<Visit, SiteError> {
     let plan = Plan::new([Nat::None; 2], Servers::None);
-    let mut watch = Watch {
-        site: Site::build(programs, plan, folder.to_owned())?,
-        ears: Default::default(),
-    };
-    for (index, home) in HOMES.into_iter().enumerate() {
-        watch
-            .site
-            .start_peer(home, transport, &["--every-ms", "50"])?;
-        // The first creates the room; from when the second has joined, they negotiate.
-        watch.listen(PATIENCE, |ears| ears[index].joined);
-    }
+    let mut watch = Watch::start(transport, plan, programs, folder)?;
     let mut visit = Visit::default();
     for outage in Outage::ALL {
         let end = watch.happen(outage)?;
@@ -208,15 +242,7 @@ pub(super) fn visit(
         visit.recovered_ms.insert(outage.name(), recovered);
         watch.listen(CALM, |_| false);
     }
-    watch.site.interrupt();
-    watch.listen(LAST_WORDS, |_| false);
-    let [near, far] = &watch.ears;
-    for (speaker, listener) in [(near, far), (far, near)] {
-        let sent = speaker.counted.unwrap_or(0);
-        visit.commands.add(Tally::of(sent, &listener.commands));
-        visit.messages.add(Tally::of(sent, &listener.messages));
-    }
-    watch.site.leave();
+    (visit.commands, visit.messages) = watch.finish();
     Ok(visit)
 }
 

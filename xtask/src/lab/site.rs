@@ -228,6 +228,7 @@ impl Site {
         net.ip("inet", "link set br0 up")?;
         net.wire(("inet", "s1"), ("s1", "eth0"))?;
         net.ip("inet", "link set s1 master br0")?;
+        net.remembers("s1", "eth0")?;
         net.ip("s1", &format!("addr add {SERVER}/24 dev eth0"))?;
         // What goes to nobody vanishes there, as on the internet.
         net.ip("s1", "route add default dev eth0")?;
@@ -372,6 +373,16 @@ impl Site {
         Ok(())
     }
 
+    /// Has both routers translate otherwise from now on. Flows that they know go on as they were.
+    pub(super) fn change_routers(&self, nat: Nat) -> Result<(), NetError> {
+        for home in HOMES {
+            let rules = nat.rules(home.outer(), home.address(2)).unwrap_or_default();
+            self.net
+                .nft(home.router, &format!("flush ruleset\n{rules}"))?;
+        }
+        Ok(())
+    }
+
     /// Asks all peers to leave, once they have listened to the end.
     pub(super) fn interrupt(&mut self) {
         self.peers.iter_mut().for_each(Process::interrupt);
@@ -408,6 +419,7 @@ fn home(net: &Net, programs: &Programs, plan: &Plan, index: usize) -> Result<Cab
     let seed = ["--seed".to_owned(), home.number.to_string()];
     let faults = [plan.faults.as_slice(), &seed].concat();
     let cable = net.cable(&programs.cable, (router, "wan"), ("inet", router), &faults)?;
+    net.remembers(router, "wan")?;
     net.ip("inet", &format!("link set {router} master br0"))?;
     net.ip(router, &format!("addr add {outer}/24 dev wan"))?;
     net.wire((router, "lan"), (host, "eth0"))?;
