@@ -121,7 +121,9 @@ fn play(packets: &[Packet], begin: Instant, phase: Duration) -> Result<(Vec<u8>,
     while now < last + Duration::from_secs(1) {
         while let Some(packet) = packets.next_if(|packet| packet.arrival <= now) {
             wait_until(begin + packet.arrival);
-            let packet = AudioPacket::new(packet.header.clone(), packet.payload.clone(), RATE_HZ, 1, 20);
+            let samples = opus::packet::get_nb_samples(&packet.payload, RATE_HZ)?;
+            let ms = u32::try_from(samples)? * 1000 / RATE_HZ;
+            let packet = AudioPacket::new(packet.header.clone(), packet.payload.clone(), RATE_HZ, 1, ms);
             neteq.insert_packet(packet)?;
         }
         wait_until(begin + now);

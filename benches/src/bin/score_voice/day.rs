@@ -8,10 +8,19 @@ use roundtable_voice::{
 };
 use serde_json::json;
 
-use crate::{Dice, Error, trace::BLOCK};
+use crate::{
+    Dice, Error,
+    aims::{self, Aim, Limit},
+    listen::{PULL, PULLS},
+};
 
 /// The talker's sound card is fast by this.
 const PPM: f64 = 50.0;
+/// Packets that never arrive, in percent.
+const LOST: f64 = 1.0;
+
+/// How often a listener pulls in an hour.
+const AN_HOUR: u64 = 3600 * PULLS;
 
 /// Mean delay of each hour, in milliseconds.
 #[derive(Debug, Clone)]
@@ -19,7 +28,7 @@ pub(crate) struct Day {
     pub(crate) hours_ms: Vec<f64>,
     /// Memory of the process at each hour's end in kilobytes, where the system tells.
     pub(crate) memory_kb: Vec<u64>,
-    /// Share of the blocks that were made up, in percent.
+    /// Share of the time that was made up, in percent.
     pub(crate) concealed: f64,
 }
 
@@ -52,16 +61,15 @@ pub(crate) fn live(hours: u64, as_json: bool) -> Result<Day, Error> {
     let payloads = hum()?;
     let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default())?;
     let mut dice = Dice::new(24);
-    let (mut block, mut day, mut memory) = ([0.0; BLOCK], Vec::new(), Vec::new());
+    let (mut block, mut day, mut memory) = ([0.0; PULL], Vec::new(), Vec::new());
     let (mut sum, mut now, mut last) = (0.0, Timestamp::ZERO, Timestamp::ZERO);
-    let ticks = hours * 360_000;
+    let ticks = hours * AN_HOUR;
     let mut number = 0_u64;
     for tick in 0..ticks {
-        now = Timestamp::from_millis(10 * tick);
+        now = Timestamp::from_millis(tick * 1000 / PULLS);
         let sent = |number: u64| {
             Timestamp::from_micros((number as f64 * 20_000.0 / (1.0 + PPM * 1e-6)) as u64)
         };
-        // At most two packets arrive in 10 ms, the ones sent about 40 ms ago.
         while sent(number) + Duration::from_millis(20) <= now {
             let delay = Duration::from_micros(dice.between((0, 15_000)));
             let stalled = number % 30_000 < 10 && number > 30_000;
@@ -72,7 +80,7 @@ pub(crate) fn live(hours: u64, as_json: bool) -> Result<Day, Error> {
             });
             let at = (sent(number) + delay + stall).max(last);
             last = at;
-            let lost = dice.between((0, 99)) == 0;
+            let lost = dice.between((0, 99)) < LOST as u64;
             if !lost {
                 let packet = MediaPacket {
                     sequence: number as u16,
@@ -85,8 +93,8 @@ pub(crate) fn live(hours: u64, as_json: bool) -> Result<Day, Error> {
         }
         receiver.pull(now, &mut block);
         sum += f64::from(receiver.stats(now).delay_ms);
-        if (tick + 1) % 360_000 == 0 {
-            day.push(sum / 360_000.0);
+        if (tick + 1) % AN_HOUR == 0 {
+            day.push(sum / AN_HOUR as f64);
             memory.extend(memory_kb());
             sum = 0.0;
         }
@@ -94,32 +102,72 @@ pub(crate) fn live(hours: u64, as_json: bool) -> Result<Day, Error> {
     let day = Day {
         hours_ms: day,
         memory_kb: memory,
-        concealed: 100.0 * receiver.stats(now).concealed as f64 / ticks as f64,
+        concealed: percent_of(receiver.stats(now).concealed, hours * 3600),
     };
     day.show(as_json);
     Ok(day)
 }
 
 impl Day {
+    /// What is aimed at. Of a single hour there is no growth to tell.
+    pub(crate) fn aims(&self) -> Vec<Aim> {
+        let several = self.hours_ms.len() > 1;
+        let aim = |id, what, unit, most, value| Aim {
+            id,
+            what,
+            unit,
+            limit: Limit::AtMost(most),
+            value,
+        };
+        vec![
+            aim(
+                "growth",
+                "the delay in the last hour of a day, beyond that in the first",
+                "ms",
+                1.0,
+                several.then(|| self.growth_ms()),
+            ),
+            aim(
+                "memory_growth",
+                "the process' memory at the end of a day, beyond that after an hour",
+                "kB",
+                1024.0,
+                (self.memory_kb.len() > 1).then(|| self.memory_growth_kb() as f64),
+            ),
+            aim(
+                "made_up_beyond_lost",
+                "made up beyond what was lost, in the worst seed",
+                "points",
+                1.0,
+                Some(self.concealed - LOST),
+            ),
+        ]
+    }
+
     fn show(&self, as_json: bool) {
         let rounded = |value: f64| (value * 100.0).round() / 100.0;
         if as_json {
             let hours: Vec<f64> = self.hours_ms.iter().copied().map(rounded).collect();
             let growth = rounded(self.growth_ms());
-            println!(
-                "{}",
-                json!({"scenario": "day", "delay_by_hour_ms": hours, "growth_ms": growth, "memory_growth_kb": self.memory_growth_kb(), "concealed_percent": rounded(self.concealed)})
-            );
+            let mut object = json!({"scenario": "day", "listener": "adaptive", "delay_by_hour_ms": hours, "growth_ms": growth, "memory_growth_kb": self.memory_growth_kb(), "concealed_percent": rounded(self.concealed)});
+            aims::add_to(&mut object, &self.aims());
+            println!("{object}");
         } else {
             println!(
-                "day            adaptive   {:+.2} ms and {:+} kB from the first hour to the last of {}, concealed {:.2} %",
+                "day            adaptive   {:+.2} ms and {:+} kB from the first hour to the last of {}, concealed {:.2} %{}",
                 self.growth_ms(),
                 self.memory_growth_kb(),
                 self.hours_ms.len(),
-                self.concealed
+                self.concealed,
+                aims::missed(&self.aims()),
             );
         }
     }
+}
+
+/// The share of so many seconds that these pieces of 10 ms are, in percent.
+pub(crate) fn percent_of(pieces: u64, seconds: u64) -> f64 {
+    pieces as f64 / seconds.max(1) as f64
 }
 
 /// A second of packets. A day of real speech takes longer to decode than it is worth.

@@ -8,7 +8,12 @@ use roundtable_voice::{
 };
 use serde_json::json;
 
-use crate::{Dice, Error, trace::BLOCK};
+use crate::{
+    Dice, Error, WARM_UP_S,
+    aims::{self, Aim, Limit},
+    day::percent_of,
+    listen::{PULL, PULLS},
+};
 
 /// A tone with a whole number of periods in 20 ms.
 const HZ: f64 = 400.0;
@@ -25,7 +30,7 @@ pub(crate) struct Drift {
     /// Between the least and the greatest delay, in milliseconds.
     pub(crate) spread_ms: f64,
     pub(crate) mean_ms: f64,
-    /// Frames that were cut or lengthened, and blocks that were made up.
+    /// Frames that were cut or lengthened, and pieces of 10 ms that were made up.
     pub(crate) stretched: u64,
     pub(crate) concealed: u64,
 }
@@ -35,12 +40,13 @@ pub(crate) fn hour(hours: u64, ppm: f64, as_json: bool) -> Result<Drift, Error> 
     let packets = tone()?;
     let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default())?;
     let mut dice = Dice::new(500);
-    let ticks = hours * 360_000;
-    let (mut number, mut arrival, mut block) = (0_u64, Timestamp::ZERO, [0.0_f32; BLOCK]);
+    let ticks = hours * 3600 * PULLS;
+    let warm_up = WARM_UP_S as u64 * PULLS;
+    let (mut number, mut arrival, mut block) = (0_u64, Timestamp::ZERO, [0.0_f32; PULL]);
     let (mut steepest, mut last, mut begun) = (0.0_f32, 0.0_f32, None);
     let (mut least, mut most, mut sum) = (f32::MAX, f32::MIN, 0.0);
     for tick in 0..ticks {
-        let now = Timestamp::from_millis(100 + 10 * tick);
+        let now = Timestamp::from_millis(100 + tick * 1000 / PULLS);
         while arrival <= now {
             let packet = MediaPacket {
                 sequence: number as u16,
@@ -55,7 +61,7 @@ pub(crate) fn hour(hours: u64, ppm: f64, as_json: bool) -> Result<Drift, Error> 
             arrival = arrival.max(Timestamp::from_micros(sent_us as u64) + jitter);
         }
         receiver.pull(now, &mut block);
-        if tick >= 1_000 {
+        if tick >= warm_up {
             let stats = receiver.stats(now);
             begun.get_or_insert(stats);
             for sample in block {
@@ -65,7 +71,7 @@ pub(crate) fn hour(hours: u64, ppm: f64, as_json: bool) -> Result<Drift, Error> 
             (least, most) = (least.min(stats.delay_ms), most.max(stats.delay_ms));
             sum += f64::from(stats.delay_ms);
         }
-        last = block[BLOCK - 1];
+        last = block[PULL - 1];
     }
     let (before, after) = (begun.unwrap_or_default(), receiver.stats(Timestamp::ZERO));
     let drift = Drift {
@@ -73,7 +79,7 @@ pub(crate) fn hour(hours: u64, ppm: f64, as_json: bool) -> Result<Drift, Error> 
         minutes: hours * 60,
         steepest: f64::from(steepest) / (AMPLITUDE * HZ * TAU / 48_000.0),
         spread_ms: f64::from(most - least),
-        mean_ms: sum / ticks.saturating_sub(1_000).max(1) as f64,
+        mean_ms: sum / ticks.saturating_sub(warm_up).max(1) as f64,
         stretched: after.stretched - before.stretched,
         concealed: after.concealed - before.concealed,
     };
@@ -82,23 +88,50 @@ pub(crate) fn hour(hours: u64, ppm: f64, as_json: bool) -> Result<Drift, Error> 
 }
 
 impl Drift {
+    /// What is aimed at: nothing is heard of it. A stretch's own steps are a tenth steeper than the tone's.
+    pub(crate) fn aims(&self) -> Vec<Aim> {
+        let most = |id, what, unit, most, value| Aim {
+            id,
+            what,
+            unit,
+            limit: Limit::AtMost(most),
+            value: Some(value),
+        };
+        vec![
+            most(
+                "steepest_step",
+                "the steepest step in a tone from a clock that is off, as a multiple of the tone's own",
+                "times",
+                1.1,
+                self.steepest,
+            ),
+            most(
+                "made_up_beyond_lost",
+                "made up beyond what was lost, in the worst seed",
+                "points",
+                1.0,
+                percent_of(self.concealed, self.minutes * 60),
+            ),
+        ]
+    }
+
     fn show(&self, as_json: bool) {
         let rounded = |value: f64| (value * 100.0).round() / 100.0;
         if as_json {
-            println!(
-                "{}",
-                json!({"scenario": "drift_hour", "ppm": self.ppm, "minutes": self.minutes, "steepest_step": rounded(self.steepest), "delay_mean_ms": rounded(self.mean_ms), "delay_spread_ms": rounded(self.spread_ms), "stretched": self.stretched, "concealed_blocks": self.concealed})
-            );
+            let mut object = json!({"scenario": "drift_hour", "listener": "adaptive", "ppm": self.ppm, "minutes": self.minutes, "steepest_step": rounded(self.steepest), "delay_mean_ms": rounded(self.mean_ms), "delay_spread_ms": rounded(self.spread_ms), "stretched": self.stretched, "concealed_pieces": self.concealed});
+            aims::add_to(&mut object, &self.aims());
+            println!("{object}");
         } else {
             println!(
-                "drift_hour     adaptive   {:+} ppm for {} min: steepest step {:.2} of the tone's own, delay {:.1} ms within {:.1} ms, {} stretched, {} blocks made up",
+                "drift_hour     adaptive   {:+} ppm for {} min: steepest step {:.2} of the tone's own, delay {:.1} ms within {:.1} ms, {} stretched, {} pieces of 10 ms made up{}",
                 self.ppm,
                 self.minutes,
                 self.steepest,
                 self.mean_ms,
                 self.spread_ms,
                 self.stretched,
-                self.concealed
+                self.concealed,
+                aims::missed(&self.aims()),
             );
         }
     }

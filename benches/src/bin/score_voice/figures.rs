@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::{
-    Error, WARM_UP_S, ear,
+    Error, WARM_UP_S,
+    aims::{self, Aim},
+    ear,
     listen::{self, Heard},
     pesq,
     scenario::Scenario,
@@ -247,18 +249,21 @@ impl Figures {
         })
     }
 
-    /// Prints a row of the table, or the JSON object.
-    pub(crate) fn show(&self, json: bool) {
+    /// Prints a row of the table, or the JSON object, with what was aimed at.
+    pub(crate) fn show(&self, json: bool, aims: &[Aim]) {
         if json {
-            println!("{}", self.json());
+            let mut object = self.json();
+            aims::add_to(&mut object, aims);
+            println!("{object}");
             return;
         }
         let pesq = self.pesq.map_or("-".into(), |pesq| format!("{pesq:.2}"));
         let recovery = self
             .recovery_s
             .map_or(String::new(), |s| format!("  back after {s:.1} s"));
+        let missed = aims::missed(aims);
         println!(
-            "{:<14} {:<10} {:>6.1} ms (worst {:>5.1}, 95 % {:>5.1})  lost {:>5.2} %  concealed {:>5.2} % (worst {:>5.2})  stretched {:>5.2} %  late {:>5.2} %  {:>5.1} kbit/s  PESQ {pesq}{recovery}",
+            "{:<14} {:<10} {:>6.1} ms (worst {:>5.1}, 95 % {:>5.1})  lost {:>5.2} %  concealed {:>5.2} % (worst {:>5.2})  stretched {:>5.2} %  late {:>5.2} %  {:>5.1} kbit/s  PESQ {pesq}{recovery}{missed}",
             self.scenario,
             self.listener.to_string(),
             self.mean_ms,

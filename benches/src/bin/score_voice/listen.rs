@@ -9,8 +9,13 @@ use roundtable_voice::{VoiceReceiver, VoiceReceiverConfig, VoiceStats};
 use crate::{
     Error,
     pesq::Piece,
-    trace::{Arrival, BLOCK, Trace, is_measured},
+    trace::{Arrival, Trace, is_measured},
 };
+
+/// What is pulled at once: 5 ms, as in a room.
+pub(crate) const PULL: usize = 240;
+/// How often in a second.
+pub(crate) const PULLS: u64 = 200;
 
 /// What the listener's ear gets, and how it came about; the counters are those since the warm-up.
 #[derive(Debug, Clone, Default)]
@@ -23,13 +28,13 @@ pub(crate) struct Heard {
     pub(crate) pesq: Option<f64>,
     /// When something was said, in seconds, and how much later than by the fastest packet it was heard, in milliseconds.
     pub(crate) delays: Vec<(f64, f64)>,
-    /// Blocks of 10 ms that were made up.
+    /// Pieces of 10 ms that were made up.
     pub(crate) concealed: u64,
     /// Frames that were shortened or lengthened.
     pub(crate) stretched: u64,
     /// Packets that came too late.
     pub(crate) late: u64,
-    /// Twice a second or so: when, the delay, and the one aimed at, in milliseconds.
+    /// Ten times a second: when, the delay, and the one aimed at, in milliseconds.
     pub(crate) course: Vec<(f64, f32, f32)>,
 }
 
@@ -53,9 +58,9 @@ pub(crate) fn listen(trace: &Trace, config: VoiceReceiverConfig) -> Result<Heard
     let mut heard = Heard::default();
     heard.samples.resize(trace.phase_samples(), 0.0);
     let (mut before, mut now) = (None, Timestamp::ZERO);
-    let ticks = trace.end.as_micros() / 10_000 + 100;
+    let ticks = trace.end.as_micros() * PULLS / 1_000_000 + PULLS;
     for tick in 0..ticks {
-        now = Timestamp::from_millis(10 * tick) + trace.phase;
+        now = Timestamp::from_millis(tick * 1000 / PULLS) + trace.phase;
         while let Some((at, arrival)) = arrivals.next_if(|(at, _)| *at <= now) {
             match arrival {
                 Arrival::Packet(packet) => receiver.push(*at, packet.clone()),
@@ -65,10 +70,10 @@ pub(crate) fn listen(trace: &Trace, config: VoiceReceiverConfig) -> Result<Heard
         if is_measured(now) {
             before.get_or_insert_with(|| receiver.stats(now));
         }
-        let mut block = [0.0; BLOCK];
+        let mut block = [0.0; PULL];
         receiver.pull(now, &mut block);
         heard.samples.extend_from_slice(&block);
-        if tick % 10 == 0 {
+        if tick % (PULLS / 10) == 0 {
             let stats = receiver.stats(now);
             let at_s = now.as_micros() as f64 / 1e6;
             heard.course.push((at_s, stats.delay_ms, stats.target_ms));

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // figures
 
+mod aims;
 mod day;
 mod drift;
 mod ear;
@@ -95,6 +96,14 @@ pub(crate) enum Error {
     /// A line of a trace is none.
     #[error("line {0} of the trace is not arrival_us,seq,rtp_timestamp,payload_len")]
     Trace(usize),
+    /// A trace has packets that no sender of ours would send.
+    #[error("the trace's packets are {0} ticks of 48 kHz apart: none of 10, 20, 40 or 60 ms")]
+    TraceFrames(u64),
+    /// Figures begin after the warm-up.
+    #[error(
+        "the trace lasts {0} s; the first {WARM_UP_S} s of it are not counted, so that it takes 11 at least"
+    )]
+    TraceShort(u64),
 }
 
 /// Repeatable randomness: SplitMix64.
@@ -146,7 +155,10 @@ fn run(args: &Args) -> Result<(), Error> {
     let mut all: Vec<Figures> = Vec::new();
     for scenario in &mut played {
         let figures = scenario.figures();
-        figures.iter().for_each(|figures| figures.show(args.json));
+        let aims = |one| aims::of(one, &figures);
+        figures
+            .iter()
+            .for_each(|one| one.show(args.json, &aims(one)));
         all.extend(figures);
     }
     let everything = args.scenario.is_none() && args.trace.is_none();

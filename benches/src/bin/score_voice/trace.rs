@@ -18,7 +18,7 @@ use crate::{
     scenario::{Scenario, Stalls},
 };
 
-/// 10 ms at 48 kHz.
+/// What is captured at once: 10 ms at 48 kHz. Frames of 20 ms are sent at the same moments as with less.
 pub(crate) const BLOCK: usize = 480;
 /// How often the talker hears of losses.
 const REPORTS: Duration = Duration::from_secs(1);
