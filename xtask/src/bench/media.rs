@@ -1,14 +1,21 @@
-//! What a voice costs: codec, jitter buffer, mixer, and the whole way.
+//! What a voice costs: codec, jitter buffer, mixer, and the whole way; and what it costs commands on the same link.
 
 use super::{
-    figures::{Area, Figure, From::Raw, Target::AtMost},
+    figures::{
+        Area, Figure,
+        From::Raw,
+        Target::{AtMost, QuietAtMost},
+    },
     programs::Program,
 };
 
 pub(super) const AREA: Area = Area {
     name: "media",
     page: "media.md",
-    programs: &[Program::Ours("media")],
+    programs: &[
+        Program::Ours("media"),
+        Program::Ours("commands_beside_voice"),
+    ],
     figures: &[
         Figure {
             id: "opus_roundtrip_ms",
@@ -36,7 +43,7 @@ pub(super) const AREA: Area = Area {
             unit: "%",
             from: Raw,
             target: AtMost(1.5),
-            what: "of a core, for one voice from the microphone to the ear",
+            what: "of a core, for one voice from the microphone to the ear, with voice activity",
         },
         Figure {
             id: "allocs_per_frame",
@@ -51,6 +58,20 @@ pub(super) const AREA: Area = Area {
             from: Raw,
             target: AtMost(0.0),
             what: "allocations for a frame that is encoded and sent: memory for packets is used again",
+        },
+        Figure {
+            id: "command_p99_beside_voice_ms",
+            unit: "ms",
+            from: Raw,
+            target: QuietAtMost(50.0),
+            what: "a command of 600 bytes beside 1,000 voice packets a second on the same WebRTC link, 99th percentile",
+        },
+        Figure {
+            id: "quic_command_p99_beside_voice_ms",
+            unit: "ms",
+            from: Raw,
+            target: QuietAtMost(50.0),
+            what: "the same over QUIC",
         },
     ],
 };

@@ -68,7 +68,9 @@ fn chirps_said_at_one_peer_are_heard_at_another_over_quic_and_webrtc() {
             let delays = delays(folder, &format!("{transport}, {preset}"), ());
             let (p50, p95) = (percentile(&delays, 50), percentile(&delays, 95));
             let stages = peers.stages();
-            println!("{transport}, {preset}: p50 {p50:.1} ms, p95 {p95:.1} ms; {stages:?}");
+            println!(
+                "{transport}, {preset}, open mic: p50 {p50:.1} ms, p95 {p95:.1} ms; {stages:?}"
+            );
             let Some(devices_ms) = devices_ms else {
                 continue;
             };
