@@ -17,7 +17,7 @@ use crate::{Shared, address::AddressSlot, http};
 /// Pause after the operating system refused to accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long an HTTP exchange may go on once the server is to stop.
+/// How long an answer may still be on its way once the server is to stop, or the connection's time is over.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a connection begins that speaks TLS (RFC 8446, section 5.1).
@@ -155,8 +155,14 @@ async fn exchange(
         .with_upgrades();
     tokio::pin!(connection);
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = shared.stop.cancelled() => {
+        outcome = connection.as_mut() => Some(outcome),
+        // Hyper waits for ever for a client that does not read.
+        () = sleep(shared.config.exchange_timeout) => None,
+        () = shared.stop.cancelled() => None,
+    };
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => {
             connection.as_mut().graceful_shutdown();
             timeout(GRACE, connection).await.unwrap_or(Ok(()))
         }

@@ -83,6 +83,7 @@ pub struct ServerConfig {
     pub(crate) max_queued_bytes: usize,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) header_timeout: Duration,
+    pub(crate) exchange_timeout: Duration,
     pub(crate) announce_timeout: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) silence_timeout: Duration,
@@ -122,6 +123,7 @@ impl Default for ServerConfig {
             max_queued_bytes: 128 * 1024,
             first_byte_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(5),
+            exchange_timeout: Duration::from_secs(30),
             announce_timeout: limits::ANNOUNCE_TIMEOUT,
             ping_interval: limits::PING_INTERVAL,
             silence_timeout: limits::SILENCE_TIMEOUT,
@@ -297,6 +299,15 @@ impl ServerConfig {
         self
     }
 
+    /// How long a TCP connection may live that does not become a WebSocket, from its first byte on (with TLS, from the
+    /// handshake's end): whoever asks and does not read the answers would else hold its place for ever. Default 30 s; an
+    /// answer that is on its way then has 2 s more.
+    #[must_use]
+    pub fn with_exchange_timeout(mut self, exchange_timeout: Duration) -> Self {
+        self.exchange_timeout = exchange_timeout;
+        self
+    }
+
     /// How long a WebSocket may take to announce. Default 5 s.
     #[must_use]
     pub fn with_announce_timeout(mut self, announce_timeout: Duration) -> Self {
@@ -346,6 +357,7 @@ impl ServerConfig {
         let timeouts = [
             self.first_byte_timeout,
             self.header_timeout,
+            self.exchange_timeout,
             self.announce_timeout,
             self.ping_interval,
             self.silence_timeout,

@@ -215,6 +215,39 @@ async fn silent_sockets_and_half_sent_headers_are_closed() {
 }
 
 #[tokio::test]
+async fn who_asks_and_never_reads_the_answers_does_not_keep_its_place() {
+    let short = Duration::from_millis(300);
+    let config = any_port().with_max_connections(1);
+    let server = TestServer::start(config.with_exchange_timeout(short));
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut sloth = socket.connect(server.address).await.unwrap();
+    let ask = b"GET /signaling.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let asking = async {
+        while sloth.write_all(&ask).await.is_ok() {}
+        std::future::pending::<()>().await;
+    };
+    // The only place is free again in the end.
+    let served = async || {
+        let mut other = TcpStream::connect(server.address).await.unwrap();
+        let ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let _ = other.write_all(ask).await;
+        let mut answer = Vec::new();
+        let _ = soon(other.read_to_end(&mut answer)).await;
+        answer.ends_with(b"ok\n")
+    };
+    let freed = async {
+        while !served().await {
+            tokio::time::sleep(short / 3).await;
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = soon(freed) => {}
+    }
+}
+
+#[tokio::test]
 async fn a_silent_peer_is_lost() {
     let (ping, silence) = (Duration::from_millis(50), Duration::from_millis(300));
     let server = TestServer::start(any_port().with_heartbeat(ping, silence));
