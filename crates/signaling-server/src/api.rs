@@ -58,6 +58,11 @@ enum ApiError {
     Slow,
     #[error("the server stops")]
     Stopping,
+    #[error(
+        "the cluster's other servers would refuse what a key signs that they do not know: \
+         rotate in two steps, see \"Rotate keys\" in docs/guides/operate.md"
+    )]
+    Cluster,
 }
 
 impl ApiError {
@@ -72,6 +77,7 @@ impl ApiError {
             Self::Access(AccessError::Data(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Body => StatusCode::BAD_REQUEST,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Cluster => StatusCode::CONFLICT,
         }
     }
 }
@@ -236,6 +242,9 @@ async fn rotate(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let access = operator(&shared, &headers)?;
+    if shared.bus.is_shared() {
+        return Err(ApiError::Cluster);
+    }
     let id = change(access, Access::rotate).await?;
     Ok(secret(StatusCode::CREATED, json!({ "key_id": id })).into_response())
 }

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// A closed server, its data, and one room.
 struct Closed {
     server: TestServer,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
     operator: String,
     room: String,
     invite: String,
@@ -55,7 +55,7 @@ impl Closed {
         assert_eq!(status, 201, "{made}");
         Self {
             server,
-            _data: data,
+            data,
             operator,
             room: text(&made["room"]),
             invite: text(&made["invite"]),
@@ -292,6 +292,24 @@ async fn one_rotation_disturbs_nobody_and_two_retire_a_leaked_key() {
         "her grant is the old key's"
     );
     carol.call("ping", json!({})).await;
+}
+
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn a_server_of_a_cluster_makes_no_key_that_the_others_do_not_know() {
+    use roundtable_signaling_server::NatsConfig;
+    // That NATS is away makes no difference.
+    let nats = NatsConfig::new(["nats://127.0.0.1:1"]).unwrap();
+    let closed = Closed::with(|config| config.with_nats(nats)).await;
+    let keys = std::fs::read(closed.data.path().join("keys.json")).unwrap();
+    let rotate = |bearer| closed.server.http("POST", "/v1/keys", bearer, &Value::Null);
+    let (status, answer) = rotate(&closed.operator).await;
+    assert_eq!(status, 409, "{answer}");
+    let guide = "docs/guides/operate.md";
+    assert!(text(&answer["error"]).contains(guide), "{answer}");
+    assert_eq!(rotate("guess").await.0, 401);
+    let after = std::fs::read(closed.data.path().join("keys.json")).unwrap();
+    assert_eq!(keys, after);
 }
 
 #[tokio::test]
