@@ -22,10 +22,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("session_messages", session_messages),
     ("session_ops", session_ops),
     ("signaling_message", signaling_message),
+    ("snapshot", snapshot),
     ("wire_envelope", wire_envelope),
 ];
 
 pub use roundtable_command_log::__fuzz_frame as command_frame;
+pub use roundtable_command_log::__fuzz_snapshot as snapshot;
 pub use roundtable_media_codec::__fuzz_opus_decode as opus_decode;
 pub use roundtable_session::__fuzz_anti_entropy as anti_entropy;
 pub use roundtable_session::__fuzz_handshake as handshake;

@@ -270,6 +270,9 @@ impl CommandLog {
             return false;
         };
         let verdict = draft.checkpoint == *checkpoint;
+        if verdict {
+            self.drafted = Some((name, draft.at_cut.state.values()));
+        }
         self.testimony.judge(name, proposer, verdict);
         verdict
     }

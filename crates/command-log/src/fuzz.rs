@@ -1,5 +1,7 @@
 //! What the fuzzer runs.
 
+mod snapshots;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -10,6 +12,8 @@ use crate::{
     Action, CommandLog, FrameId, FrameReader, FrameWriter, Genesis, GenesisParams, Header, Key,
     MergeRule, Schema, SignedFrame, Strategy,
 };
+
+pub use snapshots::__fuzz_snapshot;
 
 const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
 
@@ -110,6 +114,21 @@ mod tests {
                 input[at] ^= 1 << bit;
             }
             __fuzz_frame(&input);
+        }
+
+        #[test]
+        fn snapshots_are_used_only_if_all_who_must_have_signed_them(
+            (both, cut) in (0..2_u8, 0..60_u8),
+            authors in prop::collection::vec((0..4_u8, 0..50_u8, 0..50_u8, 0..4_u8, 0..4_u8, any::<[u8; 16]>()), 0..4),
+            rest in prop::collection::vec(0..5_u8, 0..60),
+        ) {
+            let mut input = vec![both, cut, authors.len() as u8];
+            for (who, nonce, lamport, role, rank, rest) in authors {
+                input.extend([who, nonce, lamport, role, rank]);
+                input.extend(rest);
+            }
+            input.extend(rest);
+            __fuzz_snapshot(&input);
         }
     }
 }

@@ -55,7 +55,7 @@ pub use faults::{__Broken, __break_rule};
 pub use fork::ForkProof;
 pub use frame::{FULL_HEADER_LEN, Header, SharedFrame, SignedFrame, UnverifiedFrame};
 #[cfg(feature = "__fuzz")]
-pub use fuzz::__fuzz_frame;
+pub use fuzz::{__fuzz_frame, __fuzz_snapshot};
 pub use genesis::{Genesis, GenesisError, GenesisParams, Limits, MERGE_VERSION};
 pub use history::Entry;
 pub use id::{CheckpointName, FrameId, GenesisHash, SchemaHash, StateHash};

@@ -12,9 +12,10 @@ use roundtable_core::{AuthorId, MetricsVisitor, Observe, WallTime};
 use roundtable_wire::commands::Encoder;
 
 use crate::{
-    Action, AppendError, Covered, FrameError, FrameId, FrameReader, Genesis, GenesisHash, Head,
-    Header, Key, MERGE_VERSION, NonceRange, OpenError, Order, PublicKey, ReadError, Received, Role,
-    Schema, SharedFrame, SignedFrame, Stable, StateHash, UnverifiedFrame,
+    Action, AppendError, CheckpointName, Covered, FrameError, FrameId, FrameReader, Genesis,
+    GenesisHash, Head, Header, Key, MERGE_VERSION, NonceRange, OpenError, Order, PublicKey,
+    ReadError, Received, Role, Schema, SharedFrame, SignedFrame, Stable, StateHash,
+    UnverifiedFrame,
     backlog::Foreseen,
     certificate::Line,
     chain::{Chain, Judged, Tip},
@@ -23,7 +24,7 @@ use crate::{
     metrics::{Counters, bump},
     outline::{self, Outline},
     path::BodyPlace,
-    prune::Behind,
+    prune::{Behind, Values},
     rate::Shortfall,
     roles::Roles,
     state::{Op, State},
@@ -97,6 +98,8 @@ pub struct CommandLog {
     pub(crate) line: Line,
     pub(crate) testimony: Testimony,
     pub(crate) behind: Option<Behind>,
+    /// The values at the proposal that was found true last, for when it becomes stable.
+    pub(crate) drafted: Option<(CheckpointName, Values)>,
     pub(crate) roles: Roles,
     pub(crate) state: State,
     pub(crate) undos: Undos,
@@ -141,6 +144,7 @@ impl CommandLog {
             line: Line::new(&genesis),
             testimony: Testimony::default(),
             behind: None,
+            drafted: None,
             roles: Roles::new(&genesis),
             genesis,
             schema,

@@ -131,6 +131,12 @@ impl CommandLog {
                 self.behind = None;
                 return;
             }
+            let drafted = self.drafted.take_if(|(name, _)| *name == line.name());
+            if let Some((_, values)) = drafted {
+                // It was replayed when it was judged.
+                self.rebase(line, &values, wall);
+                continue;
+            }
             let next = line.last();
             let heads = next.authors.iter().map(|at| (at.author, at.head));
             let draft = self.draft(next.proposer, next.cut, &heads.collect());
@@ -178,7 +184,7 @@ impl CommandLog {
             .iter()
             .map(|chain| Counted::of(chain, named.get(&chain.author()).copied().unwrap_or(0)))
             .collect();
-        (self.line, self.behind) = (line, None);
+        (self.line, self.behind, self.drafted) = (line, None, None);
         for at in &next.authors {
             let (own, tip) = (self.own_author() == Some(at.author), at.head.tip());
             match self.index.get(&at.author) {

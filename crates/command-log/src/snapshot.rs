@@ -23,9 +23,9 @@ const FORM: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// How many checkpoints come before the first of these.
-    after: u64,
-    certificates: Vec<Vec<Bytes>>,
-    values: Values,
+    pub(crate) after: u64,
+    pub(crate) certificates: Vec<Vec<Bytes>>,
+    pub(crate) values: Values,
 }
 
 /// Why a snapshot was not used. Nothing has changed then.
@@ -162,6 +162,20 @@ impl CommandLog {
             certificates: new.iter().map(frames).collect(),
             values: self.state.base(),
         })
+    }
+
+    /// The length in bytes of what [`snapshot`](Self::snapshot) encodes to, found without making it.
+    pub fn snapshot_len(&self, after: u64) -> Option<u64> {
+        let certificates = self.line.certificates();
+        let new = certificates.get(usize::try_from(after).ok()?..)?;
+        let of_frames = |certificate: &Certificate| {
+            let frames = certificate.frames().iter();
+            4 + frames.map(|frame| 4 + frame.bytes().len()).sum::<usize>()
+        };
+        let certificates: usize = new.iter().map(of_frames).sum();
+        let of_value = |(key, value): (&Key, &[u8])| 8 + key.bytes.len() + value.len();
+        let values: usize = self.state.based().map(of_value).sum();
+        (!new.is_empty()).then(|| (13 + certificates + values) as u64)
     }
 
     /// Goes on from a snapshot, from whoever it comes: every signature and every consent of the line of

@@ -355,11 +355,16 @@ impl State {
 
     /// The values at the last stable checkpoint, sorted.
     pub(crate) fn base(&self) -> Values {
-        let entries = self.entries.iter();
-        let based = entries.filter_map(|entry| Some((entry.key.clone(), entry.base.as_deref()?)));
+        let based = self.based();
         based
-            .map(|(key, value)| (key, Bytes::copy_from_slice(value)))
+            .map(|(key, value)| (key.clone(), Bytes::copy_from_slice(value)))
             .collect()
+    }
+
+    /// The same, in no order.
+    pub(crate) fn based(&self) -> impl Iterator<Item = (&Key, &[u8])> {
+        let entries = self.entries.iter();
+        entries.filter_map(|entry| Some((&entry.key, entry.base.as_deref()?)))
     }
 
     /// Takes the place of another state: what differs has changed, and what had changed there.

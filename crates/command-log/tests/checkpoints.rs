@@ -70,6 +70,11 @@ fn whoever_joins_by_a_snapshot_is_where_whoever_has_seen_everything_is() {
     room.write(1, &[set_role(CAROL, Role::Viewer), stroke("green")]);
     let (joiner, replayer) = (room.joiner(1), room.replayer());
     assert_eq!(room.numbers(), [2, 2, 2]);
+    for after in 0..4 {
+        let snapshot = room.logs[0].snapshot(after);
+        let len = snapshot.map(|snapshot| snapshot.encode().len() as u64);
+        assert_eq!(room.logs[0].snapshot_len(after), len, "after {after}");
+    }
     assert_eq!(essence(&joiner), essence(&room.logs[0]));
     assert_eq!(essence(&replayer), essence(&room.logs[0]));
     assert_eq!(value(&joiner, CLAIM, "seat"), Some(&b"bob"[..]));
