@@ -1,11 +1,15 @@
 //! Many voices into one.
 
-use crate::Placement;
+use crate::{Placement, SAMPLE_RATE_HZ};
 
 /// Above this the mix is turned down, rather than clipped.
 const CEILING: f32 = 0.89;
-/// How much of the way back to full gain is made in a block of 10 ms.
-const RELEASE_PER_BLOCK: f32 = 0.05;
+/// How much of the way back to full gain is left after 10 ms.
+const LEFT_AFTER_10_MS: f32 = 0.95;
+/// By how much more the gain comes back in 10 ms, so that it arrives.
+const ARRIVAL: f32 = 1e-4;
+/// Samples of a channel in 10 ms.
+const TEN_MS: f32 = SAMPLE_RATE_HZ as f32 / 100.0;
 
 /// A voice's volume, changed without a click.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,10 +128,11 @@ impl Mixer {
         let peak = self.sum.iter().fold(0.0_f32, |peak, x| peak.max(x.abs()));
         let needed = if peak > CEILING { CEILING / peak } else { 1.0 };
         let begin = self.limit;
-        let end = needed
-            .min(begin + RELEASE_PER_BLOCK * (1.0 - begin) + 1e-4)
-            .min(1.0);
-        let step = (end - begin) / (out.len() / self.channels).max(1) as f32;
+        let len = (out.len() / self.channels).max(1) as f32;
+        let left = LEFT_AFTER_10_MS.powf(len / TEN_MS);
+        let back = 1.0 - left * (1.0 - begin) + ARRIVAL * len / TEN_MS;
+        let end = needed.min(back).min(1.0);
+        let step = (end - begin) / len;
         let mut limit = begin;
         let sums = self.sum.chunks_exact(self.channels);
         for (out, sums) in out.chunks_exact_mut(self.channels).zip(sums) {
@@ -214,6 +219,34 @@ mod tests {
             mixer.finish(&mut out);
         }
         assert!(out[479] > 0.49, "{}", out[479]);
+    }
+
+    /// A loud moment, and how loud the mix is 200 ms later.
+    fn loudness_after(block: usize, channels: usize) -> f32 {
+        let mut mixer = if channels == 2 {
+            Mixer::stereo()
+        } else {
+            Mixer::new()
+        };
+        let mut out = vec![0.0; block * channels];
+        for index in 0..9_600 / block + 1 {
+            let voice = if index == 0 { 4.0 } else { 0.5 };
+            mixer.add(&vec![voice; block], &mut Gain::default());
+            mixer.finish(&mut out);
+        }
+        out[block * channels - 1]
+    }
+
+    #[test]
+    fn the_limiter_lets_go_as_fast_in_blocks_of_any_length() {
+        let wanted = loudness_after(480, 1);
+        for (block, channels) in [(120, 1), (240, 1), (240, 2), (960, 2)] {
+            let loudness = loudness_after(block, channels);
+            assert!(
+                (loudness - wanted).abs() < 0.002,
+                "{block}: {loudness}, not {wanted}"
+            );
+        }
     }
 
     #[test]
