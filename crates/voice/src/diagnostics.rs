@@ -157,6 +157,8 @@ impl Observe for VoiceDiagnostics {
             sender.expected_loss.into(),
         );
         visitor.gauge("voice_repeated_frames", &[], sender.redundancy as f64);
+        visitor.gauge("voice_speaking", &[], f64::from(u8::from(sender.speaking)));
+        visitor.gauge("voice_muted", &[], f64::from(u8::from(sender.muted)));
         visitor.gauge("voice_mix_level_dbfs", &[], self.mix_dbfs.into());
         visitor.gauge("voice_active_speakers", &[], self.active().count() as f64);
         for speaker in &self.speakers {
@@ -174,10 +176,13 @@ impl Observe for SpeakerDiagnostics {
             ("voice_received_bytes", stats.bytes),
             ("voice_lost_packets", stats.lost),
             ("voice_late_packets", stats.late),
+            ("voice_duplicate_packets", stats.duplicates),
+            ("voice_displaced_packets", stats.displaced),
             ("voice_recovered_packets", stats.recovered),
             ("voice_malformed_packets", stats.malformed),
             ("voice_flood_packets", self.flooded),
             ("voice_concealed_frames", stats.concealed),
+            ("voice_quiet_frames", stats.quiet),
             ("voice_stretched_frames", stats.stretched),
         ] {
             visitor.counter(name, &labels, value);
@@ -193,6 +198,7 @@ impl Observe for SpeakerDiagnostics {
         ] {
             visitor.gauge(name, &labels, value.into());
         }
+        visitor.gauge("voice_playout_rate_ratio", &labels, stats.rate);
         if let Some(drift) = stats.drift {
             visitor.gauge("voice_drift_ppm", &labels, drift.ppm);
         }
@@ -212,6 +218,10 @@ mod tests {
             packets: 100,
             lost: 3,
             concealed: 2,
+            quiet: 7,
+            duplicates: 5,
+            displaced: 4,
+            rate: 1.005,
             loss: 0.03,
             delay_ms: 25.0,
             active: true,
@@ -235,16 +245,20 @@ mod tests {
             reported_loss: 0.0,
         };
         VoiceDiagnostics {
+            sender: VoiceSenderStats {
+                muted: true,
+                ..VoiceSenderStats::default()
+            },
             speakers: vec![speaker("alice", true), speaker("bob", false)],
             ..VoiceDiagnostics::default()
         }
     }
 
     #[test]
-    fn the_overlay_names_who_speaks_and_what_is_lost() {
+    fn telemetry_overlay_displays_active_speakers() {
         let text = call().to_string();
         assert!(
-            text.starts_with("voice: 1 of 2 speak, we are silent"),
+            text.starts_with("voice: 1 of 2 speak, we are muted"),
             "{text}"
         );
         let alice = text.lines().nth(1).unwrap();
@@ -286,5 +300,11 @@ mod tests {
         assert!((value("voice_loss_ratio/alice").unwrap() - 0.03).abs() < 1e-6);
         assert_eq!(value("voice_latency_ms/alice/codec"), Some(6.5));
         assert_eq!(value("voice_active_speakers/"), Some(1.0));
+        assert_eq!(value("voice_quiet_frames/alice"), Some(7.0));
+        assert_eq!(value("voice_duplicate_packets/alice"), Some(5.0));
+        assert_eq!(value("voice_displaced_packets/alice"), Some(4.0));
+        assert_eq!(value("voice_playout_rate_ratio/alice"), Some(1.005));
+        assert_eq!(value("voice_muted/"), Some(1.0));
+        assert_eq!(value("voice_speaking/"), Some(0.0));
     }
 }
