@@ -314,6 +314,17 @@ mod tests {
 
     #[test]
     fn vad_detects_speech_above_threshold() {
+        // The neural detector knows people from tones: it hears a recording.
+        let alice = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../roundtable/assets/alice.wav"
+        );
+        let alice = hound::WavReader::open(alice).unwrap().into_samples::<i16>();
+        let alice: Vec<f32> = alice.map(|x| f32::from(x.unwrap()) / 32_768.0).collect();
+        let recorded = |i: u32| alice[i as usize] + 0.003 * hiss(i);
+        for kind in [VadKind::Neural, VadKind::Energy] {
+            assert!(opens(kind, recorded), "{kind:?}: a recording");
+        }
         assert!(opens(VadKind::Energy, |i| syllables(i) + 0.003 * hiss(i)));
     }
 
