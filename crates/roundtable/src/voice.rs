@@ -124,7 +124,7 @@ impl Voice {
         self
     }
 
-    /// As soon as possible, for music together and for games: 10 ms frames, the codec's shortest delay, a buffer from 10 ms.
+    /// As soon as possible, for music together and for games: 10 ms frames, the codec's shortest delay, a buffer from 2 ms.
     /// Devices are asked for 5 ms at once. Takes half as many bits again, and a network that does not jitter.
     #[cfg_attr(not(feature = "device"), allow(unused_mut))]
     pub fn low_latency(mut self) -> Self {
