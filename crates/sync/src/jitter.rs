@@ -75,8 +75,14 @@ pub struct JitterStats {
     pub displaced: u64,
     /// Packets far out of sequence.
     pub strays: u64,
+    /// Packets that wait.
+    pub current_frames: usize,
     /// The most packets that ever waited at once.
     pub peak: usize,
+    /// By how much the last packet that was popped was behind the fastest one, in milliseconds.
+    pub current_delay_ms: f32,
+    /// The same, smoothed over some 16 packets.
+    pub average_delay_ms: f32,
     /// The share of packets that are lost, of all that should have come, 0 to 1.
     pub loss: f32,
     /// Interarrival jitter (RFC 3550 §6.4.1) in milliseconds.
@@ -95,6 +101,8 @@ pub struct JitterBuffer<T> {
     stream: Option<Stream>,
     restart: Option<u16>,
     stats: JitterStats,
+    /// See [`JitterStats::average_delay_ms`].
+    average_delay_ms: Option<f32>,
     /// Losses of streams before the current one.
     lost_before: u64,
     /// How much faster than nominal the sender's clock runs by ours, as a ratio.
@@ -196,6 +204,7 @@ impl<T> JitterBuffer<T> {
             stream: None,
             restart: None,
             stats: JitterStats::default(),
+            average_delay_ms: None,
             lost_before: 0,
             drift: 0.0,
         })
@@ -391,6 +400,17 @@ impl<T> JitterBuffer<T> {
         Some(packet)
     }
 
+    /// The same for one that is played from `now` on: the delays of [`JitterStats`] are told by it.
+    pub fn pop_at(&mut self, now: Timestamp) -> Option<Packet<T>> {
+        let packet = self.pop()?;
+        let delay_us = self.delay_us(now, packet.timestamp).unwrap_or(0);
+        let delay_ms = delay_us as f32 / 1000.0;
+        let average_ms = self.average_delay_ms.unwrap_or(delay_ms);
+        self.stats.current_delay_ms = delay_ms;
+        self.average_delay_ms = Some(average_ms + (delay_ms - average_ms) / 16.0);
+        Some(packet)
+    }
+
     /// Takes out the oldest packet if its time has come at `now`.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<Packet<T>> {
         let timestamp = self.front()?.timestamp;
@@ -398,7 +418,7 @@ impl<T> JitterBuffer<T> {
         if self.delay_us(now, timestamp)? < target {
             return None;
         }
-        self.pop()
+        self.pop_at(now)
     }
 
     /// Declares everything before `timestamp` (unwrapped) as played: what waits or comes of it is
@@ -453,6 +473,8 @@ impl<T> JitterBuffer<T> {
         #[allow(clippy::cast_possible_truncation)] // a figure to look at
         JitterStats {
             lost,
+            current_frames: self.packets.len(),
+            average_delay_ms: self.average_delay_ms.unwrap_or(0.0),
             loss: lost as f32 / (lost + came).max(1) as f32,
             jitter_ms: stream.map_or(0.0, |stream| stream.jitter_us / 1000.0) as f32,
             ..self.stats

@@ -178,7 +178,7 @@ impl<A, V> SyncManager<A, V> {
                 return None;
             }
             let arrival_us = signed(front.arrival);
-            let packet = self.audio.buffer.pop()?;
+            let packet = self.audio.buffer.pop_at(now)?;
             let late_us = arrival_us.saturating_sub(playout_us);
             if late_us <= micros(self.config.dead_band) {
                 return Some(self.hear(now, packet, playout_us));
@@ -219,7 +219,7 @@ impl<A, V> SyncManager<A, V> {
                 return None;
             }
             let skew_us = self.by_sound_us(now, front).map(|_| behind_us);
-            let packet = self.video.buffer.pop()?;
+            let packet = self.video.buffer.pop_at(now)?;
             let capture = self.video.capture(packet.timestamp);
             self.skew_us = skew_us.or(self.skew_us);
             let behind = skew_us.is_some_and(|us| us > micros(self.config.max_skew));

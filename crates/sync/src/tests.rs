@@ -144,6 +144,31 @@ fn a_packet_that_is_repeated_twice_counts_once_and_not_across_a_pause() {
 }
 
 #[test]
+fn the_figures_tell_how_many_wait_and_how_far_behind_they_are_played() {
+    let mut buffer = voice();
+    assert_eq!(buffer.stats().current_frames, 0);
+    for index in 0..40 {
+        buffer.push(Timestamp::from_millis(20 * index), meta(index), index);
+    }
+    assert_eq!(buffer.stats().current_frames, 40);
+    for index in 0..20 {
+        buffer.pop_at(Timestamp::from_millis(20 * index + 30));
+    }
+    let stats = buffer.stats();
+    assert_eq!(stats.current_frames, 20);
+    assert_eq!(
+        (stats.current_delay_ms, stats.average_delay_ms),
+        (30.0, 30.0)
+    );
+    for index in 20..36 {
+        buffer.pop_at(Timestamp::from_millis(20 * index + 60));
+    }
+    let stats = buffer.stats();
+    assert_eq!(stats.current_delay_ms, 60.0);
+    assert!((45.0..55.0).contains(&stats.average_delay_ms), "{stats:?}");
+}
+
+#[test]
 fn the_counters_tell_how_full_it_was_and_what_share_is_lost() {
     let mut buffer = voice();
     for index in (0..10).filter(|index| *index != 4 && *index != 5) {

@@ -219,7 +219,7 @@ impl VoiceReceiver {
     }
 
     /// Fills `out` with the next samples, 48 kHz mono, which will be heard from `now` on. Usually
-    /// 10 ms of them; at most 120 ms, and a block of 10 ms delays least.
+    /// 5 or 10 ms of them, at most 120; half a block, in the mean, is added to the delay.
     pub fn pull(&mut self, now: Timestamp, out: &mut [f32]) -> Pulled {
         let begin = self.pulls.tick(now, samples_duration(out.len()));
         self.block = out.len();
@@ -253,14 +253,9 @@ impl VoiceReceiver {
                 self.be_silent(len);
                 Pulled::Silence
             }
-            Decision::Start => self.start(),
+            Decision::Start => self.start(at, &state),
             Decision::Stop => {
-                self.conceal(PIECE);
-                self.fade_out();
-                self.emit();
-                self.shifter.flush(&mut self.ready);
-                self.player.playing = false;
-                self.stats.level_dbfs = -200.0;
+                self.stop();
                 Pulled::Concealed
             }
             Decision::Hold => {
@@ -269,8 +264,8 @@ impl VoiceReceiver {
                 self.player.held += PIECE;
                 Pulled::Concealed
             }
-            Decision::Conceal(us) => self.fill(samples_in_us(us)),
-            change => self.play(change, &state),
+            Decision::Conceal(us) => self.fill(samples_in_us(us), &state),
+            change => self.play(at, change, &state),
         }
     }
 
@@ -325,12 +320,23 @@ impl VoiceReceiver {
         }
     }
 
+    /// Ends a talk spurt softly: what was made up after it fades out.
+    fn stop(&mut self) {
+        self.conceal(PIECE);
+        self.fade_out();
+        self.emit();
+        self.shifter.flush(&mut self.ready);
+        self.player.playing = false;
+        self.stats.level_dbfs = -200.0;
+    }
+
     /// Begins a talk spurt with the oldest frame.
-    fn start(&mut self) -> Pulled {
+    fn start(&mut self, at: Timestamp, state: &PlayoutState) -> Pulled {
         self.player.playing = true;
+        self.stats.delay_ms = heard_behind_ms(state, 0);
         self.stats.rate = 1.0;
         self.shifter.reset();
-        self.decode_head();
+        self.decode_head(at);
         let ramp = self.frame.iter_mut().take(FADE).enumerate();
         ramp.for_each(|(i, x)| *x *= i as f32 / FADE as f32);
         // As much as the shifter holds back: else each frame would end just before a block does, and the next
@@ -342,9 +348,9 @@ impl VoiceReceiver {
     }
 
     /// Plays the oldest packet, stretched if that is not too often.
-    fn play(&mut self, change: Decision, state: &PlayoutState) -> Pulled {
-        self.decode_head();
-        self.stats.delay_ms = (state.delay_us + state.ready_us) as f32 / 1000.0;
+    fn play(&mut self, at: Timestamp, change: Decision, state: &PlayoutState) -> Pulled {
+        self.decode_head(at);
+        self.stats.delay_ms = heard_behind_ms(state, 0);
         self.keep_pace(state);
         self.player.since_stretch += 1;
         let haste = (state.delay_us - state.target_us).abs() > HASTE_US;
@@ -374,12 +380,12 @@ impl VoiceReceiver {
     }
 
     /// Decodes the oldest frame; what is no speech after all is made up.
-    fn decode_head(&mut self) {
+    fn decode_head(&mut self, at: Timestamp) {
         let Some(head) = self.head() else {
             return self.frame.clear();
         };
         if head.own {
-            self.buffer.pop();
+            self.buffer.pop_at(at);
             self.learn_loss(head.sequence);
         } else {
             self.stats.recovered += 1;
@@ -413,7 +419,7 @@ impl VoiceReceiver {
 
     /// Fills a part of a hole of `missing` samples beyond what was made up already. The frame just
     /// before the next one may be in that one's own redundancy; all else is made up.
-    fn fill(&mut self, missing: usize) -> Pulled {
+    fn fill(&mut self, missing: usize, state: &PlayoutState) -> Pulled {
         self.player.position += self.player.held as i64;
         self.count_concealed(self.player.held);
         self.player.held = 0;
@@ -431,6 +437,7 @@ impl VoiceReceiver {
         };
         if recovered {
             self.stats.recovered += 1;
+            self.stats.delay_ms = heard_behind_ms(state, missing);
             self.guard.lost();
             self.guard.check(&mut self.frame);
         } else {
@@ -526,6 +533,11 @@ impl VoiceReceiver {
             ..self.stats
         }
     }
+}
+
+/// By how much what lies so many samples before the oldest packet is heard behind the fastest one, in milliseconds.
+fn heard_behind_ms(state: &PlayoutState, before: usize) -> f32 {
+    (state.delay_us + state.ready_us + ticks_us(before as i64)) as f32 / 1000.0
 }
 
 fn samples_duration(samples: usize) -> Duration {
