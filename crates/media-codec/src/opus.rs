@@ -136,7 +136,8 @@ impl OpusConfig {
         self
     }
 
-    /// Whether the encoder itself may fall silent. Default off: a voice activity detector decides.
+    /// Whether the encoder itself may fall silent (discontinuous transmission): packets of 2 bytes or less need not be sent then.
+    /// Default off: a voice activity detector decides.
     #[must_use]
     pub fn with_dtx(mut self, dtx: bool) -> Self {
         self.dtx = dtx;

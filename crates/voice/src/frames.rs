@@ -62,22 +62,32 @@ impl Framer {
     }
 
     /// Notes that the sample that comes next was captured at `capture`. If the device lost samples
-    /// in between, RTP time jumps ahead by as much and the unfinished frame is dropped.
-    pub(crate) fn align(&mut self, capture: Timestamp) {
+    /// in between, RTP time jumps ahead by as much and the unfinished frame is dropped; returns whether it did.
+    pub(crate) fn align(&mut self, capture: Timestamp) -> bool {
+        let mut lost_some = false;
         if let Some(expected) = self.expected {
             let gap = capture.saturating_since(expected);
             if gap > MAX_GAP {
                 let lost = gap.as_micros() * u128::from(SAMPLE_RATE_HZ) / 1_000_000;
-                let skipped = lost + self.pending.samples.len() as u128;
                 #[allow(clippy::cast_possible_truncation)] // RTP time wraps
-                let skipped = skipped as u32;
-                self.pending.timestamp = self.pending.timestamp.wrapping_add(skipped);
-                self.pending.samples.clear();
+                let lost = lost as u32;
+                self.forget();
+                self.pending.timestamp = self.pending.timestamp.wrapping_add(lost);
+                lost_some = true;
             } else if gap.is_zero() && expected.saturating_since(capture) < MAX_GAP {
-                return; // early by a little: the device's jitter
+                return false; // early by a little: the device's jitter
             }
         }
         self.expected = Some(capture);
+        lost_some
+    }
+
+    /// Drops the unfinished frame: the next one begins with the next sample.
+    pub(crate) fn forget(&mut self) {
+        #[allow(clippy::cast_possible_truncation)] // a frame has at most 2880 samples
+        let skipped = self.pending.samples.len() as u32;
+        self.pending.timestamp = self.pending.timestamp.wrapping_add(skipped);
+        self.pending.samples.clear();
     }
 
     /// Takes samples off the front of `samples`, whose first one was captured at `wall`, and returns

@@ -24,6 +24,8 @@ pub use config::{Activation, VoiceSenderConfig, VoiceSenderStats};
 const MAX_PACKET_LEN: usize = 1100;
 /// Samples in the longest frame: 60 ms.
 const MAX_FRAME_LEN: usize = 2880;
+/// What the codec makes of a frame that need not be sent, in bytes at most (discontinuous transmission).
+const UNSENT_LEN: usize = 2;
 /// Samples over which a talk spurt is faded in: 5 ms.
 const FADE_IN: usize = 240;
 
@@ -56,6 +58,8 @@ pub struct VoiceSender {
     sequence: u16,
     reported: Option<WallTime>,
     speaking: bool,
+    /// The codec's discontinuous transmission left out the last frame.
+    left_out: bool,
     talking: bool,
     muted: bool,
     stats: VoiceSenderStats,
@@ -83,6 +87,7 @@ impl VoiceSender {
             sequence: config.first_sequence,
             reported: None,
             speaking: false,
+            left_out: false,
             talking: false,
             muted: false,
             stats: VoiceSenderStats::default(),
@@ -136,7 +141,11 @@ impl VoiceSender {
         samples: &[f32],
         out: &mut Vec<VoiceOut>,
     ) {
-        self.framer.align(capture);
+        if self.framer.align(capture) {
+            // What comes after the hole begins anew: nothing from before it goes out with it.
+            self.forget_preroll();
+            self.speaking = false;
+        }
         let (mut samples, mut wall) = (samples, wall);
         while let Some(frame) = self.framer.take(&mut samples, &mut wall) {
             self.push_frame(frame, out);
@@ -160,10 +169,10 @@ impl VoiceSender {
         }
         self.stats.level_dbfs = level_dbfs(&frame.samples);
         self.last.clear();
-        self.last.extend_from_slice(&frame.samples);
         if self.muted {
             return self.framer.recycle(frame);
         }
+        self.last.extend_from_slice(&frame.samples);
         let voice = match self.config.activation {
             Activation::Voice => self.vad.push(&frame.samples),
             Activation::Always => true,
@@ -221,13 +230,22 @@ impl VoiceSender {
     }
 
     fn send(&mut self, frame: SpeechFrame, marker: bool, out: &mut Vec<VoiceOut>) {
-        self.report(&frame, out);
         let buffer = self.arena.buffer(MAX_PACKET_LEN);
         buffer.put_bytes(0, MAX_PACKET_LEN);
         // A frame of the right length into a buffer of the right size always encodes; were libopus to
         // fail, the listener would conceal one frame.
         let encoded = self.encoder.encode(&frame.samples, buffer);
         let own = buffer.split_to(encoded.unwrap_or(0)).freeze();
+        if self.config.opus.dtx && (1..=UNSENT_LEN).contains(&own.len()) {
+            // No number is spent: to the listener this is a pause of the speaker, not a loss.
+            self.left_out = true;
+            return self.framer.recycle(frame);
+        }
+        self.report(&frame, out);
+        let resumed = std::mem::take(&mut self.left_out);
+        if resumed {
+            self.repeats.clear();
+        }
         if !own.is_empty() {
             let (codec, payload) = self.protect(frame.timestamp, own);
             self.stats.packets = self.stats.packets.wrapping_add(1);
@@ -235,7 +253,7 @@ impl VoiceSender {
             out.push(VoiceOut::Packet(MediaPacket {
                 sequence: self.sequence,
                 timestamp: frame.timestamp,
-                marker,
+                marker: marker || resumed,
                 codec,
                 payload,
             }));
@@ -275,7 +293,17 @@ impl VoiceSender {
     /// Mutes or unmutes. From the next sample on nothing is sent, and nothing said while muted is
     /// ever sent.
     pub fn mute(&mut self, muted: bool) {
-        if muted && !self.muted {
+        if muted == self.muted {
+            return;
+        }
+        // The unfinished frame would carry what was said while muted into the first one after.
+        self.framer.forget();
+        #[cfg(feature = "processing")]
+        if let Some(processor) = self.processor.as_mut().filter(|_| !muted) {
+            // So would its filters, by a few milliseconds.
+            processor.process(&mut [0.0; FADE_IN * 2]);
+        }
+        if muted {
             self.forget_preroll();
             self.vad.reset();
             self.speaking = false;

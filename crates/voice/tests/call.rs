@@ -7,10 +7,10 @@ mod support;
 use std::time::Duration;
 
 use roundtable_core::{MediaCodec, MediaPacket, Timestamp, WallTime};
-use roundtable_media_codec::OpusConfig;
+use roundtable_media_codec::{AudioDecoder, AudioFormat, OpusConfig, OpusDecoder};
 use roundtable_voice::{
-    Activation, Pulled, VoiceConfigError, VoiceReceiver, VoiceReceiverConfig, VoiceSender,
-    VoiceSenderConfig,
+    Activation, Pulled, VoiceConfigError, VoiceOut, VoiceReceiver, VoiceReceiverConfig,
+    VoiceSender, VoiceSenderConfig,
 };
 use support::{
     BLOCK, Heard, Network, Random, call, call_with, envelope, envelope_match, mouth_to_ear_ms,
@@ -244,6 +244,38 @@ fn the_delay_comes_back_down_after_a_spike() {
     assert!(after <= before + 10.0);
 }
 
+/// A spurt begins with frames from before the sender was sure, and so behind.
+#[test]
+fn a_listener_catches_up_with_the_beginning_of_a_spurt_within_half_a_second() {
+    for name in ["alice", "bob", "carol"] {
+        let speech = speech(name);
+        let mut said = Vec::new();
+        for word in speech.chunks(72_000) {
+            said.extend_from_slice(word);
+            said.resize(said.len() + 48_000, 0.0);
+        }
+        let heard = call(&said, &Network::clean());
+        let mut spurts = 0;
+        for tick in 1..heard.pulled.len() - 50 {
+            let speaks = |tick: usize| heard.pulled[tick] != Pulled::Silence;
+            // Those that last for so long.
+            if speaks(tick - 1) || !(tick..tick + 50).all(speaks) {
+                continue;
+            }
+            spurts += 1;
+            let course: Vec<f32> = (0..50)
+                .step_by(10)
+                .map(|i| heard.delays[tick + i])
+                .collect();
+            let end = heard.delays[tick + 49];
+            println!("{name}: {course:?}, {end} ms at last");
+            assert!(course[0] >= 35.0, "the preroll's delay is told: {course:?}");
+            assert!(end <= 50.0, "{name}: {course:?}, {end} ms at last");
+        }
+        assert!(spurts >= 3, "{name}: {spurts}");
+    }
+}
+
 /// Where a loud vowel ends abruptly, a decoder that missed a frame rings ten times as loud as the voice.
 #[test]
 fn two_lost_packets_make_no_pop() {
@@ -382,6 +414,103 @@ fn nothing_said_while_muted_is_sent() {
             };
             assert!(!(96_000..192_000 - 960).contains(&packet.timestamp));
         }
+    }
+}
+
+/// The codec's own silence takes no packets and no numbers, and is a pause to the listener.
+#[test]
+fn what_the_codec_leaves_out_is_not_sent_and_not_missed() {
+    let word = &speech("alice")[14_400..62_400];
+    let mut said = word.to_vec();
+    said.extend(vec![0.0; 3 * 48_000]);
+    said.extend_from_slice(word);
+    let sender = VoiceSenderConfig::default()
+        .with_opus(OpusConfig::default().with_dtx(true))
+        .with_activation(Activation::Always);
+    let network = Network {
+        jitter_ms: 5.0,
+        ..Network::clean()
+    };
+    let heard = call_with(&said, &network, sender, VoiceReceiverConfig::default());
+    let sent: Vec<&MediaPacket> = heard.sent.iter().map(|(_, packet)| packet).collect();
+    println!("{} packets of {} frames", sent.len(), said.len() / 960);
+    assert!(sent.iter().all(|packet| packet.payload.len() > 2));
+    assert!(sent.len() < 160, "{} packets for two seconds", sent.len());
+    for pair in sent.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+        let follows = pair[1].timestamp == pair[0].timestamp.wrapping_add(960);
+        assert!(follows || pair[1].marker, "what follows a pause is marked");
+    }
+    assert_eq!((heard.stats.lost, heard.stats.concealed), (0, 0));
+    assert!(envelope_match(&said, &heard.samples) >= 0.93);
+}
+
+/// The packets of what a sender gave.
+fn packets(out: &[VoiceOut]) -> impl Iterator<Item = &MediaPacket> {
+    out.iter().filter_map(|event| match event {
+        VoiceOut::Packet(packet) => Some(packet),
+        VoiceOut::Clock(_) => None,
+    })
+}
+
+/// The beginning of a frame that ends after unmuting was captured before.
+#[test]
+fn what_was_said_while_muted_is_not_in_the_first_packet_after() {
+    for (from, until) in [(100, 151), (101, 150), (101, 151), (150, 151)] {
+        let config = VoiceSenderConfig::default().with_activation(Activation::Always);
+        let mut sender = VoiceSender::new(config).unwrap();
+        let mut out = Vec::new();
+        for tick in 0..200 {
+            let muted = (from..until).contains(&tick);
+            sender.mute(muted);
+            let secret = if muted { 0.5 } else { 0.0 };
+            let block: Vec<f32> = (0..BLOCK)
+                .map(|i| secret * (i as f32 / 9.0).sin())
+                .collect();
+            let capture = Timestamp::from_millis(10 * tick);
+            sender.push(capture, WallTime::from_millis(0), &block, &mut out);
+        }
+        let mut decoder = OpusDecoder::new(AudioFormat::VOICE).unwrap();
+        let mut heard = [0.0; 960];
+        for packet in packets(&out) {
+            decoder.decode(&packet.payload, &mut heard).unwrap();
+            let loudest = heard.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+            assert!(loudest < 1e-3, "muted {from}..{until}: {loudest}");
+        }
+        let unmuted = until as u32 * BLOCK as u32;
+        let after = packets(&out).find(|packet| packet.timestamp >= unmuted);
+        assert!(after.is_some_and(|packet| packet.marker), "and a new spurt");
+    }
+}
+
+/// What was captured before the hole waits as the beginning of a word that comes after it.
+#[test]
+fn a_spurt_after_a_hole_in_the_capture_begins_after_the_hole() {
+    let word = &speech("alice")[14_400..62_400];
+    for hole_ms in [200, 10_000] {
+        let mut sender = VoiceSender::new(VoiceSenderConfig::default()).unwrap();
+        let wall = WallTime::from_millis(0);
+        let mut before = Vec::new();
+        sender.push(Timestamp::ZERO, wall, word, &mut before);
+        // Heard, but no voice: the next spurt would begin with it.
+        let hum: Vec<f32> = (0..48_000)
+            .map(|i| 0.01 * (i as f32 / 150.0).sin())
+            .collect();
+        sender.push(Timestamp::from_millis(1_000), wall, &hum, &mut before);
+        assert!(!sender.speaking());
+        let mut after = Vec::new();
+        let resumed = Timestamp::from_millis(2_000 + hole_ms);
+        sender.push(resumed, wall, word, &mut after);
+        let first = packets(&after).next().unwrap();
+        assert!(first.marker);
+        let resumed = 48 * (2_000 + hole_ms as u32);
+        assert!(first.timestamp >= resumed, "{hole_ms}: {}", first.timestamp);
+        // In the midst of a word, too, the listener is told that something else begins.
+        let again = Timestamp::from_millis(3_000 + 2 * hole_ms);
+        assert!(sender.speaking());
+        after.clear();
+        sender.push(again, wall, word, &mut after);
+        assert!(packets(&after).next().unwrap().marker);
     }
 }
 
