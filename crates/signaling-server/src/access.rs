@@ -34,6 +34,8 @@ pub(crate) enum AccessError {
     /// The secret is wrong, or the room is not there: which of them is nobody's business.
     #[error("no such room, or not its secret")]
     Forbidden,
+    #[error("this secret gives no higher role than {0}")]
+    Role(Role),
     #[error("the server has as many rooms as it takes")]
     TooManyRooms,
     #[error(transparent)]
@@ -59,6 +61,15 @@ pub(crate) struct NewGrant {
     token: String,
     expires_ms: u64,
     role: Role,
+    can: MediaSet,
+}
+
+/// What is asked for with a secret; `None` is as much as it gives.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) peer_id: PeerId,
+    pub(crate) role: Option<Role>,
+    pub(crate) can: Option<MediaSet>,
 }
 
 /// The bounds of grants and rooms.
@@ -140,32 +151,34 @@ impl Access {
         read(&self.keys).verifier.knows(key) && self.is_live(now, &grant.room)
     }
 
-    /// Exchanges a room's secret for a grant: the invite makes an editor, the creator's token an
-    /// admin. No grant outlives its room's session.
+    /// Exchanges a room's secret for a grant: the invite makes an editor, the viewers' invite a viewer, the creator's
+    /// token an admin, and less for who asks for less. No grant outlives its room's session.
     pub(crate) fn grant(
         &self,
         now: WallTime,
         room: &RoomId,
         secret: &str,
-        peer_id: PeerId,
+        wish: Wish,
     ) -> Result<NewGrant, AccessError> {
         let secret = Fingerprint::of(secret);
         let record = self.record(now, room)?;
-        let role = match () {
-            () if secret == record.creator => Role::Admin,
-            () if secret == record.invite => Role::Editor,
-            () => return Err(AccessError::Forbidden),
-        };
+        let most = record.role_of(&secret).ok_or(AccessError::Forbidden)?;
+        let role = wish.role.unwrap_or(most);
+        if role > most {
+            return Err(AccessError::Role(most));
+        }
+        // Every secret of a room gives all of them.
+        let can = wish.can.unwrap_or(MediaSet::ALL);
         let life = now
             .as_millis()
             .saturating_add(millis(self.limits.grant_life));
         // Whole seconds, as in the token.
         let expires_ms = life.min(record.ends_ms) / 1000 * 1000;
         let grant = Grant {
-            peer_id,
+            peer_id: wish.peer_id,
             room: room.clone(),
             role,
-            can: MediaSet::ALL,
+            can,
             expires: WallTime::from_millis(expires_ms),
         };
         let token = read(&self.keys).sign(&grant);
@@ -173,6 +186,7 @@ impl Access {
             token,
             expires_ms,
             role,
+            can,
         })
     }
 
@@ -245,8 +259,13 @@ mod tests {
         RoomId::new(&new.room).unwrap()
     }
 
-    pub(super) fn alice() -> PeerId {
-        PeerId::new("alice").unwrap()
+    /// As much as a secret gives, for alice.
+    pub(super) fn alice() -> Wish {
+        Wish {
+            peer_id: PeerId::new("alice").unwrap(),
+            role: None,
+            can: None,
+        }
     }
 
     #[test]

@@ -12,13 +12,14 @@ use axum::{
     routing::{get, post, put},
 };
 use roundtable_core::{PeerId, RoomId};
+use roundtable_signaling_protocol::{MediaSet, Role};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
     Shared,
-    access::{Access, AccessError},
+    access::{Access, AccessError, Wish},
     clock,
     http::may_connect,
 };
@@ -70,7 +71,9 @@ impl ApiError {
         match self {
             Self::Open | Self::NoTurn => StatusCode::NOT_FOUND,
             Self::NoBearer | Self::NotOperator | Self::Grant(_) => StatusCode::UNAUTHORIZED,
-            Self::Access(AccessError::Forbidden) | Self::OtherUser => StatusCode::FORBIDDEN,
+            Self::Access(AccessError::Forbidden | AccessError::Role(_)) | Self::OtherUser => {
+                StatusCode::FORBIDDEN
+            }
             Self::Access(AccessError::TooManyRooms) | Self::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -200,6 +203,8 @@ struct GrantRequest {
     peer_id: String,
     invite: Option<String>,
     creator_token: Option<String>,
+    role: Option<Role>,
+    can: Option<MediaSet>,
 }
 
 /// Answers pages of the cluster's other servers, too (CORS): they go on here when theirs stops.
@@ -230,8 +235,12 @@ async fn exchange(
         (Some(secret), None) | (None, Some(secret)) => secret,
         _ => return Err(ApiError::Body),
     };
-    let peer_id = PeerId::new(&request.peer_id).map_err(|_| ApiError::Body)?;
-    let granted = access.grant(clock::wall(), &room_id(room)?, &secret_text, peer_id);
+    let wish = Wish {
+        peer_id: PeerId::new(&request.peer_id).map_err(|_| ApiError::Body)?,
+        role: request.role,
+        can: request.can,
+    };
+    let granted = access.grant(clock::wall(), &room_id(room)?, &secret_text, wish);
     let grant = granted.inspect_err(|_| shared.metrics.refused_grants.add(1))?;
     shared.metrics.grants.add(1);
     Ok(secret(StatusCode::CREATED, grant).into_response())

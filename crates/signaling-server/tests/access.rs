@@ -29,6 +29,7 @@ struct Closed {
     operator: String,
     room: String,
     invite: String,
+    viewers: String,
     creator: String,
 }
 
@@ -59,6 +60,7 @@ impl Closed {
             operator,
             room: text(&made["room"]),
             invite: text(&made["invite"]),
+            viewers: text(&made["viewer_invite"]),
             creator: text(&made["creator_token"]),
         }
     }
@@ -137,6 +139,41 @@ async fn an_invite_becomes_a_grant_and_a_grant_a_place() {
         "admin"
     );
     assert!(closed.has_metric("grants_total 3").await);
+}
+
+#[tokio::test]
+async fn who_is_invited_may_take_less_and_gets_no_more() {
+    let closed = Closed::start().await;
+    let ask = async |secret: &str, wish: Value| {
+        let mut exchange = json!({"peer_id": "alice", "invite": secret});
+        for (member, value) in wish.as_object().unwrap() {
+            exchange[member] = value.clone();
+        }
+        closed.grant_in(&closed.room, exchange).await
+    };
+    let (status, granted) = ask(&closed.viewers, json!({})).await;
+    assert_eq!((status, &granted["role"]), (201, &json!("viewer")));
+    let (_, granted) = ask(&closed.invite, json!({"role": "viewer"})).await;
+    assert_eq!(granted["role"], "viewer");
+    for (secret, role) in [
+        (&closed.viewers, "editor"),
+        (&closed.viewers, "admin"),
+        (&closed.invite, "admin"),
+    ] {
+        let (status, answer) = ask(secret, json!({"role": role})).await;
+        assert_eq!(status, 403, "{role} {answer}");
+    }
+    // A grant for sound alone does not open data channels.
+    let (_, granted) = ask(&closed.invite, json!({"can": ["audio"]})).await;
+    assert_eq!(granted["can"], json!(["audio"]));
+    closed
+        .assert_refused("alice", granted["token"].clone())
+        .await;
+    let (_, granted) = ask(&closed.invite, json!({"can": ["data"]})).await;
+    let (_alice, answer) = closed
+        .announce("alice", granted["token"].clone(), Value::Null)
+        .await;
+    assert!(answer["error"].is_null(), "{answer}");
 }
 
 #[tokio::test]
@@ -343,7 +380,9 @@ async fn the_http_interface_tells_strangers_nothing() {
         json!({"peer_id": "a b", "invite": closed.invite}),
         json!({"peer_id": "m"}),
         json!({"invite": closed.invite}),
-        json!({"peer_id": "m", "invite": closed.invite, "role": "admin"}),
+        json!({"peer_id": "m", "invite": closed.invite, "rank": "admin"}),
+        json!({"peer_id": "m", "invite": closed.invite, "role": "owner"}),
+        json!({"peer_id": "m", "invite": closed.invite, "can": ["everything"]}),
         json!({"peer_id": "m", "invite": "x".repeat(5000)}),
         json!([]),
     ] {

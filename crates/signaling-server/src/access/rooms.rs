@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use roundtable_core::{RoomId, WallTime};
+use roundtable_signaling_protocol::Role;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -11,8 +12,11 @@ use crate::store::{DataError, Store};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RoomRecord {
-    pub(super) invite: Fingerprint,
-    pub(super) creator: Fingerprint,
+    invite: Fingerprint,
+    /// Missing in rooms of servers that gave none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    viewer_invite: Option<Fingerprint>,
+    creator: Fingerprint,
     pub(super) ends_ms: u64,
     /// Whether its creator has ended it. The record stays until `ends_ms`, lest a server that was
     /// away bring the room back.
@@ -23,6 +27,16 @@ pub(super) struct RoomRecord {
 impl RoomRecord {
     fn is_live(&self, now: WallTime) -> bool {
         !self.ended && now.as_millis() < self.ends_ms
+    }
+
+    /// The highest role that a secret gives, if it is one of this room's.
+    pub(super) fn role_of(&self, secret: &Fingerprint) -> Option<Role> {
+        match secret {
+            _ if *secret == self.creator => Some(Role::Admin),
+            _ if *secret == self.invite => Some(Role::Editor),
+            _ if Some(secret) == self.viewer_invite.as_ref() => Some(Role::Viewer),
+            _ => None,
+        }
     }
 }
 
@@ -39,6 +53,7 @@ pub(crate) struct SharedRoom {
 pub(crate) struct NewRoom {
     pub(super) room: String,
     pub(super) invite: String,
+    pub(super) viewer_invite: String,
     creator_token: String,
     expires_ms: u64,
 }
@@ -67,11 +82,13 @@ impl Access {
         let new = NewRoom {
             room: secret::<12>()?,
             invite: secret::<16>()?,
+            viewer_invite: secret::<16>()?,
             creator_token: secret::<16>()?,
             expires_ms: self.room_end(now),
         };
         let record = RoomRecord {
             invite: Fingerprint::of(&new.invite),
+            viewer_invite: Some(Fingerprint::of(&new.viewer_invite)),
             creator: Fingerprint::of(&new.creator_token),
             ends_ms: new.expires_ms,
             ended: false,
@@ -161,6 +178,7 @@ impl Access {
             Some(ours) => RoomRecord {
                 ends_ms: ours.ends_ms.max(theirs.ends_ms),
                 ended: ours.ended || theirs.ended,
+                viewer_invite: ours.viewer_invite.clone().or(theirs.viewer_invite),
                 ..ours.clone()
             },
             None => {
@@ -227,12 +245,91 @@ fn room_file(room: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use roundtable_signaling_protocol::{GrantError, Role};
+    use roundtable_core::PeerId;
+    use roundtable_signaling_protocol::{Capabilities, Capability, GrantError, Media};
 
     use super::{
-        super::tests::{alice, at, open, room},
+        super::{
+            Wish,
+            tests::{alice, at, open, room},
+        },
         *,
     };
+
+    #[test]
+    fn a_secret_gives_its_role_or_less_and_never_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = open(dir.path());
+        let new = access.create_room(at(0)).unwrap();
+        let ask = |secret: &str, role| {
+            let wish = Wish { role, ..alice() };
+            access.grant(at(0), &room(&new), secret, wish)
+        };
+        let (viewer, editor, admin) = (Role::Viewer, Role::Editor, Role::Admin);
+        for (secret, most) in [
+            (&new.viewer_invite, viewer),
+            (&new.invite, editor),
+            (&new.creator_token, admin),
+        ] {
+            assert_eq!(ask(secret, None).unwrap().role, most);
+            for role in [viewer, editor, admin] {
+                let granted = ask(secret, Some(role));
+                if role > most {
+                    let refused = granted.unwrap_err();
+                    assert!(matches!(refused, AccessError::Role(role) if role == most));
+                    continue;
+                }
+                let (grant, _) = access.verify(at(1), &granted.unwrap().token).unwrap();
+                assert_eq!(grant.role, role);
+            }
+        }
+        let guess = ask("guess", Some(admin)).unwrap_err();
+        assert!(matches!(guess, AccessError::Forbidden));
+        assert!(
+            access
+                .end_room(at(1), &room(&new), &new.viewer_invite)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_grant_may_leave_out_media() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = open(dir.path());
+        let new = access.create_room(at(0)).unwrap();
+        let data = [Media::Data].into_iter().collect();
+        let wish = Wish {
+            can: Some(data),
+            ..alice()
+        };
+        let granted = access.grant(at(0), &room(&new), &new.invite, wish).unwrap();
+        let (grant, _) = access.verify(at(1), &granted.token).unwrap();
+        assert_eq!(grant.can, data);
+        let peer = PeerId::new("alice").unwrap();
+        let covers = |capability| {
+            let capabilities: Capabilities = [capability].into_iter().collect();
+            grant.covers(&room(&new), &peer, capabilities).is_ok()
+        };
+        assert!(covers(Capability::Data) && !covers(Capability::Audio));
+    }
+
+    #[test]
+    fn a_room_of_an_older_server_has_no_invite_for_viewers() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = open(dir.path());
+        let new = access.create_room(at(0)).unwrap();
+        drop(access);
+        let path = dir.path().join(room_file(&new.room));
+        let text = std::fs::read(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let members = record.as_object_mut().unwrap();
+        members.remove("viewer_invite").unwrap();
+        std::fs::write(&path, record.to_string()).unwrap();
+        let access = open(dir.path());
+        let ask = |secret| access.grant(at(1), &room(&new), secret, alice());
+        assert_eq!(ask(&new.invite).unwrap().role, Role::Editor);
+        assert!(ask(&new.viewer_invite).is_err());
+    }
 
     #[test]
     fn servers_that_tell_each_other_agree_on_rooms_whatever_they_hear_first() {
@@ -337,5 +434,6 @@ mod tests {
         let file = dir.path().join(room_file(&new.room));
         let text = std::fs::read_to_string(file).unwrap();
         assert!(!text.contains(&new.invite) && !text.contains(&new.creator_token));
+        assert!(!text.contains(&new.viewer_invite));
     }
 }
