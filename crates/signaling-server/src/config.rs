@@ -229,7 +229,8 @@ impl ServerConfig {
     }
 
     /// Further origins (`https://example.org`) whose pages may connect. A page that the server
-    /// serves itself may always, and so may a client that sends no `Origin` (no browser).
+    /// serves itself may always, and so may a client that sends no `Origin` (no browser). To a server that listens on a
+    /// loopback address only `localhost` and addresses are its own; behind a proxy its public origin is named here.
     #[must_use]
     pub fn with_allowed_origins(mut self, origins: impl IntoIterator<Item = String>) -> Self {
         self.allowed_origins = origins.into_iter().collect();
@@ -347,6 +348,18 @@ impl ServerConfig {
     pub fn with_drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
+    }
+
+    /// Where clients reach this server of a cluster, if it says so.
+    pub(crate) fn public_url(&self) -> Option<&str> {
+        #[cfg(feature = "nats")]
+        {
+            self.nats.as_ref()?.public_url.as_deref()
+        }
+        #[cfg(not(feature = "nats"))]
+        {
+            None
+        }
     }
 
     /// Checks the whole; [`Server::bind`](crate::Server::bind) does so first.

@@ -1,6 +1,9 @@
 //! The HTTP side: the upgrade, the probes, the metrics and the page.
 
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use axum::{
     Extension, Router,
@@ -80,7 +83,11 @@ async fn upgrade(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     if !may_connect(&headers, &shared) {
-        return (StatusCode::FORBIDDEN, "this origin may not connect\n").into_response();
+        return (
+            StatusCode::FORBIDDEN,
+            "this origin may not connect: the server's operator may name it with --allow-origin\n",
+        )
+            .into_response();
     }
     let client = address::client_address(peer, &headers, &shared.config.trusted_proxies);
     // Who comes by a trusted proxy has taken no place of its own yet.
@@ -107,15 +114,19 @@ async fn upgrade(
         })
 }
 
-/// Whether the page may connect that a request comes from, if it comes from one: also from those of the cluster's
-/// other servers.
+/// Whether the page may connect that a request comes from, if it comes from one: also from those under the public URLs
+/// of the cluster's servers.
 pub(crate) fn may_connect(headers: &HeaderMap, shared: &Shared) -> bool {
     let cluster = || -> Vec<_> {
-        let urls = shared.bus.elsewhere();
-        urls.iter().map(|url| origin_of(url)).collect()
+        let others = shared.bus.elsewhere();
+        let urls = others.iter().map(String::as_str);
+        urls.chain(shared.config.public_url())
+            .map(origin_of)
+            .collect()
     };
-    origin_is_allowed(headers, &shared.config.allowed_origins)
-        || origin_is_allowed(headers, &cluster())
+    let is_local = shared.config.listen.ip().is_loopback();
+    origin_is_allowed(headers, is_local, &shared.config.allowed_origins)
+        || origin_is_allowed(headers, is_local, &cluster())
 }
 
 /// The origin of the page of the server whose WebSocket has this URL.
@@ -128,7 +139,10 @@ pub(crate) fn origin_of(url: &str) -> String {
 
 /// Whether a page of this origin (RFC 6454) may connect: none at all, the server's own, or one on
 /// the list. Browsers let any page open a WebSocket to anywhere; only this check stops it.
-fn origin_is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+///
+/// `is_local`: the server listens on a loopback address. Whoever owns a name can have it stand for that address (DNS
+/// rebinding), and then his page's `Origin` and `Host` agree; so only a host that needs no DNS is such a server's own.
+fn origin_is_allowed(headers: &HeaderMap, is_local: bool, allowed: &[String]) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return true;
     };
@@ -139,8 +153,22 @@ fn origin_is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let own = authority.is_some_and(|a| host.is_some_and(|host| a.eq_ignore_ascii_case(host)));
+    let own = authority.is_some_and(|a| host.is_some_and(|host| a.eq_ignore_ascii_case(host)))
+        && (!is_local || host.is_some_and(needs_no_dns));
     own || allowed.iter().any(|a| a.eq_ignore_ascii_case(origin))
+}
+
+/// Whether a `Host` is `localhost` or an address, with or without a port.
+fn needs_no_dns(host: &str) -> bool {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        _ => host,
+    };
+    let v6 = name.strip_prefix('[').and_then(|v6| v6.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<Ipv4Addr>().is_ok()
+        || v6.is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok())
 }
 
 #[cfg(test)]
@@ -148,12 +176,52 @@ mod tests {
     use super::*;
 
     fn allowed(origin: Option<&str>, host: &str) -> bool {
+        let answers = [false, true].map(|is_local| allowed_by(is_local, origin, host));
+        assert!(answers[0] || !answers[1]);
+        answers[0]
+    }
+
+    fn allowed_by(is_local: bool, origin: Option<&str>, host: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        origin_is_allowed(&headers, &["https://friend.example".into()])
+        origin_is_allowed(&headers, is_local, &["https://friend.example".into()])
+    }
+
+    #[test]
+    fn a_name_that_somebody_points_at_this_machine_is_no_local_servers_own() {
+        for host in [
+            "localhost",
+            "LocalHost:8080",
+            "127.0.0.1",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:80",
+        ] {
+            let origin = format!("http://{host}");
+            assert!(allowed_by(true, Some(&origin), host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "[::1].evil.example",
+            "::1",
+            "",
+        ] {
+            let origin = format!("http://{host}");
+            assert!(!allowed_by(true, Some(&origin), host), "{host}");
+        }
+        // Named, behind a proxy, say.
+        assert!(allowed_by(
+            true,
+            Some("https://friend.example"),
+            "friend.example"
+        ));
+        assert!(allowed_by(true, None, "evil.example"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
-use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
 #[tokio::test]
 async fn malformed_messages_get_the_documented_codes_and_the_socket_lives_on() {
@@ -296,6 +296,25 @@ async fn pages_of_foreign_origins_may_not_connect() {
         let connected = soon(tokio_tungstenite::connect_async(request)).await;
         assert_eq!(connected.is_ok(), allowed, "{origin}");
     }
+}
+
+#[tokio::test]
+async fn a_page_whose_name_is_turned_to_this_machine_may_not_connect() {
+    let server = TestServer::open();
+    let connect = async |host: &str| {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let mut request = format!("ws://{host}/v1/ws").into_client_request().unwrap();
+        let origin = format!("http://{host}").parse().unwrap();
+        request.headers_mut().insert("Origin", origin);
+        soon(tokio_tungstenite::client_async(request, stream)).await
+    };
+    let port = server.address.port();
+    connect(&format!("localhost:{port}")).await.unwrap();
+    let refused = connect(&format!("rebound.example:{port}")).await;
+    let Err(tungstenite::Error::Http(answer)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(answer.status(), 403);
 }
 
 #[tokio::test]
