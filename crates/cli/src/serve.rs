@@ -122,6 +122,9 @@ fn configuration(settings: &Settings) -> Result<ServerConfig, CliError> {
     if let Some(max) = settings.max_connections_per_address {
         config = config.with_max_connections_per_address(max);
     }
+    if let Some(mib) = settings.max_queued_mib {
+        config = config.with_queue_budget(mib.saturating_mul(1 << 20));
+    }
     if let Some(max) = settings.max_peers {
         config = config.with_max_peers(max);
     }

@@ -140,6 +140,11 @@ pub(crate) struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_connections_per_address: Option<usize>,
 
+    /// Most MiB that wait for all clients together; who reads too slowly is then put out earlier
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_queued_mib: Option<usize>,
+
     /// How many messages a connection may send at once
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,6 +216,7 @@ impl Settings {
             max_rooms: Some(10_000),
             max_connections: Some(16_384),
             max_connections_per_address: Some(1024),
+            max_queued_mib: Some(512),
             message_burst: Some(500),
             messages_per_second: Some(100),
             grant_life_secs: Some(600),

@@ -120,6 +120,58 @@ fn a_peer_that_does_not_read_costs_256_kb_at_most_and_is_put_out() {
 }
 
 #[test]
+fn a_peer_that_comes_back_and_does_not_read_costs_256_kb_at_most_too() {
+    const READERS: usize = 20;
+    let serve = Serve::with("--open --max-connections-per-address 10000 --message-burst 10000");
+    let sdp = "x".repeat(15 * 1024);
+    let send = |sender: &mut Client, n: usize| {
+        let offer = json!({"to": "sloth", "request_id": format!("r{n}"), "sdp": sdp});
+        sender.call("peer.offer", &offer).unwrap()
+    };
+    let attack = || {
+        let mut trios: Vec<_> = (0..READERS)
+            .map(|_| {
+                let room = fresh_room();
+                let mut sloth = Client::connect(&serve);
+                let joined = sloth.announce(&room, "sloth", &json!(null));
+                let senders = ["one", "two"].map(|name| Client::member(&serve, &room, name));
+                (
+                    room,
+                    Some(sloth),
+                    joined["result"]["resume"].clone(),
+                    senders,
+                )
+            })
+            .collect();
+        for (room, sloth, resume, senders) in &mut trios {
+            // As much waits as can, of which no sender has more than half.
+            *sloth = None;
+            for sender in senders.iter_mut() {
+                let sent = (0..1000).take_while(|n| send(sender, *n)["error"]["code"] != -32011);
+                assert!(sent.count() < 1000);
+            }
+            let mut back = Client::connect(&serve);
+            let joined = back.announce(room, "sloth", resume);
+            assert_eq!(joined["result"]["resumed"], true, "{joined}");
+            *sloth = Some(back);
+        }
+        let mut most = resident(&serve);
+        let mut open: Vec<usize> = (0..READERS).collect();
+        for round in 1000..5000 {
+            open.retain(|n| send(&mut trios[*n].3[0], round)["error"].is_null());
+            most = most.max(resident(&serve));
+            if open.is_empty() {
+                return most;
+            }
+        }
+        panic!("{} readers are still there", open.len());
+    };
+    let grown = growth(&serve, attack) / READERS as u64;
+    eprintln!("{grown} bytes a reader that came back");
+    assert!(grown <= 256 * 1024, "{grown} bytes a reader that came back");
+}
+
+#[test]
 fn large_messages_to_nobody_leave_nothing_behind() {
     let serve = Serve::with("--open --max-connections-per-address 10000 --message-burst 10000");
     let bomb = "x".repeat(1 << 20);

@@ -35,6 +35,7 @@ fn a_bad_flag_gets_one_line_that_names_it() {
         ("serve --open --max-peers 0", "max_peers"),
         ("serve --open --max-peers 51", "max_peers"),
         ("serve --open --max-connections 0", "max_connections"),
+        ("serve --open --max-queued-mib 0", "max_queued_mib"),
         (
             "serve --open --max-connections 2305843009213693952",
             "max_connections",

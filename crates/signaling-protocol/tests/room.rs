@@ -278,6 +278,21 @@ fn the_bytes_that_wait_for_a_lost_peer_are_bounded_too() {
     world.ask(1, offer("bob", "small")).unwrap();
 }
 
+#[test]
+fn the_bound_of_what_waits_can_be_lowered_for_what_is_still_to_come() {
+    let mut world = World::with(&["alice", "bob"]);
+    world.room.connection_lost(world.now, ConnectionId(2));
+    assert_eq!(world.room.held_bytes(), 0);
+    let large = || long_sdp(10 * 1024);
+    world.ask(1, offer_of(large(), "bob", "first")).unwrap();
+    let held = world.room.held_bytes();
+    assert!((10 * 1024..11 * 1024).contains(&held), "{held}");
+    world.room.set_max_held_bytes(20 * 1024);
+    let refused = world.ask(1, offer_of(large(), "bob", "second"));
+    assert_eq!(refused, Err(ErrorCode::Unavailable));
+    assert_eq!(world.room.held_bytes(), held);
+}
+
 fn long_sdp(len: usize) -> Description {
     Description::WebRtc {
         sdp: "x".repeat(len),

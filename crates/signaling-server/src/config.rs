@@ -46,6 +46,9 @@ pub enum ConfigError {
         u32::MAX
     )]
     MaxConnections,
+    /// A client whose queue is full would be put out because of the others.
+    #[error("max_queued_mib must be at least 1, and four times what waits for one client")]
+    QueueBudget,
     /// A timeout of zero would close every connection at once.
     #[error("timeouts must be longer than zero, and so must room_life_secs")]
     ZeroTimeout,
@@ -81,6 +84,7 @@ pub struct ServerConfig {
     pub(crate) max_connections: usize,
     pub(crate) max_queued_messages: usize,
     pub(crate) max_queued_bytes: usize,
+    pub(crate) queue_budget: usize,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) header_timeout: Duration,
     pub(crate) exchange_timeout: Duration,
@@ -121,6 +125,7 @@ impl Default for ServerConfig {
             max_connections: 16_384,
             max_queued_messages: 64,
             max_queued_bytes: 128 * 1024,
+            queue_budget: 512 * 1024 * 1024,
             first_byte_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(5),
             exchange_timeout: Duration::from_secs(30),
@@ -291,6 +296,15 @@ impl ServerConfig {
         self
     }
 
+    /// Most bytes that wait for all clients together, those whose connection is lost included. Default 512 MiB. When more than
+    /// three quarters of it are used, each queue takes less, so that the longest ones are too long first: their
+    /// clients are evicted as slow consumers, and more is refused that would wait for who is away.
+    #[must_use]
+    pub fn with_queue_budget(mut self, bytes: usize) -> Self {
+        self.queue_budget = bytes;
+        self
+    }
+
     /// How long a TCP connection may take to send its first byte (default 10 s), and its request's
     /// header (default 5 s).
     #[must_use]
@@ -418,6 +432,10 @@ impl ServerConfig {
                 u32::try_from(self.max_connections).is_ok_and(|max| max > 0)
                     && self.max_per_address > 0,
                 ConfigError::MaxConnections,
+            ),
+            (
+                self.queue_budget / 4 >= self.max_queued_bytes.max(self.room.max_held_bytes),
+                ConfigError::QueueBudget,
             ),
             (
                 !timeouts.contains(&Duration::ZERO)

@@ -231,7 +231,11 @@ impl Connection {
         };
         let config = &self.shared.config;
         let room = self.shared.rooms.get(&announce.room);
-        let (outbox, inbox) = outbox::channel(config.max_queued_messages, config.max_queued_bytes);
+        let (outbox, inbox) = outbox::channel(
+            config.max_queued_messages,
+            config.max_queued_bytes,
+            &self.shared.budget,
+        );
         let (reply, answer) = oneshot::channel();
         let join = Join {
             connection: self.id,

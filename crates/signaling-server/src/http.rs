@@ -59,6 +59,9 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let mut text = Text::default();
     shared.metrics.render(&mut text);
+    let queued = u64::try_from(shared.budget.used()).unwrap_or(u64::MAX);
+    let help = "Bytes that wait for clients.";
+    text.single("gauge", "queued_bytes", help, queued);
     shared.health.render(&mut text);
     if let Some(tls) = &shared.config.tls {
         tls.render(&mut text);

@@ -7,6 +7,7 @@ mod accept;
 mod access;
 mod address;
 mod api;
+mod budget;
 mod bus;
 mod clock;
 #[cfg(feature = "nats")]
@@ -60,6 +61,7 @@ pub use cluster::{NatsConfig, NatsConfigError};
 use crate::{
     access::Access,
     address::Addresses,
+    budget::Budget,
     bus::{Bus, memory::MemoryBus},
     health::Health,
     metrics::Metrics,
@@ -120,6 +122,8 @@ pub(crate) struct Shared {
     /// Absent in an open server.
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) addresses: Addresses,
+    /// Of what waits for clients.
+    pub(crate) budget: Arc<Budget>,
     /// Cancelled when the server is to stop: the first stage of `life`.
     pub(crate) health: Health,
     pub(crate) stop: CancellationToken,
@@ -221,10 +225,12 @@ impl Server {
         let bus = nats.as_ref().map_or(bus, |nats| nats.bus());
         // What is shared says so itself, once it is reached.
         metrics.bus_up.add(u64::from(!bus.is_shared()));
+        let budget = Arc::new(Budget::new(config.queue_budget));
         let rooms = Rooms::new(
             config.room.clone(),
             Arc::clone(&metrics),
             Arc::clone(&bus),
+            Arc::clone(&budget),
             life.clone(),
             tasks.clone(),
         );
@@ -233,6 +239,7 @@ impl Server {
             bus,
             access,
             addresses: Addresses::new(config.max_per_address),
+            budget,
             health: Health::new(&config),
             slots: Arc::new(Semaphore::new(config.max_connections)),
             next_connection: AtomicU64::new(0),

@@ -1,5 +1,6 @@
 //! The queue between a room and one of its connections, bounded in messages and in bytes. What waited for a
-//! peer while its connection was lost has bounds of its own, and is not counted.
+//! peer while its connection was lost has bounds of its own, and is not counted. The budget of all queues counts both, and
+//! the message that is being written.
 
 use std::sync::{
     Arc, OnceLock,
@@ -8,6 +9,8 @@ use std::sync::{
 
 use roundtable_signaling_protocol::CloseReason;
 use tokio::sync::{Notify, mpsc};
+
+use crate::budget::{Budget, Charge};
 
 /// The client does not keep up with what it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +26,11 @@ pub(crate) struct Outbox {
     max_bytes: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    budget: Arc<Budget>,
+    /// What this queue has of the budget.
+    charged: AtomicUsize,
     /// The first of the queue, which are not counted below.
     waited: AtomicUsize,
     queued_messages: AtomicUsize,
@@ -38,8 +44,27 @@ struct Shared {
 }
 
 impl Shared {
-    /// A message has left the queue.
+    fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            budget,
+            charged: AtomicUsize::default(),
+            waited: AtomicUsize::default(),
+            queued_messages: AtomicUsize::default(),
+            queued_bytes: AtomicUsize::default(),
+            close: OnceLock::new(),
+            closed: Notify::new(),
+            finish: OnceLock::new(),
+        }
+    }
+
+    fn charge(&self, text: &str) {
+        self.budget.take(text.len());
+        self.charged.fetch_add(text.len(), Relaxed);
+    }
+
+    /// A message has left the queue; it is charged to whoever has it now.
     fn taken(&self, text: &str) {
+        self.charged.fetch_sub(text.len(), Relaxed);
         if self.waited.load(Relaxed) > 0 {
             self.waited.fetch_sub(1, Relaxed);
         } else {
@@ -49,17 +74,30 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    /// Both ends are gone, and what was queued with them.
+    fn drop(&mut self) {
+        self.budget.give_back(self.charged.load(Relaxed));
+    }
+}
+
 /// The connection's end.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: mpsc::UnboundedReceiver<String>,
     shared: Arc<Shared>,
+    /// The message that was received last, and may still be on its way.
+    writing: Charge,
 }
 
-/// A queue of at most `max_messages` and `max_bytes`.
-pub(crate) fn channel(max_messages: usize, max_bytes: usize) -> (Outbox, Inbox) {
+/// A queue of at most `max_messages` and `max_bytes`, and of less when little of the budget is left.
+pub(crate) fn channel(
+    max_messages: usize,
+    max_bytes: usize,
+    budget: &Arc<Budget>,
+) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(Arc::clone(budget)));
     let outbox = Outbox {
         queue: sender,
         shared: Arc::clone(&shared),
@@ -69,6 +107,7 @@ pub(crate) fn channel(max_messages: usize, max_bytes: usize) -> (Outbox, Inbox) 
     let inbox = Inbox {
         queue: receiver,
         shared,
+        writing: Charge::new(Arc::clone(budget)),
     };
     (outbox, inbox)
 }
@@ -83,10 +122,12 @@ impl Outbox {
             ..
         } = &*self.shared;
         let is_full = queued_messages.load(Relaxed) >= self.max_messages
-            || queued_bytes.load(Relaxed) + text.len() > self.max_bytes;
+            || queued_bytes.load(Relaxed) + text.len()
+                > self.shared.budget.share_of(self.max_bytes);
         if is_full {
             return Err(Full);
         }
+        self.shared.charge(&text);
         queued_messages.fetch_add(1, Relaxed);
         queued_bytes.fetch_add(text.len(), Relaxed);
         // The connection may be gone.
@@ -97,6 +138,7 @@ impl Outbox {
     /// Queues what has waited for a peer that is back, which the room has bounded: before anything else.
     pub(crate) fn send_waited(&self, text: String) {
         self.shared.waited.fetch_add(1, Relaxed);
+        self.shared.charge(&text);
         // The connection may be gone.
         let _ = self.queue.send(text);
     }
@@ -127,8 +169,9 @@ pub(crate) enum Delivery {
 }
 
 impl Inbox {
-    /// The next delivery. Cancel safe.
+    /// The next delivery; the one before it has been written. Cancel safe.
     pub(crate) async fn recv(&mut self) -> Delivery {
+        self.writing.replace(0);
         let text = self.queue.recv().await;
         if let Some(reason) = self.shared.close.get() {
             return Delivery::Close(*reason);
@@ -136,6 +179,7 @@ impl Inbox {
         match text {
             Some(text) => {
                 self.shared.taken(&text);
+                self.writing.replace(text.len());
                 Delivery::Text(text)
             }
             None => {
@@ -159,6 +203,56 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn channel(max_messages: usize, max_bytes: usize) -> (Outbox, Inbox) {
+        super::channel(max_messages, max_bytes, &Arc::new(Budget::new(1 << 20)))
+    }
+
+    #[tokio::test]
+    async fn the_longest_queues_are_full_first_when_little_is_left_for_all() {
+        let budget = Arc::new(Budget::new(4000));
+        let queue = || super::channel(1000, 1000, &budget);
+        let slow: Vec<_> = (0..10).map(|_| queue()).collect();
+        let mut full = 0;
+        for _ in 0..100 {
+            full = slow
+                .iter()
+                .filter(|(o, _)| o.send("0123456789".into()) == Err(Full))
+                .count();
+            if full == slow.len() {
+                break;
+            }
+        }
+        assert_eq!(full, slow.len());
+        assert!(budget.used() < 4000, "{}", budget.used());
+        // Who reads is served all the same.
+        let (outbox, mut inbox) = queue();
+        for _ in 0..100 {
+            outbox.send("0123456789".into()).unwrap();
+            assert!(matches!(inbox.recv().await, Delivery::Text(_)));
+        }
+        // Evicted ones give back what they had.
+        drop((slow, outbox, inbox));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_message_is_charged_until_it_is_written_and_what_waited_is_too() {
+        let budget = Arc::new(Budget::new(1000));
+        let (outbox, mut inbox) = super::channel(10, 100, &budget);
+        outbox.send_waited("waited".into());
+        outbox.send("sent".into()).unwrap();
+        assert_eq!(budget.used(), 10);
+        for (left, text) in [(10, "waited"), (4, "sent")] {
+            assert_eq!(inbox.recv().await, Delivery::Text(text.into()));
+            assert_eq!(budget.used(), left);
+        }
+        outbox.send("late".into()).unwrap();
+        drop(inbox);
+        outbox.send("to nobody".into()).unwrap();
+        drop(outbox);
+        assert_eq!(budget.used(), 0);
+    }
 
     #[tokio::test]
     async fn both_bounds_hold_and_reading_makes_room() {

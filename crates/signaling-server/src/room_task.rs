@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    budget::{Budget, Charge},
     bus::{Answer, Bus, Letter, Pending, Record, Revision, Stored, Unreachable},
     clock,
     metrics::{Gauged, Metrics},
@@ -102,6 +103,11 @@ pub(crate) struct Task {
     id: RoomId,
     room: Room,
     outboxes: HashMap<ConnectionId, Outbox>,
+    budget: Arc<Budget>,
+    /// What waits for peers whose connection is lost.
+    held: Charge,
+    /// Most of it for each, while the budget is large enough.
+    max_held: usize,
     keep_alive: Option<mpsc::Sender<Input>>,
     metrics: Arc<Metrics>,
     bus: Arc<dyn Bus>,
@@ -129,9 +135,13 @@ impl Task {
         limits: RoomLimits,
         bus: Arc<dyn Bus>,
         metrics: Arc<Metrics>,
+        budget: Arc<Budget>,
         draining: CancellationToken,
     ) -> Self {
         Self {
+            held: Charge::new(Arc::clone(&budget)),
+            budget,
+            max_held: limits.max_held_bytes,
             room: Room::on_node(id.clone(), limits, bus.node().clone()),
             routes: Routes::new(Arc::clone(&bus), id.clone()),
             id,
@@ -304,6 +314,9 @@ impl Task {
                 }
             }
         }
+        self.held.set(self.room.held_bytes());
+        let max_held = self.budget.share_of(self.max_held);
+        self.room.set_max_held_bytes(max_held);
     }
 
     /// Sends, or throws out who does not read.

@@ -15,6 +15,7 @@ use tokio_util::{
 };
 
 use crate::{
+    budget::Budget,
     bus::Bus,
     metrics::Metrics,
     room_task::{Input, QUEUE, Task},
@@ -26,6 +27,7 @@ pub(crate) struct Rooms {
     limits: RoomLimits,
     metrics: Arc<Metrics>,
     bus: Arc<dyn Bus>,
+    budget: Arc<Budget>,
     life: Life,
     tasks: TaskTracker,
     /// Held for a look-up, never across an await.
@@ -58,6 +60,7 @@ impl Rooms {
         limits: RoomLimits,
         metrics: Arc<Metrics>,
         bus: Arc<dyn Bus>,
+        budget: Arc<Budget>,
         life: Life,
         tasks: TaskTracker,
     ) -> Self {
@@ -65,6 +68,7 @@ impl Rooms {
             limits,
             metrics,
             bus,
+            budget,
             life,
             tasks,
             by_name: Arc::default(),
@@ -88,6 +92,7 @@ impl Rooms {
             self.limits.clone(),
             Arc::clone(&self.bus),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.budget),
             self.life.drain.clone(),
         );
         let (id, by_name) = (id.clone(), Arc::clone(&self.by_name));

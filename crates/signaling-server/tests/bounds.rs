@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{Raw, TestServer, any_port, code, next, soon};
 use roundtable_signaling_client::{Event, SignalingClient};
 use roundtable_signaling_server::{
-    BindError, ConfigError, Server, ServerConfig, TurnConfig, TurnSecret,
+    BindError, ConfigError, RoomLimits, Server, ServerConfig, TurnConfig, TurnSecret,
 };
 use serde_json::json;
 use tokio::{
@@ -193,6 +193,54 @@ async fn a_peer_that_never_reads_is_evicted_and_others_are_served() {
         bob.offer("alice", "r").await["result"]["status"],
         "forwarded"
     );
+}
+
+#[tokio::test]
+async fn many_who_do_not_read_get_no_more_together_than_the_server_has_for_all() {
+    const BUDGET: usize = 256 * 1024;
+    let config = any_port().with_queue(1000, 64 * 1024);
+    let limits = RoomLimits {
+        max_held_bytes: 64 * 1024,
+        ..RoomLimits::default()
+    };
+    let server = TestServer::start(config.with_room_limits(limits).with_queue_budget(BUDGET));
+    let mut slow = Vec::new();
+    for n in 0..16 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut sloth = Raw::connect(socket.connect(server.address).await.unwrap()).await;
+        let room = format!("room-{n}");
+        sloth.announce(&room, "sloth", json!(null)).await;
+        let (sender, _) = server.member(&room, "sender").await;
+        slow.push((sloth, sender));
+    }
+    let queued = async || -> usize {
+        let metrics = server.get("/metrics").await;
+        let name = "roundtable_signaling_queued_bytes ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().parse().unwrap()
+    };
+    let sdp = "x".repeat(8 * 1024);
+    let mut most = 0;
+    for n in 0.. {
+        assert!(n < 2000, "256 MB went somewhere");
+        let mut evicted = 0;
+        for (_, sender) in &mut slow {
+            let offer = json!({"to": "sloth", "request_id": format!("r{n}"), "sdp": sdp});
+            evicted += usize::from(code(&sender.call("peer.offer", offer).await) == -32000);
+        }
+        most = most.max(queued().await);
+        if evicted == slow.len() {
+            break;
+        }
+    }
+    // What is sent while one message is counted may be too much.
+    assert!(most <= BUDGET + 16 * 1024, "{most} bytes");
+    drop(slow);
+    let (mut alice, _) = server.member("room", "alice").await;
+    let (_bob, _) = server.member("room", "bob").await;
+    let answer = alice.offer("bob", "r").await;
+    assert_eq!(answer["result"]["status"], "forwarded");
 }
 
 #[tokio::test]

@@ -78,6 +78,20 @@ impl Room {
         self.members.values().any(holds)
     }
 
+    /// How many bytes wait for those whose socket is lost.
+    pub fn held_bytes(&self) -> usize {
+        let held = |m: &Member| match &m.presence {
+            Presence::Away { held, .. } => held.bytes(),
+            Presence::Here(_) | Presence::Remote { .. } => 0,
+        };
+        self.members.values().map(held).sum()
+    }
+
+    /// Changes [`max_held_bytes`](crate::RoomLimits::max_held_bytes) for what comes from now on.
+    pub fn set_max_held_bytes(&mut self, max: usize) {
+        self.limits.max_held_bytes = max;
+    }
+
     /// Whether this announce takes a place again that is kept by this server: no other needs to be
     /// asked.
     pub fn resumes_here(&self, announce: &Announce) -> bool {

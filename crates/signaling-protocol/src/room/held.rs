@@ -13,11 +13,30 @@ use crate::{LeaveReason, Notification};
 
 /// Messages that wait, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Held(VecDeque<Notification>);
+pub(super) struct Held(VecDeque<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    message: Notification,
+    /// As it will be sent.
+    bytes: usize,
+}
+
+impl From<Notification> for Waiting {
+    fn from(message: Notification) -> Self {
+        let bytes = message.encode().len();
+        Self { message, bytes }
+    }
+}
 
 impl Held {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many bytes wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|waiting| waiting.bytes).sum()
     }
 
     /// Whether one more signal may wait: there is place in all, and its sender has not taken half of it.
@@ -26,10 +45,14 @@ impl Held {
             return true;
         }
         let (mut all, mut own) = (Taken::default(), Taken::default());
-        for waiting in self.0.iter().chain([signal]).filter(|m| is_signal(m)) {
-            let bytes = waiting.encode().len();
+        let waiting = self
+            .0
+            .iter()
+            .map(|waiting| (&waiting.message, waiting.bytes));
+        let waiting = waiting.chain([(signal, signal.encode().len())]);
+        for (message, bytes) in waiting.filter(|(message, _)| is_signal(message)) {
             all.add(bytes);
-            if about(waiting) == about(signal) {
+            if about(message) == about(signal) {
                 own.add(bytes);
             }
         }
@@ -48,31 +71,34 @@ impl Held {
                 // What it sent before is of negotiations that are over.
                 let is_over = |m: &Notification| is_signal(m) && about(m) == Some(peer_id);
                 let is_bygone = |m: &Notification| matches!(m, Notification::Disconnected { peer_id: p, .. } if p == peer_id);
-                self.0.retain(|m| !is_over(m) && !is_bygone(m));
-                self.0.push_back(message);
+                self.0
+                    .retain(|w| !is_over(&w.message) && !is_bygone(&w.message));
+                self.0.push_back(message.into());
             }
-            _ => self.0.push_back(message),
+            _ => self.0.push_back(message.into()),
         }
     }
 
     fn left(&mut self, peer: PeerId, reason: LeaveReason) {
-        let mut news = self.0.iter().filter_map(|message| match message {
+        let mut news = self.0.iter().filter_map(|waiting| match &waiting.message {
             Notification::PeerAnnounced(info) if info.peer_id == peer => Some(true),
             Notification::PeerLeft { peer_id, .. } if *peer_id == peer => Some(false),
             _ => None,
         });
         // Somebody who came after the connection was lost has never been there for the peer.
         let was_unknown = news.next() == Some(true);
-        self.0.retain(|message| about(message) != Some(&peer));
+        self.0
+            .retain(|waiting| about(&waiting.message) != Some(&peer));
         if !was_unknown {
             let peer_id = peer;
-            self.0.push_back(Notification::PeerLeft { peer_id, reason });
+            let left = Notification::PeerLeft { peer_id, reason };
+            self.0.push_back(left.into());
         }
     }
 
     /// All of it, for the peer that is back.
     pub(super) fn into_messages(self) -> impl Iterator<Item = Notification> {
-        self.0.into_iter()
+        self.0.into_iter().map(|waiting| waiting.message)
     }
 }
 
