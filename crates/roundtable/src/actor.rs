@@ -378,8 +378,7 @@ impl Actor {
                 if let Some(voice) = &mut self.voice
                     && voice.packet(peer.clone(), arrived, packet)
                 {
-                    tracing::warn!(%peer, "sends far too much voice");
-                    self.tell(Event::VoiceFlood { peer });
+                    self.flooded(peer);
                 }
             }
             SessionEvent::MediaClock {
@@ -388,16 +387,19 @@ impl Actor {
                 clock,
             } => {
                 let arrived = self.clock.now();
-                if let Some(voice) = &mut self.voice {
-                    voice.send(ToVoice::Clock {
-                        peer,
-                        arrived,
-                        clock,
-                    });
+                if let Some(voice) = &mut self.voice
+                    && voice.clock(peer.clone(), arrived, clock)
+                {
+                    self.flooded(peer);
                 }
             }
             _ => {}
         }
+    }
+
+    fn flooded(&self, peer: PeerId) {
+        tracing::warn!(%peer, "sends far too much voice");
+        self.tell(Event::VoiceFlood { peer });
     }
 
     fn connected(&mut self, peer: PeerId, link: LinkId, author: Option<AuthorId>) {

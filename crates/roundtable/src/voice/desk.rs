@@ -33,7 +33,7 @@ const BLOCK_MS: f32 = 5.0;
 const BLOCK_US: u64 = 5_000;
 /// What Opus looks ahead, as nearly every sender uses it (RFC 6716 §2.1).
 const CODEC_MS: f32 = 6.5;
-/// After a longer pause of the whole process, playing goes on from now and not from where it was.
+/// After a longer pause of the whole process, playing and speaking go on from now and not from where they were.
 const MAX_BEHIND_BLOCKS: u64 = 40;
 
 /// One remote speaker.
@@ -42,6 +42,7 @@ struct Speaker {
     gain: Gain,
     placement: Placement,
     track: Option<usize>,
+    /// Whether the room was told that it speaks.
     speaking: bool,
     /// Payload bytes by the last look.
     bytes: u64,
@@ -197,7 +198,8 @@ impl Desk {
                 arrived,
                 clock,
             } => {
-                if let Some(speaker) = self.speaker(peer) {
+                // A clock is no voice: nobody becomes a speaker by it. The next one comes in a few seconds.
+                if let Some(speaker) = self.speakers.get_mut(&peer) {
                     speaker.receiver.push_clock(arrived, clock);
                 }
             }
@@ -369,6 +371,10 @@ impl Desk {
     /// Captures what has been said by now.
     pub(super) fn capture(&mut self, now: Timestamp) {
         let due = blocks_in(now.saturating_since(self.started));
+        if due.saturating_sub(self.captured) > MAX_BEHIND_BLOCKS {
+            // What would have been said meanwhile would all be sent at once, and be late. A clip has gone on.
+            self.captured = due;
+        }
         let mut out = Vec::new();
         let mut block = [0.0; BLOCK];
         while self.captured < due {
@@ -423,15 +429,15 @@ impl Desk {
     /// Plays what the speakers want, or without speakers, the blocks whose time has begun by now.
     pub(super) fn play(&mut self, now: Timestamp) {
         #[cfg(feature = "device")]
-        if self.devices.want().is_some() {
+        if self.devices.want(now).is_some() {
             self.pace = None;
-            while self.devices.want() == Some(true) {
+            while self.devices.want(now) == Some(true) {
                 self.play_block(now);
                 self.played += 1;
             }
             return;
         }
-        // From where the speakers were, when they have gone.
+        // From where the speakers were, when they have gone or hang.
         let (since, before) = *self.pace.get_or_insert((now, self.played));
         let due = before + blocks_in(now.saturating_since(since)) + 1;
         if due.saturating_sub(self.played) > MAX_BEHIND_BLOCKS {
@@ -479,12 +485,14 @@ impl Desk {
             }
             let speaking = pulled != Pulled::Silence;
             if speaking != speaker.speaking {
-                speaker.speaking = speaking;
                 let event = Event::Speaking {
                     peer: peer.clone(),
                     speaking,
                 };
-                let _ = self.to_room.try_send(FromVoice::Event(event));
+                // While the room is behind, it is told with a later block, if it is still so.
+                if self.to_room.try_send(FromVoice::Event(event)).is_ok() {
+                    speaker.speaking = speaking;
+                }
             }
         }
         let mut mix = std::mem::take(&mut self.mix);
@@ -499,8 +507,11 @@ impl Desk {
             }
             self.sender.hear_far_end(&block);
         }
+        // Speakers that hang would go on with what has long been said.
         #[cfg(feature = "device")]
-        self.devices.write(&mix);
+        if self.pace.is_none() {
+            self.devices.write(&mix);
+        }
         if let (Some(track), Some((_, recordings))) = (self.mix_track, &mut self.recordings) {
             recordings.write(track, &mix);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use roundtable_core::Timestamp;
 use roundtable_voice::{Capture, DeviceState, Direction, Playback};
 
 use super::desk::BLOCK_TIME;
@@ -15,6 +16,8 @@ const MOST_QUEUED: Duration = Duration::from_millis(60);
 const MORE: Duration = Duration::from_millis(5);
 /// By how much it shrinks, a second at a time.
 const LESS: Duration = Duration::from_millis(1);
+/// Speakers that have wanted nothing for so long hang: what is queued for them lasts a fraction of it.
+const HUNG: Duration = Duration::from_secs(1);
 /// Blocks played without running dry after which it does: about a second.
 const CALM_BLOCKS: u32 = 200;
 
@@ -32,6 +35,24 @@ struct Speakers {
     least: Duration,
     missed: u64,
     calm: u32,
+    appetite: Appetite,
+}
+
+/// Whether speakers still ask for sound: those of a sound system that hangs do not, and are yet open.
+#[derive(Debug, Clone, Copy, Default)]
+struct Appetite {
+    /// When they last did.
+    last: Option<Timestamp>,
+}
+
+impl Appetite {
+    fn is_lost(&mut self, now: Timestamp, wants: bool) -> bool {
+        if wants {
+            self.last = Some(now);
+        }
+        let last = *self.last.get_or_insert(now);
+        now.saturating_since(last) > HUNG
+    }
 }
 
 impl Devices {
@@ -52,6 +73,7 @@ impl Devices {
                 least,
                 missed: 0,
                 calm: 0,
+                appetite: Appetite::default(),
             }),
         }
     }
@@ -89,10 +111,11 @@ impl Devices {
         microphone.latency()
     }
 
-    /// Whether the speakers want a block now; `None` without speakers.
-    pub(super) fn want(&mut self) -> Option<bool> {
+    /// Whether the speakers want a block now; `None` without speakers, or where they have long wanted none.
+    pub(super) fn want(&mut self, now: Timestamp) -> Option<bool> {
         let speakers = self.speakers.as_mut()?;
-        Some(speakers.playback.queued()? < speakers.queued)
+        let wants = speakers.playback.queued()? < speakers.queued;
+        (!speakers.appetite.is_lost(now, wants)).then_some(wants)
     }
 
     pub(super) fn write(&mut self, samples: &[f32]) {
@@ -135,5 +158,27 @@ impl Speakers {
             let less = self.queued.saturating_sub(LESS);
             self.queued = less.max(self.least);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speakers_that_have_wanted_nothing_for_a_second_hang_until_they_do() {
+        let at = Timestamp::from_millis;
+        let mut appetite = Appetite::default();
+        assert!(
+            !appetite.is_lost(at(5_000), false),
+            "they have just been opened"
+        );
+        for ms in (5_000..8_000).step_by(10) {
+            assert!(!appetite.is_lost(at(ms), ms % 20 == 0));
+        }
+        assert!(!appetite.is_lost(at(8_980), false));
+        assert!(appetite.is_lost(at(8_981), false));
+        assert!(appetite.is_lost(at(60_000), false));
+        assert!(!appetite.is_lost(at(60_002), true), "they go on");
     }
 }

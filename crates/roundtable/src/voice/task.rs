@@ -148,16 +148,32 @@ impl VoiceTask {
 
     /// Hands a packet on. Returns whether its peer has just been muted for sending too many.
     pub(crate) fn packet(&mut self, peer: PeerId, arrived: Timestamp, packet: MediaPacket) -> bool {
-        let guard = self.guard(&peer);
+        let message = ToVoice::Packet {
+            peer: peer.clone(),
+            arrived,
+            packet,
+        };
+        self.admit(&peer, arrived, message)
+    }
+
+    /// Hands a sender's clock on, which counts as a packet does.
+    pub(crate) fn clock(&mut self, peer: PeerId, arrived: Timestamp, clock: MediaClock) -> bool {
+        let message = ToVoice::Clock {
+            peer: peer.clone(),
+            arrived,
+            clock,
+        };
+        self.admit(&peer, arrived, message)
+    }
+
+    /// Hands on what a peer sent, unless it sends too much. Returns whether it has just been muted for that.
+    fn admit(&mut self, peer: &PeerId, arrived: Timestamp, message: ToVoice) -> bool {
+        let guard = self.guard(peer);
         let muted = guard.is_muted(arrived);
         if !guard.admit(arrived) {
             return !muted;
         }
-        self.send(ToVoice::Packet {
-            peer,
-            arrived,
-            packet,
-        });
+        self.send(message);
         false
     }
 
@@ -247,3 +263,6 @@ async fn run(
         let _ = tokio::task::spawn_blocking(move || recordings.finish()).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

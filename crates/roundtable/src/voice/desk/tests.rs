@@ -50,9 +50,10 @@ fn listeners<const N: usize>(reports: [ListenerReport; N]) -> ToVoice {
 /// What is sent in the next so many milliseconds.
 fn sent(desk: &mut Desk, room: &mut mpsc::Receiver<FromVoice>, ms: u64) -> Vec<MediaPacket> {
     while room.try_recv().is_ok() {}
-    let captured = BLOCK_TIME * u32::try_from(desk.captured).unwrap();
-    let now = desk.started + captured + Duration::from_millis(ms);
-    desk.capture(now);
+    let captured = desk.started + BLOCK_TIME * u32::try_from(desk.captured).unwrap();
+    for later in (5..=ms).step_by(5) {
+        desk.capture(captured + Duration::from_millis(later));
+    }
     let mut packets = Vec::new();
     while let Ok(message) = room.try_recv() {
         if let FromVoice::Frame(frame) = message
@@ -266,4 +267,55 @@ fn what_is_no_voice_is_counted_and_not_heard() {
         .receiver
         .stats(listener.started);
     assert_eq!((stats.malformed, stats.packets), (1, 1));
+}
+
+#[test]
+fn a_clock_alone_makes_no_speaker() {
+    let (mut listener, _room) = desk(Voice::default());
+    listener.receive(ToVoice::Clock {
+        peer: peer("mallory"),
+        arrived: listener.started,
+        clock: roundtable_core::MediaClock {
+            ntp: roundtable_core::NtpTime::from(listener.wall),
+            timestamp: 0,
+        },
+    });
+    assert!(listener.speakers.is_empty());
+}
+
+#[test]
+fn a_room_that_is_behind_is_told_later_who_speaks() {
+    let (mut speaker, mut room) = desk(speaking());
+    let packets = sent(&mut speaker, &mut room, 400);
+    let (to_room, mut from_desk) = mpsc::channel(1);
+    let mut listener = Desk::new(Voice::default(), SystemClock, None, to_room).unwrap();
+    listener.begin();
+    let full = FromVoice::Second;
+    listener.to_room.try_send(full).unwrap();
+    let (before, after) = packets.split_at(packets.len() / 2);
+    hear(&mut listener, "bob", before);
+    assert!(matches!(from_desk.try_recv(), Ok(FromVoice::Second)));
+    hear(&mut listener, "bob", after);
+    let told = from_desk.try_recv();
+    let speaks = |event: &Event| matches!(event, Event::Speaking { speaking: true, .. });
+    assert!(
+        matches!(&told, Ok(FromVoice::Event(event)) if speaks(event)),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn after_the_process_was_held_up_a_clip_goes_on_from_now() {
+    let (mut desk, mut room) = desk(speaking());
+    assert!(!sent(&mut desk, &mut room, 100).is_empty());
+    // A minute in which nothing ran.
+    desk.capture(desk.started + Duration::from_secs(60));
+    let waiting = room.len();
+    assert!(waiting <= 1, "{waiting} packets at once");
+    let packets = sent(&mut desk, &mut room, 100);
+    assert!(
+        (4..=6).contains(&packets.len()),
+        "{} packets",
+        packets.len()
+    );
 }
