@@ -242,19 +242,40 @@ fn a_sound_system_that_dies_is_met_again() {
     add_sink(pulse.folder(), "lab");
     let folder = pulse.folder().to_owned();
     let inside = std::thread::spawn(move || run_inside(&folder, TEST));
-    let wait_for = |folder: &Path, file: &str| {
-        let told = (0..600).any(|_| {
-            sleep(Duration::from_millis(50));
-            folder.join(file).exists() || inside.is_finished()
-        });
-        assert!(told, "never {file}");
-    };
-    wait_for(pulse.folder(), "heard");
+    wait_for(&inside, pulse.folder(), "heard");
     pulse.stop();
-    wait_for(pulse.folder(), "lost");
+    wait_for(&inside, pulse.folder(), "lost");
     pulse.resume();
     add_sink(pulse.folder(), "lab");
     inside.join().unwrap();
+}
+
+#[test]
+fn a_sound_system_that_hangs_is_done_without_until_it_goes_on() {
+    const TEST: &str = "a_sound_system_that_hangs_is_done_without_until_it_goes_on";
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        return outlive(&PathBuf::from(folder));
+    }
+    let Some(pulse) = Pulse::start(TEST) else {
+        return;
+    };
+    add_sink(pulse.folder(), "lab");
+    let folder = pulse.folder().to_owned();
+    let inside = std::thread::spawn(move || run_inside(&folder, TEST));
+    wait_for(&inside, pulse.folder(), "heard");
+    pulse.hang();
+    wait_for(&inside, pulse.folder(), "lost");
+    pulse.wake();
+    inside.join().unwrap();
+}
+
+/// Until the process inside has told of something, by a file, or is over.
+fn wait_for(inside: &std::thread::JoinHandle<()>, folder: &Path, file: &str) {
+    let told = (0..600).any(|_| {
+        sleep(Duration::from_millis(50));
+        folder.join(file).exists() || inside.is_finished()
+    });
+    assert!(told, "never {file}");
 }
 
 fn outlive(folder: &Path) {

@@ -18,7 +18,7 @@ use super::{
     system::{Found, Shape},
 };
 
-/// How long a device may take to start.
+/// How long the sound system may take to find or to start a device.
 const START: Duration = Duration::from_secs(5);
 /// How often an open device is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ const WELL: u32 = 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Openings that the sound system has never answered: beyond these none is begun.
+/// Questions that the sound system has not answered: beyond these none is asked.
 const MAX_STUCK: usize = 3;
 /// Devices whose closing the sound system has never answered: beyond these none is opened. It takes as many losses, each
 /// by the fault of the sound system.
@@ -152,7 +152,7 @@ struct Work<E> {
     /// The sound system that a device was first opened of. Another one is not taken for it while it is away: it may
     /// hold the very devices that this one wants back.
     host: Option<HostId>,
-    /// Openings that were not answered in time.
+    /// Questions that were not answered in time.
     stuck: Vec<thread::JoinHandle<()>>,
     /// Devices that are being closed.
     closing: Vec<thread::JoinHandle<()>>,
@@ -270,7 +270,8 @@ impl<E: Send + 'static> Work<E> {
         if open.still > STALLED_LOOKS {
             return Some(DeviceState::Missing(DeviceError::Stalled));
         }
-        if open.looks <= LOOKS_AROUND {
+        // While this one stands still the sound system may, too, and it is soon told whether it is lost.
+        if open.looks <= LOOKS_AROUND || !moved {
             return None;
         }
         open.looks = 0;
@@ -281,12 +282,18 @@ impl<E: Send + 'static> Work<E> {
     }
 
     fn find(&mut self) -> Result<Found, DeviceError> {
-        let devices = match self.devices.take() {
-            Some(devices) => devices,
-            None => AudioDevices::of(self.host)?,
-        };
-        let devices = self.devices.insert(devices);
-        devices.find(self.direction, self.wanted.as_deref())
+        let (known, host) = (self.devices.take(), self.host);
+        let (direction, wanted) = (self.direction, self.wanted.clone());
+        let (devices, found) = self.ask("find", move || {
+            let devices = match known {
+                Some(devices) => devices,
+                None => AudioDevices::of(host)?,
+            };
+            let found = devices.find(direction, wanted.as_deref());
+            Ok((devices, found))
+        })?;
+        self.devices = Some(devices);
+        found
     }
 
     fn find_and_open(&mut self) -> Result<(Open, E), DeviceError> {
@@ -311,20 +318,30 @@ impl<E: Send + 'static> Work<E> {
         Ok((open, end))
     }
 
-    /// Opens a device on a thread of its own, as some sound systems never answer.
     fn open(&mut self, device: Device, health: &Arc<Health>) -> Result<(Stream, E), DeviceError> {
-        for threads in [&mut self.stuck, &mut self.closing] {
-            threads.retain(|thread| !thread.is_finished());
+        self.closing.retain(|thread| !thread.is_finished());
+        if self.closing.len() >= MAX_CLOSING {
+            return Err(DeviceError::Stalled);
         }
-        if self.stuck.len() >= MAX_STUCK || self.closing.len() >= MAX_CLOSING {
+        let (opener, shape, health) = (self.opener, self.shape, health.clone());
+        self.ask("open", move || opener(&device, shape, &health))
+    }
+
+    /// Asks something of the sound system on a thread of its own, as some never answer.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        what: &str,
+        question: impl FnOnce() -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        self.stuck.retain(|thread| !thread.is_finished());
+        if self.stuck.len() >= MAX_STUCK {
             return Err(DeviceError::Stalled);
         }
         let (answer, answered) = sync_channel(1);
-        let (opener, shape, health) = (self.opener, self.shape, health.clone());
         let thread = thread::Builder::new()
-            .name(format!("open {}", self.direction.name()))
+            .name(format!("{what} {}", self.direction.name()))
             .spawn(move || {
-                let _ = answer.send(opener(&device, shape, &health));
+                let _ = answer.send(question());
             })
             .map_err(|_| DeviceError::System(ErrorKind::ResourceExhausted))?;
         answered.recv_timeout(START).unwrap_or_else(|_| {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use cpal::{
     BufferSize, Device, ErrorKind, FromSample, Host, HostId, SampleFormat, SizedSample, Stream,
-    StreamConfig, SupportedStreamConfig,
+    StreamConfig, SupportedStreamConfig, SupportedStreamConfigRange,
     traits::{DeviceTrait, HostTrait, StreamTrait},
 };
 use rtrb::{Consumer, Producer};
@@ -215,14 +215,15 @@ fn started<R>(
 /// The device's default, but at 48 kHz if it can.
 fn at_voice_rate(
     default: SupportedStreamConfig,
-    mut supported: impl Iterator<Item = cpal::SupportedStreamConfigRange>,
+    supported: impl Iterator<Item = SupportedStreamConfigRange>,
 ) -> SupportedStreamConfig {
+    // Some systems name each rate as a range of its own.
     supported
-        .find(|range| {
+        .filter(|range| {
             range.channels() == default.channels()
                 && range.sample_format() == default.sample_format()
         })
-        .and_then(|range| range.try_with_sample_rate(SAMPLE_RATE_HZ))
+        .find_map(|range| range.try_with_sample_rate(SAMPLE_RATE_HZ))
         .unwrap_or(default)
 }
 
@@ -284,5 +285,30 @@ fn watch(health: &Arc<Health>) -> impl FnMut(cpal::Error) + Send + 'static {
         if gone {
             health.lose();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cpal::SupportedBufferSize;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_names_each_rate_by_itself_is_opened_at_48_khz() {
+        let range = |channels, format, rate_hz| {
+            let size = SupportedBufferSize::Unknown;
+            SupportedStreamConfigRange::new(channels, rate_hz, rate_hz, size, format)
+        };
+        let rates = [44_100, SAMPLE_RATE_HZ, 96_000];
+        let all = || {
+            rates
+                .map(|rate_hz| range(2, SampleFormat::F32, rate_hz))
+                .into_iter()
+        };
+        let default = range(2, SampleFormat::F32, 44_100).with_max_sample_rate();
+        assert_eq!(at_voice_rate(default, all()).sample_rate(), SAMPLE_RATE_HZ);
+        let mono = range(1, SampleFormat::F32, 44_100).with_max_sample_rate();
+        assert_eq!(at_voice_rate(mono, all()), mono);
     }
 }

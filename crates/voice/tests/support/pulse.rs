@@ -38,6 +38,24 @@ impl Pulse {
         let _ = std::fs::remove_file(socket(&self.folder));
     }
 
+    /// Lets it hang: it lives on and answers nothing, until it is [woken](Self::wake).
+    #[allow(dead_code)] // not of every test that has this module
+    pub fn hang(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    #[allow(dead_code)]
+    pub fn wake(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let mut kill = Command::new("kill");
+        let status = kill.args([signal, &self.process.id().to_string()]).status();
+        assert!(status.unwrap().success(), "kill {signal}");
+    }
+
     /// Starts it again, without its devices.
     pub fn resume(&mut self) {
         self.process = spawn(&self.folder);
