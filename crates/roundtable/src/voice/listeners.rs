@@ -14,7 +14,7 @@ use crate::links::Links;
 ///
 /// The schema that rooms have by default knows it; one of your own may, by
 /// `.key_type(KEY_TYPE, "voice volume", Strategy::LastWriteWins)`. Any Editor may turn anyone up and down; every member's
-/// client follows, and the author's own sends nothing while at 0. Guests have no author, and follow nothing.
+/// client follows, and the author's own sends nothing while at 0. Guests have no author: no command turns them down, and they follow none.
 pub const KEY_TYPE: u16 = 0xff01;
 pub(crate) const KEY_NAME: &str = "voice volume";
 pub(crate) const STRATEGY: Strategy = Strategy::LastWriteWins;
