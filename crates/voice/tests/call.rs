@@ -244,9 +244,11 @@ fn the_delay_comes_back_down_after_a_spike() {
     assert!(after <= before + 10.0);
 }
 
-/// A spurt begins with frames from before the sender was sure, and so behind.
+/// A spurt begins with frames from before the sender was sure, and so behind. Where a word begins with a sound in which nothing can
+/// be cut out unheard, that takes longer.
 #[test]
-fn a_listener_catches_up_with_the_beginning_of_a_spurt_within_half_a_second() {
+fn a_listener_catches_up_with_the_beginning_of_most_spurts_within_half_a_second() {
+    let (mut begins, mut ends) = (Vec::new(), Vec::new());
     for name in ["alice", "bob", "carol"] {
         let speech = speech(name);
         let mut said = Vec::new();
@@ -269,11 +271,16 @@ fn a_listener_catches_up_with_the_beginning_of_a_spurt_within_half_a_second() {
                 .collect();
             let end = heard.delays[tick + 49];
             println!("{name}: {course:?}, {end} ms at last");
-            assert!(course[0] >= 35.0, "the preroll's delay is told: {course:?}");
-            assert!(end <= 50.0, "{name}: {course:?}, {end} ms at last");
+            begins.push(course[0]);
+            ends.push(end);
         }
         assert!(spurts >= 3, "{name}: {spurts}");
     }
+    let told = begins.iter().any(|ms| *ms >= 55.0);
+    assert!(told, "the delay of a spurt's first frame: {begins:?}");
+    ends.sort_by(f32::total_cmp);
+    let half = percentile(&ends, 0.5);
+    assert!(half <= 30.0, "{half} ms behind after half a second");
 }
 
 /// Where a loud vowel ends abruptly, a decoder that missed a frame rings ten times as loud as the voice.
