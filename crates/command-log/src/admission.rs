@@ -13,8 +13,8 @@ use crate::{
 
 /// How far ahead of the local clock a frame's wall time may be before it waits.
 const MAX_AHEAD: Duration = Duration::from_secs(600);
-/// How many authors a log keeps that no Admin has given a role.
-const MAX_AUTHORS: usize = 1024;
+/// Of how many authors frames wait while their first has not come.
+const MAX_WAITING_AUTHORS: usize = 1024;
 /// How many bytes of frames wait, of all authors together.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
@@ -71,9 +71,12 @@ impl CommandLog {
     ) -> Result<Received, FrameError> {
         let frame = &unverified.frame;
         let known = self.index.get(&frame.author()).copied();
+        let begun = known.is_some_and(|index| self.chains[index].path.len() > 0);
+        if !begun && !self.has_room_for(frame.author()) {
+            return Err(FrameError::TooManyAuthors);
+        }
         let fresh = match known {
             Some(_) => None,
-            None if !self.has_room_for(frame.author()) => return Err(FrameError::TooManyAuthors),
             None => Some(Chain::new(frame.author(), &self.genesis)?),
         };
         let chain = match (&fresh, known) {
@@ -123,7 +126,9 @@ impl CommandLog {
         if let (Place::Aside(_), Some(judged)) = (place, &judged) {
             return Ok(self.put_aside(index, frame, judged, source, wall));
         }
-        Ok(self.take(index, place, frame, judged, wall))
+        let received = self.take(index, place, frame, judged, wall);
+        self.thin();
+        Ok(received)
     }
 
     /// Does with a verified frame what its place calls for.
@@ -170,11 +175,6 @@ impl CommandLog {
         Received::Aside { frame }
     }
 
-    /// Strangers may fill the log with authors, but never keep out one that was given a role.
-    pub(crate) fn has_room_for(&self, author: AuthorId) -> bool {
-        self.chains.len() < MAX_AUTHORS || self.roles.names(author)
-    }
-
     /// Whether a frame's time has not come. An own frame never waits: it would be signed again.
     fn is_early(&self, frame: &SignedFrame, wall: WallTime) -> bool {
         let ahead_ms = u64::try_from(MAX_AHEAD.as_millis()).unwrap_or(u64::MAX);
@@ -186,7 +186,16 @@ impl CommandLog {
     fn may_wait(&self, chain: &Chain, frame: &SignedFrame) -> bool {
         let waiting: usize = self.chains.iter().map(|chain| chain.waiting.bytes()).sum();
         let fits = waiting + frame.bytes().len() <= MAX_WAITING_BYTES;
-        fits && chain.waiting.has_room_for(frame.header().first_nonce)
+        let known = self.index.contains_key(&chain.author());
+        (known || self.has_room_to_wait())
+            && fits
+            && chain.waiting.has_room_for(frame.header().first_nonce)
+    }
+
+    /// Whether there is room for another author of whom nothing can count before more has come.
+    fn has_room_to_wait(&self) -> bool {
+        let waits = |chain: &&Chain| chain.path.len() == 0 && chain.waiting.len() > 0;
+        self.chains.iter().filter(waits).count() < MAX_WAITING_AUTHORS
     }
 
     /// Has a verified frame wait, if there is room.

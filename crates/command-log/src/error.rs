@@ -43,7 +43,8 @@ pub enum FrameError {
     /// What was shown as a fork is none.
     #[error("these frames do not prove a fork")]
     NoFork,
-    /// This log knows as many authors as it can hold. Local: elsewhere there may be room.
+    /// The author has no role, and 1,024 others without one have lower keys. Nobody's fault: whoever passed the frame on may
+    /// not have known all of them.
     #[error("no room for another author")]
     TooManyAuthors,
 }

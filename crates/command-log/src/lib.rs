@@ -10,6 +10,7 @@ mod chain;
 mod checkpoint;
 mod clock;
 mod consent;
+mod crowd;
 mod cut;
 mod duty;
 mod elided;

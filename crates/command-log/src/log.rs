@@ -20,6 +20,7 @@ use crate::{
     certificate::Line,
     chain::{Chain, Judged, Tip},
     clock::LamportClock,
+    crowd::Crowd,
     fork::ForkProof,
     metrics::{Counters, bump},
     outline::{self, Outline},
@@ -92,6 +93,7 @@ pub struct CommandLog {
     pub(crate) own: Option<(SigningKey, usize)>,
     pub(crate) chains: Vec<Chain>,
     pub(crate) index: HashMap<AuthorId, usize>,
+    pub(crate) crowd: Crowd,
     pub(crate) clock: LamportClock,
     /// The stable checkpoints, what was said of the next one, and one that is stable while this log
     /// lacks something below it.
@@ -151,6 +153,7 @@ impl CommandLog {
             own: None,
             chains: Vec::new(),
             index: HashMap::new(),
+            crowd: Crowd::default(),
             clock: LamportClock::default(),
             state: State::default(),
             undos: Undos::default(),
@@ -297,6 +300,7 @@ impl CommandLog {
             self.release(index, wall);
         }
         self.review();
+        self.thin();
         self.advance(wall);
         self.settle_undos();
         self.state.settle(&self.schema, &self.chains);
@@ -458,6 +462,7 @@ impl CommandLog {
     /// What this log lacks of what another one has.
     pub fn wants(&self, theirs: &[Head]) -> Vec<NonceRange> {
         let want = |head: &Head| match self.chain(head.author) {
+            _ if !self.has_room_for(head.author) => None,
             Some(chain) => chain.gap(head.nonce),
             None => Some(NonceRange {
                 author: head.author,
@@ -504,8 +509,8 @@ impl CommandLog {
     }
 
     /// How many authors' commands the log holds or waits for.
-    pub const fn authors(&self) -> usize {
-        self.chains.len()
+    pub fn authors(&self) -> usize {
+        self.index.len()
     }
 
     /// The room's genesis.
@@ -525,13 +530,6 @@ impl CommandLog {
 
     pub(crate) fn chain(&self, author: AuthorId) -> Option<&Chain> {
         Some(&self.chains[*self.index.get(&author)?])
-    }
-
-    pub(crate) fn insert(&mut self, chain: Chain) -> usize {
-        let index = self.chains.len();
-        self.index.insert(chain.author(), index);
-        self.chains.push(chain);
-        index
     }
 
     fn check_action(
@@ -716,7 +714,7 @@ impl Observe for CommandLog {
             let queued = queued.len() as f64;
             visitor.gauge("log_queued_frames", &[("queue", queue)], queued);
         }
-        visitor.gauge("log_authors", &[], self.chains.len() as f64);
+        visitor.gauge("log_authors", &[], self.index.len() as f64);
         visitor.gauge("log_lamport", &[], self.clock.highest() as f64);
         let last = self.line.last();
         visitor.gauge("log_checkpoints", &[], last.number as f64);

@@ -209,6 +209,7 @@ impl CommandLog {
             self.release(index, wall);
         }
         self.review();
+        self.thin();
     }
 
     /// Hears what a verified frame says about checkpoints.
@@ -234,6 +235,7 @@ impl CommandLog {
             self.index_again(index, |command| matches!(command, Outline::Other(_)));
         }
         self.roles.refresh();
+        self.regroup_all();
         for frame in self.kept().collect::<Vec<_>>() {
             self.hear(&frame);
         }

@@ -41,7 +41,11 @@ impl CommandLog {
         let early: HashSet<_> = authors
             .iter()
             .zip(&received)
-            .filter_map(|(author, received)| came_too_soon(received).then_some(*author))
+            .filter(|(author, received)| {
+                // Or it had to leave, for nobody had a role yet.
+                came_too_soon(received) || !self.index.contains_key(author)
+            })
+            .map(|(author, _)| *author)
             .collect();
         again.retain(|frame| early.contains(&frame.author()));
         self.rejoin(wall, &again);

@@ -49,6 +49,8 @@ pub(crate) struct Roles {
     /// What rules since the last stable checkpoint: earlier than all commands.
     base: Rulings,
     rulings: Rulings,
+    /// Who reads this log and has no place in it: what it writes counts nowhere.
+    outside: Option<AuthorId>,
     stale: bool,
 }
 
@@ -61,6 +63,7 @@ impl Roles {
             commands: BTreeMap::new(),
             base: BTreeMap::new(),
             rulings: BTreeMap::new(),
+            outside: None,
             stale: false,
         }
     }
@@ -155,7 +158,15 @@ impl Roles {
 
     /// The role in which an author wrote a command.
     pub(crate) fn at(&self, author: AuthorId, nonce: u64, lamport: u64) -> Role {
+        if self.outside == Some(author) && !self.names(author) {
+            return Role::Viewer;
+        }
         self.ruled(&self.rulings, author, nonce, lamport).0
+    }
+
+    /// Says who has no place, and whether that is news.
+    pub(crate) fn set_outside(&mut self, author: Option<AuthorId>) -> bool {
+        std::mem::replace(&mut self.outside, author) != author
     }
 
     /// Whether a put counts.

@@ -125,7 +125,7 @@ impl CommandLog {
     }
 
     /// Takes what no longer counts out of state and roles, and what counts from now on in.
-    fn shift(&mut self, index: usize, shift: &Shift) {
+    pub(crate) fn shift(&mut self, index: usize, shift: &Shift) {
         let chain = &self.chains[index];
         let (author, after) = (chain.author(), chain.tip_at(shift.kept).nonce);
         if !shift.dropped.is_empty() {
@@ -164,6 +164,7 @@ impl CommandLog {
     /// Evaluates roles, and gives the state anew what those wrote whose role has changed.
     fn refresh_roles(&mut self) {
         for (author, after) in self.roles.refresh() {
+            self.regroup(author);
             if let Some(index) = self.index.get(&author) {
                 self.put_again(*index, after);
                 self.undos.review(author, after);
@@ -172,7 +173,7 @@ impl CommandLog {
     }
 
     /// Gives the state anew what an author wrote above `after`.
-    fn put_again(&mut self, index: usize, after: u64) {
+    pub(crate) fn put_again(&mut self, index: usize, after: u64) {
         let (chains, schema) = (&self.chains[..], &self.schema);
         let cut = self.line.last().cut;
         let mut puts: BTreeMap<(u16, &[u8]), Vec<_>> = BTreeMap::new();
@@ -227,6 +228,9 @@ impl CommandLog {
     /// Lets a frame count that is at the end of its author's trunk.
     pub(crate) fn commit(&mut self, index: usize, frame: SharedFrame, judged: Judged) {
         let at = self.chains[index].push(&frame, judged.tip);
+        if self.chains[index].path.len() == 1 {
+            self.regroup(frame.author());
+        }
         self.count(index, frame, at, judged.commands);
     }
 }

@@ -398,9 +398,9 @@ impl Holdings for World<'_> {
     }
 }
 
-/// The author's last nonce here. All of them, where its log has ended: more is of no use.
+/// The author's last nonce here. All of them, where its log has ended or there is no room for it: more is of no use.
 fn held(room: &Room, author: &AuthorId) -> u64 {
-    if room.log.fork(*author).is_some() {
+    if room.log.fork(*author).is_some() || !room.log.has_room_for(*author) {
         return u64::MAX;
     }
     room.log.head(*author).map_or(0, |head| head.nonce)

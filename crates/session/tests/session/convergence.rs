@@ -1,14 +1,15 @@
 //! What one peer writes, all peers hold, whatever happens to their links.
 
 use proptest::prelude::*;
-use roundtable_command_log::Role;
+use roundtable_command_log::{CommandLog, GenesisParams, Role};
 use roundtable_core::{
     Channel::Command,
     TransportKind::{Quic, WebRtc},
 };
 use roundtable_session::{Event, GenesisSource, Input};
+use roundtable_wire::commands::ActionRef;
 
-use crate::world::{World, author, config, note, trail};
+use crate::world::{NOTE, World, author, config, forge, note, params, trail};
 
 #[test]
 fn three_peers_converge_to_equal_state() {
@@ -170,6 +171,48 @@ fn a_frame_reaches_a_peer_that_has_no_link_to_its_author() {
         [role("alice"), role("bob"), role("carol")],
         [Role::Admin, Role::Editor, Role::Viewer]
     );
+}
+
+/// Keys cost nothing: somebody shows each of two peers a thousand, not the same, before they meet.
+#[test]
+fn throw_away_keys_neither_part_a_room_nor_get_anybody_blamed() {
+    let mut world = World::new(10);
+    let open = GenesisParams {
+        default_role: Role::Editor,
+        ..params(1)
+    };
+    world.add(config("alice", GenesisSource::Create(open)), "alice");
+    let genesis = world.node("alice").session.genesis().unwrap().clone();
+    world.add(config("bob", GenesisSource::Known(genesis.clone())), "bob");
+    let put = ActionRef::Put {
+        key_type: NOTE,
+        key: b"title",
+        value: b"spam",
+    };
+    let frames = |keys: std::ops::Range<u32>| {
+        let frame = |n: u32| forge(&genesis, &format!("key {n}"), ([0; 32], 1), put);
+        keys.map(frame).collect::<Vec<_>>()
+    };
+    world.restore("alice", frames(0..900));
+    world.restore("bob", frames(600..1500));
+    world.link("alice", "bob", Quic);
+    world.secs(10);
+    world.common_hash();
+    let heads = |name| world.node(name).session.log().map(CommandLog::heads);
+    assert_eq!(heads("alice"), heads("bob"));
+    assert_eq!(heads("alice").map(|heads| heads.len()), Some(1024));
+    // What there is no room for is not asked for again and again.
+    let asked = |world: &World| {
+        let sent = |name: &str| world.node(name).sent[&Command].0;
+        sent("alice") + sent("bob")
+    };
+    let before = asked(&world);
+    world.secs(10);
+    assert_eq!(asked(&world), before);
+    for name in ["alice", "bob"] {
+        let misbehaved = |event: &Event| matches!(event, Event::Misbehaved { .. });
+        assert!(!world.node(name).events.iter().any(misbehaved), "{name}");
+    }
 }
 
 #[test]

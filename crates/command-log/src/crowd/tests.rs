@@ -1,0 +1,176 @@
+#![allow(clippy::unwrap_used)] // a test may fail loudly
+
+use ed25519_dalek::SigningKey;
+use proptest::prelude::*;
+use roundtable_core::WallTime;
+
+use super::*;
+use crate::{Action, Genesis, GenesisParams, Key, Role, Schema, SharedFrame, Strategy};
+
+const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
+const AUTHORS: u8 = 8;
+const PLACES: usize = 3;
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn schema() -> Schema {
+    let schema = Schema::builder(1, 0).key_type(1, "stroke", Strategy::LastWriteWins);
+    schema.build().unwrap()
+}
+
+/// A room in which whoever comes may write, and that author 0 creates.
+fn genesis() -> Genesis {
+    let mut params = GenesisParams::new([42; 32], NOW, schema().hash());
+    params.default_role = Role::Editor;
+    Genesis::create(params, &key(0)).unwrap()
+}
+
+/// A log that has places for three strangers.
+fn log(seed: Option<u8>) -> CommandLog {
+    let mut log = CommandLog::new(genesis(), schema(), seed.map(key)).unwrap();
+    log.crowd.most = PLACES;
+    log
+}
+
+fn put(seed: u8) -> Action {
+    Action::put(Key::new(1, vec![seed]), vec![seed])
+}
+
+/// Two frames of each author, the creator's among them.
+fn frames(granted: &[u8]) -> Vec<SharedFrame> {
+    let of = |seed: u8| {
+        let mut log = log(Some(seed));
+        let mut frames = vec![log.append(NOW, &[put(seed)]).unwrap()];
+        let grants = granted.iter().filter(|_| seed == 0).map(|target| {
+            let target = AuthorId::from_bytes(key(*target).verifying_key().to_bytes());
+            let grant = log.role_command(target, Role::Admin);
+            log.append(NOW, &[grant]).unwrap()
+        });
+        frames.extend(grants);
+        frames.push(log.append(NOW, &[put(seed)]).unwrap());
+        frames
+    };
+    (0..AUTHORS).flat_map(of).collect()
+}
+
+fn give(log: &mut CommandLog, frame: &SharedFrame) {
+    // A stranger without a place is refused.
+    let _ = log.receive(NOW, frame.bytes().clone());
+}
+
+/// Gives each log what the others have and it lacks, until none lacks anything.
+fn exchange(logs: &mut [CommandLog]) {
+    for _ in 0..100 {
+        let mut quiet = true;
+        for to in 0..logs.len() {
+            for from in 0..logs.len() {
+                for want in logs[to].wants(&logs[from].heads()) {
+                    let frames: Vec<_> = logs[from]
+                        .frames_after(want.author, want.after, usize::MAX)
+                        .collect();
+                    frames.iter().for_each(|frame| give(&mut logs[to], frame));
+                    quiet &= frames.is_empty();
+                }
+            }
+            logs[to].settle(NOW);
+        }
+        if quiet {
+            return;
+        }
+    }
+    panic!("the logs never have enough of each other");
+}
+
+proptest! {
+    /// Whatever comes first and to whom, a room with more strangers than places comes to one state.
+    #[test]
+    fn which_strangers_are_kept_does_not_depend_on_who_came_first(
+        granted in prop::sample::subsequence((1..AUTHORS).collect::<Vec<_>>(), 0..3),
+        orders in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..40), 3),
+        late in any::<bool>(),
+    ) {
+        let frames = frames(&granted);
+        // Each has some of the frames, in some order; between them they have all.
+        let mut logs: Vec<_> = (0..3).map(|_| log(None)).collect();
+        for (log, order) in logs.iter_mut().zip(&orders) {
+            for (step, index) in order.iter().enumerate() {
+                give(log, &frames[index.index(frames.len())]);
+                if late && step % 5 == 0 {
+                    log.settle(NOW);
+                }
+            }
+        }
+        let mut whole = log(None);
+        frames.iter().for_each(|frame| give(&mut whole, frame));
+        whole.settle(NOW);
+        frames.iter().for_each(|frame| give(&mut whole, frame));
+        whole.settle(NOW);
+        logs.push(whole);
+        exchange(&mut logs);
+
+        let mut strangers: Vec<_> = (1..AUTHORS)
+            .filter(|seed| !granted.contains(seed))
+            .map(|seed| AuthorId::from_bytes(key(seed).verifying_key().to_bytes()))
+            .collect();
+        strangers.sort_unstable();
+        for log in &logs {
+            prop_assert_eq!(log.heads(), logs[0].heads());
+            prop_assert_eq!(log.state_hash(), logs[0].state_hash());
+            let kept: Vec<_> = log.crowd.members.iter().copied().collect();
+            prop_assert_eq!(&kept[..], &strangers[..PLACES]);
+            prop_assert_eq!(log.heads().len(), PLACES + granted.len() + 1);
+            prop_assert_eq!(log.chains.len(), log.authors() + log.crowd.vacant.len());
+        }
+    }
+}
+
+/// Else it would show its user what nobody else has.
+#[test]
+fn an_author_without_a_place_counts_for_nothing_in_its_own_log_either() {
+    let mut by_key: Vec<u8> = (1..AUTHORS).collect();
+    by_key.sort_unstable_by_key(|seed| key(*seed).verifying_key().to_bytes());
+    let last = by_key.pop().unwrap();
+    let (mut own, mut other) = (log(Some(last)), log(None));
+    let mine = own.append(NOW, &[put(last)]).unwrap();
+    own.settle(NOW);
+    let shown = Key::new(1, vec![last]);
+    assert_eq!(own.get(&shown), Some(&[last][..]));
+    for seed in &by_key[..PLACES] {
+        let frame = log(Some(*seed)).append(NOW, &[put(*seed)]).unwrap();
+        give(&mut own, &frame);
+        give(&mut other, &frame);
+    }
+    give(&mut other, &mine);
+    own.settle(NOW);
+    other.settle(NOW);
+    assert_eq!(own.get(&shown), None);
+    assert_eq!(own.state_hash(), other.state_hash());
+    assert!(own.append(NOW, &[put(last)]).is_err());
+
+    // An Admin sees to it that it has a place, and all that it wrote counts.
+    let mut creator = log(Some(0));
+    let target = own.own_author().unwrap();
+    let covered = crate::Covered::NOTHING;
+    let role = Role::Admin;
+    let grant = creator
+        .append(
+            NOW,
+            &[Action::SetRole {
+                target,
+                role,
+                covered,
+            }],
+        )
+        .unwrap();
+    give(&mut own, &grant);
+    give(&mut other, &grant);
+    own.settle(NOW);
+    other.settle(NOW);
+    give(&mut other, &mine);
+    other.settle(NOW);
+    assert_eq!(own.get(&shown), Some(&[last][..]));
+    assert_eq!(own.state_hash(), other.state_hash());
+    assert!(own.append(NOW, &[put(last)]).is_ok());
+}
