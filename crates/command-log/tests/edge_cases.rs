@@ -529,6 +529,10 @@ fn strangers_cannot_keep_out_an_author_that_was_given_a_role() {
     assert!(log.receive(at(0), editor.stroke("mine").bytes).is_ok());
 }
 
+/// The name says more than the log promises: it has one owner and no lock of its own (`append` takes `&mut self`), so threads
+/// that share one bring the lock. Appends are one after the other then, and what is shown is that none of a hundred is lost,
+/// skipped or numbered twice, whichever thread comes first. Applications share a room's handle instead, which hands over
+/// to the one task that owns the log.
 #[test]
 fn command_log_handles_concurrent_append_from_100_threads() {
     let genesis = genesis();

@@ -100,6 +100,10 @@ fn a_viewers_commands_do_not_count_until_after_it_is_an_editor() {
     assert_eq!(story.counted(), ["after"]);
 }
 
+/// "Rejects" means that they do not count, not that their frames are refused. Who was revoked when is a matter of all role commands,
+/// which arrive in any order: a log that refused the frames of a revoked author would lack them where the revocation turns out not to
+/// count, or to cover less, and so never agree with a log that had them first. Their frames are kept, relayed and
+/// numbered like any other, and change nothing.
 #[test]
 fn command_log_rejects_entries_from_revoked_author() {
     let mut story = Story::new();
