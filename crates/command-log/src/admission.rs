@@ -182,10 +182,15 @@ impl CommandLog {
         frame.header().wall_ms > latest_ms && self.own_author() != Some(frame.author())
     }
 
-    /// Whether there is room for a frame to wait.
+    /// Whether there is room for a frame to wait, if only in the place of another: its author has less there than another has, or
+    /// has one that is further from its gap.
     fn may_wait(&self, chain: &Chain, frame: &SignedFrame) -> bool {
-        let waiting: usize = self.chains.iter().map(|chain| chain.waiting.bytes()).sum();
-        let fits = waiting + frame.bytes().len() <= MAX_WAITING_BYTES;
+        let with_it = chain.waiting.bytes() + frame.bytes().len();
+        let heaviest = self.heaviest_waiting();
+        let heaviest = heaviest.map_or(0, |index| self.chains[index].waiting.bytes());
+        let fits = self.waiting_bytes() + frame.bytes().len() <= MAX_WAITING_BYTES
+            || with_it <= heaviest
+            || chain.waiting.last() > Some(frame.header().first_nonce);
         let known = self.index.contains_key(&chain.author());
         (known || self.has_room_to_wait())
             && fits
@@ -198,15 +203,34 @@ impl CommandLog {
         self.chains.iter().filter(waits).count() < MAX_WAITING_AUTHORS
     }
 
-    /// Has a verified frame wait, if there is room.
+    fn waiting_bytes(&self) -> usize {
+        self.chains.iter().map(|chain| chain.waiting.bytes()).sum()
+    }
+
+    /// Whose frames take most of the room for those that wait.
+    fn heaviest_waiting(&self) -> Option<usize> {
+        let waiting = (0..self.chains.len()).filter(|i| self.chains[*i].waiting.len() > 0);
+        waiting.max_by_key(|index| self.chains[*index].waiting.bytes())
+    }
+
+    /// Has a verified frame wait, if there is room. When there is not, whoever has most there loses what is furthest from its
+    /// gap: so nobody drives out what others have, up to an equal share.
     fn hold(&mut self, index: usize, frame: SharedFrame) -> Received {
-        let fits = self.may_wait(&self.chains[index], &frame);
-        let chain = &mut self.chains[index];
         let before = frame.header().first_nonce - 1;
-        if !fits || !chain.waiting.hold(frame) {
+        if !self.may_wait(&self.chains[index], &frame) || !self.chains[index].waiting.hold(frame) {
             bump(&mut self.counters.not_held);
         }
-        match chain.gap(before) {
+        while self.waiting_bytes() > MAX_WAITING_BYTES
+            && let Some(heaviest) = self.heaviest_waiting()
+        {
+            self.chains[heaviest].waiting.drop_last();
+            bump(&mut self.counters.not_held);
+            let own = self.own.as_ref().is_some_and(|(_, own)| *own == heaviest);
+            if self.chains[heaviest].is_blank() && !own {
+                self.vacate(heaviest);
+            }
+        }
+        match self.chains[index].gap(before) {
             Some(missing) => Received::Waiting { missing },
             None => Received::Early,
         }

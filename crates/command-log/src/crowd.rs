@@ -123,7 +123,7 @@ impl CommandLog {
     }
 
     /// Forgets an author of whom no frame is left. Its chain stays where it is, for what comes after it is known by its place.
-    fn vacate(&mut self, index: usize) {
+    pub(crate) fn vacate(&mut self, index: usize) {
         let author = self.chains[index].author();
         self.index.remove(&author);
         self.crowd.vacant.insert(author, index);
@@ -152,6 +152,11 @@ impl CommandLog {
 }
 
 impl Chain {
+    /// Whether nothing is known of the author, not even by a checkpoint.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.path.len() == 0 && self.path.root().nonce == 0 && self.waiting.len() == 0
+    }
+
     /// Lets go of all frames.
     fn empty(&mut self) {
         self.begin_at(self.path.root());

@@ -34,10 +34,15 @@ impl Waiting {
         if self.frames.len() <= MAX_FRAMES {
             return true;
         }
+        self.drop_last();
+        false
+    }
+
+    /// Lets go of the frame that is furthest from the gap.
+    pub(crate) fn drop_last(&mut self) {
         if let Some((_, last)) = self.frames.pop_last() {
             self.bytes -= last.bytes().len();
         }
-        false
     }
 
     /// Whether this very frame is held.
@@ -54,6 +59,11 @@ impl Waiting {
     /// The nonce at which the first frame begins.
     pub(crate) fn first(&self) -> Option<u64> {
         self.frames.keys().next().copied()
+    }
+
+    /// The nonce at which the last frame begins.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.frames.keys().next_back().copied()
     }
 
     /// Lets go of all frames that begin at or below `nonce`.

@@ -189,6 +189,40 @@ fn what_waits_is_bounded() {
     assert_eq!(gauge(&log, "log_waiting_frames"), 0.0);
 }
 
+/// Frames beyond a gap have not been paid for yet: whatever an author's budget, it may sign hundreds of them, as long as can be.
+#[test]
+fn no_author_takes_all_the_room_in_which_frames_wait() {
+    let genesis = genesis();
+    let long = vec![7; 64 * 1024 - 1];
+    let mut log = reader(&genesis);
+    let flood = |log: &mut CommandLog, seed| {
+        let mut forger = Forger::new(&genesis, seed);
+        forger.nonce = 100;
+        for _ in 0..256 {
+            let put = ActionRef::Put {
+                key_type: STROKE,
+                key: b"s",
+                value: &long,
+            };
+            log.receive(at(0), forger.sign(&[put]).bytes).unwrap();
+        }
+    };
+    flood(&mut log, 1);
+    flood(&mut log, 3);
+    let mut bob = Forger::new(&genesis, 2);
+    // More than what is left between two of the long ones.
+    let text = "b".repeat(10_000);
+    let frames: Vec<_> = (0..50).map(|_| bob.stroke(&text)).collect();
+    for frame in &frames[1..] {
+        log.receive(at(0), frame.bytes.clone()).unwrap();
+    }
+    log.receive(at(0), frames[0].bytes.clone()).unwrap();
+    assert_eq!(log.head(id(2)).map(|head| head.nonce), Some(50));
+    // The two that flood have half each of what is left of 16 MiB.
+    let held = gauge(&log, "log_waiting_frames");
+    assert!((240.0..=256.0).contains(&held), "{held}");
+}
+
 /// Ten minutes ahead of the local clock is not yet the future; a millisecond more is. Neither is a
 /// verdict: what waits is not in the log, holds up only its author, and is taken in its time.
 #[test]
