@@ -312,10 +312,15 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                 json!({ "kind": board::kind(action), "reason": reason.to_string() }),
                 format!("a command was not signed: {reason}"),
             ),
-            Event::Misbehaved { peer, code } => (
+            Event::Misbehaved { peer, author, code } => (
                 "misbehaved",
-                json!({ "peer": peer.as_str(), "code": code }),
-                format!("{peer} sent a frame that no honest peer sends (code {code})"),
+                json!({ "peer": peer.as_str(), "author": author.map(|author| author.to_string()), "code": code }),
+                match author {
+                    Some(author) => format!(
+                        "{author} has signed a frame that breaks a rule (code {code}); {peer} sent it"
+                    ),
+                    None => format!("{peer} sent a frame that no honest peer sends (code {code})"),
+                },
             ),
             Event::Forked(proof) => (
                 "forked",

@@ -105,7 +105,15 @@ impl CommandLog {
         };
         let judged = match (place, foreseen.judged) {
             (Place::Next, Some(judged)) => Some(judged),
-            _ => tip.map(|tip| tip.judge(frame, &self.genesis)).transpose()?,
+            _ => match tip.map(|tip| tip.judge(frame, &self.genesis)) {
+                // That its author breaks a rule is said only of one that has signed the frame.
+                Some(Err(FrameError::Rule(breach))) => {
+                    self.counters.verified(1);
+                    unverified.verify(&self.genesis.hash(), &chain.key)?;
+                    return Err(breach.into());
+                }
+                judged => judged.transpose()?,
+            },
         };
         match foreseen.verdict {
             Some(verdict) => verdict?,

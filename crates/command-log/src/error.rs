@@ -37,7 +37,7 @@ pub enum FrameError {
         /// Commands in the body.
         body: usize,
     },
-    /// A rule of the author's chain is broken.
+    /// The author has signed this, and breaks a rule of its chain by it.
     #[error(transparent)]
     Rule(#[from] RuleBreach),
     /// What was shown as a fork is none.

@@ -241,9 +241,8 @@ impl CommandLog {
     /// Judges a frame in full form from anyone. Any bytes are safe.
     ///
     /// # Errors
-    /// [`FrameError`]; the frame is then as if never signed. Rules are checked before the signature,
-    /// which costs more, so most errors say something of who passed the frame on and nothing of the
-    /// author it names; only a fork is proven.
+    /// [`FrameError`]; the frame is then as if never signed. Most errors say something of who passed the frame on and nothing
+    /// of the author it names. Only [`FrameError::Rule`] is the author's: its signature has been verified.
     pub fn receive(&mut self, wall: WallTime, bytes: Bytes) -> Result<Received, FrameError> {
         let frame = UnverifiedFrame::decode(bytes, &self.genesis.hash());
         let frame = frame.inspect_err(|error| self.counters.refused(error))?;

@@ -337,7 +337,9 @@ impl Actor {
                     reason: error,
                 });
             }
-            SessionEvent::Misbehaved { peer, code } => self.tell(Event::Misbehaved { peer, code }),
+            SessionEvent::Misbehaved { peer, author, code } => {
+                self.tell(Event::Misbehaved { peer, author, code });
+            }
             SessionEvent::Applied(applied) => {
                 let voice = matches!(&applied.action, Action::Put { key, .. } if key.key_type == voice::KEY_TYPE);
                 self.tell(Event::Applied(applied));

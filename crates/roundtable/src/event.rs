@@ -77,10 +77,13 @@ pub enum Event {
         /// Why, for people.
         reason: AppendError,
     },
-    /// A member sent a frame that no honest peer sends. After eight of them its link is closed.
+    /// A member sent a frame that the log refused. After eight that no honest peer sends its link is closed.
     Misbehaved {
-        /// Who.
+        /// Who sent it.
         peer: PeerId,
+        /// The author, if it is proven to be at fault: it has signed a frame that breaks a rule of its log. Otherwise the
+        /// sender is, and nothing is said of the author that the frame names.
+        author: Option<AuthorId>,
         /// The frame error's code, as `docs/protocols/command-log.md` lists them.
         code: u8,
     },

@@ -21,6 +21,24 @@ const MAX_OFFENCES: u32 = 8;
 /// has to be asked at most when the room's genesis changes.
 const MAX_MISREAD: u32 = 64;
 
+/// Where a frame has come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    link: LinkId,
+    author: AuthorId,
+    elided: bool,
+}
+
+impl Source {
+    pub(crate) fn of(link: LinkId, frame: &UnverifiedFrame) -> Self {
+        Self {
+            link,
+            author: frame.author(),
+            elided: frame.is_elided(),
+        }
+    }
+}
+
 /// What has to be done once frames have been judged.
 #[derive(Debug, Default)]
 struct Consequences {
@@ -39,7 +57,7 @@ impl Session {
         };
         let frame = match room.log.read(&mut member.reader, bytes) {
             Ok(frame) => frame.shown_by(member.author),
-            Err(ReadError::Frame(error)) => return self.on_bad_frame(now, id, &error),
+            Err(ReadError::Frame(error)) => return self.on_bad_frame(now, id, None, &error),
             Err(_) => return self.on_misread(now, id),
         };
         member.asked_in_full &= frame.is_elided();
@@ -53,10 +71,10 @@ impl Session {
             }
             return;
         }
-        let elided = frame.is_elided();
+        let source = Source::of(id, &frame);
         let received = room.log.receive_frame(now.wall, frame);
         let mut consequences = Consequences::default();
-        self.on_received(now, id, elided, received, &mut consequences);
+        self.on_received(now, source, received, &mut consequences);
         self.follow(now, &consequences);
     }
 
@@ -64,11 +82,11 @@ impl Session {
     pub(crate) fn on_judged(
         &mut self,
         now: Now,
-        id: LinkId,
+        source: Source,
         received: Result<Received, FrameError>,
     ) {
         let mut consequences = Consequences::default();
-        self.on_received(now, id, false, received, &mut consequences);
+        self.on_received(now, source, received, &mut consequences);
         self.follow(now, &consequences);
     }
 
@@ -85,15 +103,15 @@ impl Session {
         };
         let round = self.arrivals.round(now.mono).into_iter();
         let (sources, frames): (Vec<_>, Vec<_>) = round
-            .map(|(id, frame)| ((id, frame.is_elided()), frame))
+            .map(|(id, frame)| (Source::of(id, &frame), frame))
             .unzip();
         let mut consequences = Consequences {
             authors: frames.iter().map(UnverifiedFrame::author).collect(),
             ..Consequences::default()
         };
         let verdicts = room.log.receive_all(now.wall, frames);
-        for ((id, elided), verdict) in sources.into_iter().zip(verdicts) {
-            self.on_received(now, id, elided, verdict, &mut consequences);
+        for (source, verdict) in sources.into_iter().zip(verdicts) {
+            self.on_received(now, source, verdict, &mut consequences);
         }
         self.follow(now, &consequences);
     }
@@ -101,11 +119,11 @@ impl Session {
     fn on_received(
         &mut self,
         now: Now,
-        id: LinkId,
-        elided: bool,
+        source: Source,
         received: Result<Received, FrameError>,
         consequences: &mut Consequences,
     ) {
+        let id = source.link;
         let member = self.links.get(id).and_then(|link| link.member());
         if let Some(member) = member.filter(|_| was_of_no_use(&received)) {
             self.counters.unused();
@@ -125,10 +143,13 @@ impl Session {
             }
             // Nobody is to blame: the peer may not know yet whose places these are. No signature was verified.
             Ok(_) | Err(FrameError::TooManyAuthors) => {}
-            Err(error) if elided && is_offence(&error) && !self.was_asked_in_full(id) => {
+            Err(error) if source.elided && is_offence(&error) && !self.was_asked_in_full(id) => {
                 self.on_misread(now, id);
             }
-            Err(error) => self.on_bad_frame(now, id, &error),
+            Err(error) => {
+                let proven = matches!(error, FrameError::Rule(_)).then_some(source.author);
+                self.on_bad_frame(now, id, proven, &error);
+            }
         }
     }
 
@@ -183,7 +204,8 @@ impl Session {
         }
     }
 
-    fn on_bad_frame(&mut self, now: Now, id: LinkId, error: &FrameError) {
+    /// `author` is who is proven to be at fault; else it is whoever passed the frame on without a look at it.
+    fn on_bad_frame(&mut self, now: Now, id: LinkId, author: Option<AuthorId>, error: &FrameError) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
@@ -198,7 +220,7 @@ impl Session {
             tracing::debug!(%peer, link = id.0, %error, "frame refused");
         }
         let offences = member.offences;
-        self.outbox.event(Event::Misbehaved { peer, code });
+        self.outbox.event(Event::Misbehaved { peer, author, code });
         if offences >= MAX_OFFENCES {
             let reason = "too many frames that no honest peer sends";
             self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));
@@ -206,12 +228,13 @@ impl Session {
     }
 }
 
-/// Whether a signature was verified, and the log has not grown by that.
+/// Whether a signature was verified, and the log has not grown by that. Whose fault that is makes no difference: who passes on what
+/// breaks a rule is not blamed for it, but has our verifications for that at no other pace.
 fn was_of_no_use(received: &Result<Received, FrameError>) -> bool {
     match received {
         Ok(Received::Accepted { .. } | Received::Duplicate | Received::Ended) => false,
         Ok(_) => true,
-        Err(error) => matches!(error, FrameError::Signature(_)),
+        Err(error) => matches!(error, FrameError::Signature(_) | FrameError::Rule(_)),
     }
 }
 

@@ -13,6 +13,7 @@ use roundtable_wire::session::Control;
 
 use crate::{
     Session,
+    arrivals::Source,
     event::{LinkId, Now},
     links::Link,
 };
@@ -205,6 +206,7 @@ impl Session {
         if !is_next || asked_for || !self.arrivals.may_pass(now.mono, peer) {
             return;
         }
+        let source = Source::of(id, &frame);
         let received = room.log.receive_frame(now.wall, frame.shown_by(peer));
         if received.is_err() {
             // It may be of a log that the peer has given up: what it signs for the present one comes reliably.
@@ -212,7 +214,7 @@ impl Session {
             return self.arrivals.unused(now.mono, peer);
         }
         self.counters.repetition_used();
-        self.on_judged(now, id, received);
+        self.on_judged(now, source, received);
     }
 }
 

@@ -271,10 +271,13 @@ pub enum Event {
         /// The mapping.
         clock: MediaClock,
     },
-    /// A peer sent a frame that the log refused. Not always the sender's own fault: see the code.
+    /// A frame came that the log refused.
     Misbehaved {
-        /// Who.
+        /// Who sent it.
         peer: PeerId,
+        /// The author, if it is proven to be at fault: it has signed a frame that breaks a rule of its log. Otherwise the
+        /// sender is, and nothing is said of the author that the frame names.
+        author: Option<AuthorId>,
         /// [`FrameError::code`](roundtable_command_log::FrameError::code).
         code: u8,
     },

@@ -743,7 +743,7 @@ impl World {
                 self.undelivered(number, &peer, count);
                 Ok(())
             }
-            Event::Misbehaved { peer, code } if self.both_honest(number, &peer) => {
+            Event::Misbehaved { peer, code, .. } if self.both_honest(number, &peer) => {
                 let judge = self.peers[number].id.clone();
                 Err(Violation::Blamed { judge, peer, code })
             }

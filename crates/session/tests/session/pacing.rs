@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roundtable_command_log::{Genesis, GenesisParams, Role};
 use roundtable_core::{Channel, Frame, TransportKind::Quic};
-use roundtable_session::{GenesisSource, Input, LinkId};
+use roundtable_session::{Event, GenesisSource, Input, LinkId};
 use roundtable_wire::{
     commands::ActionRef,
     session::{Control, Head},
@@ -65,6 +65,59 @@ fn a_flood_of_frames_that_bring_nothing_is_verified_at_a_steady_pace() {
     world.submit("eve", vec![trail("!")]);
     world.secs(3);
     assert_eq!(world.node("bob").trail(), "here!");
+}
+
+/// Mallory signs what breaks a rule, and Eve passes it on: that Mallory is at fault is proven, and is all that is said of
+/// either. But Eve has no more of Bob's verifications than for anything else that brings nothing.
+#[test]
+fn who_signs_a_breach_is_blamed_for_it_and_who_passes_it_on_is_not() {
+    let mut world = World::new(52);
+    let mut params = params(1);
+    (params.limits.burst, params.limits.per_second) = (1, 1);
+    world.add(config("bob", GenesisSource::Create(params)), "bob");
+    let genesis = world.node("bob").session.genesis().unwrap().clone();
+    world.add(config("eve", GenesisSource::Known(genesis.clone())), "eve");
+    let link = world.link("eve", "bob", Quic);
+    world.secs(3);
+    // Costs three times what Mallory has.
+    let breach = forge(
+        &genesis,
+        "mallory",
+        ([0; 32], 1),
+        ActionRef::Put {
+            key_type: NOTE,
+            key: b"mallory",
+            value: &[0; 2048],
+        },
+    );
+    let give = |world: &mut World, bytes: &Bytes| {
+        let frame = Frame::binary(Channel::Command, bytes.clone());
+        world.input("bob", Input::Received { link, frame }).unwrap();
+    };
+    let before = counted(&world, "bob", "session_unused_verifications");
+    for _ in 0..20 {
+        give(&mut world, &breach);
+    }
+    world.millis(100);
+    let after = counted(&world, "bob", "session_unused_verifications");
+    assert_eq!(after - before, 20);
+    let blamed = |world: &World| {
+        let events = world.node("bob").events.iter();
+        let blamed = events.filter_map(|event| match event {
+            Event::Misbehaved { author, code, .. } => Some((*author, *code)),
+            _ => None,
+        });
+        blamed.collect::<Vec<_>>()
+    };
+    assert_eq!(blamed(&world), [(Some(author("mallory")), 13); 20]);
+    assert!(!world.links_of("bob").is_empty(), "Eve is still there");
+
+    // What Mallory has not signed is Eve's own doing.
+    let mut forged = breach.to_vec();
+    forged[189 - 64] ^= 1;
+    give(&mut world, &Bytes::from(forged));
+    world.millis(100);
+    assert_eq!(blamed(&world).last(), Some(&(None, 6)));
 }
 
 /// Eve asks again and again where Bob parts from her, in messages as long as they may be.
