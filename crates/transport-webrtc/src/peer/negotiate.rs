@@ -143,6 +143,7 @@ impl Peer {
         self.remote_ufrag = sdp::ufrag(remote_sdp);
         self.media.negotiated(&mut self.pc, sdp::ssrcs(remote_sdp));
         (self.started, self.kicked) = (now, true);
+        self.check_at_once();
         for candidate in sdp::candidates(remote_sdp) {
             // The core has those with addresses from the description itself.
             self.names.want(now, candidate);
@@ -165,7 +166,7 @@ impl Peer {
         } else if let Err(error) = self.pc.add_remote_candidate(candidate) {
             tracing::debug!(%error, "remote candidate");
         } else {
-            self.kicked = true;
+            self.check_at_once();
         }
     }
 }

@@ -191,6 +191,16 @@ fn a_link_opens_in_seven_round_trips() {
 }
 
 #[test]
+fn on_a_short_way_nothing_is_waited_for() {
+    let mut world = World::new(1);
+    world.delay = Duration::from_micros(20);
+    world.run(Duration::from_secs(1));
+    for opened in world.opened {
+        assert!(opened <= Some(world.delay * 2 * 7), "{opened:?}");
+    }
+}
+
+#[test]
 fn packets_that_overtake_each_other_do_not_delay_the_opening() {
     for seed in 0..20 {
         // A browser that answers is the client, and its ClientHello may overtake its last STUN.
