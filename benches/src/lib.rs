@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod room;
+pub mod server;
 
 use std::time::Instant;
 

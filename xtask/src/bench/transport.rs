@@ -9,11 +9,15 @@ use super::{
     programs::Program,
 };
 
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1024.0 * KIB;
+
 pub(super) const AREA: Area = Area {
     name: "transport",
     page: "transport.md",
     programs: &[
         Program::Ours("transport"),
+        Program::Ours("transport_memory"),
         Program::Peer("transport-str0m"),
         Program::Peer("transport-shell"),
         Program::Peer("transport-quinn"),
@@ -86,6 +90,45 @@ pub(super) const AREA: Area = Area {
             target: QuietAtMost(2.0),
             what: "ten peers join a room at once, until each has admitted the nine others over WebRTC",
         },
+        Figure {
+            id: "idle_bytes_per_webrtc_conn",
+            unit: "B",
+            from: Raw,
+            target: AtMost(256.0 * KIB),
+            what: "memory of an end of a WebRTC link that has carried nothing",
+        },
+        Figure {
+            id: "voice_bytes_per_peer",
+            unit: "B",
+            from: Raw,
+            target: AtMost(8.0 * MIB),
+            what: "memory of a peer in a room of ten that all speak",
+        },
+        Figure {
+            id: "churn_1000_growth_bytes",
+            unit: "B",
+            from: Raw,
+            target: AtMost(MIB),
+            what: "what a room and its signaling server grow by when a peer comes and goes 1,000 times",
+        },
+        Figure {
+            id: "flood_bytes",
+            unit: "B",
+            from: Raw,
+            target: AtMost(16.0 * MIB),
+            what: "memory of both ends of a WebRTC link, one of which floods an unreliable channel that the other never reads",
+        },
+        peer(
+            "used_bytes_per_webrtc_conn",
+            "B",
+            "memory of an end of a WebRTC link that is idle after 1 MiB each way",
+        ),
+        peer(
+            "voice_resident_bytes_per_peer",
+            "B",
+            "what the process of those ten grows by, for each",
+        ),
+        peer("quic_flood_bytes", "B", "the same flood over a QUIC link"),
         peer(
             "webrtc_throughput",
             "MB/s",

@@ -1,11 +1,10 @@
 //! Ten peers of one room, each linked to each of the others over WebRTC.
 
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use roundtable::{Event, Room, RoomBuilder, TransportPreference};
-use roundtable_benches::print_figure;
-use roundtable_signaling_server::{Server, ServerConfig};
+use roundtable_benches::{print_figure, server::OpenServer};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 const PEERS: usize = 10;
@@ -17,14 +16,11 @@ pub(crate) fn run() {
 
 /// From the first peer's start until the last has been admitted by its nine others, handshakes included.
 async fn mesh() -> f64 {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::bind(ServerConfig::new(any).with_open(true)).unwrap();
-    let url = format!("ws://{}", server.local_addr());
-    let serving = tokio::spawn(server.run(std::future::pending()));
+    let server = OpenServer::start();
     let start = Instant::now();
     let mut joining = JoinSet::new();
     for number in 0..PEERS {
-        let builder = Room::builder(&url, "mesh", &format!("peer-{number}"));
+        let builder = Room::builder(server.url(), "mesh", &format!("peer-{number}"));
         joining.spawn(linked_to_all(
             builder.transport(TransportPreference::WebRtc),
         ));
@@ -32,7 +28,6 @@ async fn mesh() -> f64 {
     let rooms = joining.join_all().await;
     let seconds = start.elapsed().as_secs_f64();
     drop(rooms);
-    serving.abort();
     seconds
 }
 
