@@ -7,14 +7,13 @@ use bytes::Bytes;
 use roundtable_core::{Channel, MediaClock, MediaCodec, MediaPacket};
 use roundtable_wire::rtp::{PayloadTypes, red_primary};
 use rtc::{
-    interceptor::{ReceiverReportBuilder, Registry, Slot},
+    interceptor::{
+        NackGeneratorBuilder, NackResponderBuilder, ReceiverReportBuilder, Registry, Slot,
+    },
     media_stream::MediaStreamTrack,
     peer_connection::{
         RTCPeerConnection,
-        configuration::{
-            interceptor_registry::{configure_nack, configure_twcc},
-            media_engine::MediaEngine,
-        },
+        configuration::{interceptor_registry::configure_twcc, media_engine::MediaEngine},
     },
     rtcp::{
         sender_report::SenderReport,
@@ -25,8 +24,8 @@ use rtc::{
     rtp_transceiver::{
         RTCRtpSenderId,
         rtp_sender::{
-            RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
-            RtpCodecKind,
+            RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters,
+            RTCRtpEncodingParameters, RtpCodecKind,
         },
     },
     shared::error::Error,
@@ -38,6 +37,10 @@ use crate::rtcp_tap::{Observations, RtcpTap};
 const STREAM: &str = "roundtable";
 /// Where the tap sits in the interceptor chain: next to the wire.
 const TAP_SLOT: usize = 500;
+
+/// Video packets that are kept to be sent again (RFC 4585 §6.2.1), a power of 2: a second of video of 2.5 Mbit/s, longer than a
+/// repetition is of use. The core sets room for all of them aside, 140 bytes each, and by itself for four times as many.
+const REPEATABLE: u16 = 256;
 
 /// A codec as it is offered.
 struct Offered {
@@ -117,7 +120,17 @@ pub(crate) fn engine(observations: Observations) -> Result<(MediaEngine, Registr
         };
         media.register_codec(codec, offered.kind())?;
     }
-    let registry = configure_nack(Registry::new(), &mut media);
+    for parameter in ["", "pli"] {
+        let feedback = RTCPFeedback {
+            typ: "nack".into(),
+            parameter: parameter.into(),
+        };
+        media.register_feedback(feedback, RtpCodecKind::Video);
+    }
+    let repeats = NackResponderBuilder::new().with_size(REPEATABLE).build();
+    let registry = Registry::new()
+        .with(Slot::NackResponder, repeats)
+        .with(Slot::NackGenerator, NackGeneratorBuilder::new().build());
     let registry = configure_twcc(registry, &mut media)?
         .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())
         .with(Slot::from(TAP_SLOT), RtcpTap::new(observations));

@@ -64,6 +64,10 @@ const JUMP: Duration = Duration::from_secs(60);
 /// Packets that the replay windows of SRTP and SRTCP remember; also drops what NACK repairs twice.
 const REPLAY_WINDOW: usize = 1024;
 
+/// The largest message of any channel: a frame of Command.
+const MAX_MESSAGE: u32 = 72 << 10;
+const _: () = assert!(MAX_MESSAGE as usize == Channel::Command.max_message_len());
+
 /// Addresses that the peer's checks may come from until ICE is restarted. The core keeps each as a candidate, pairs it with all
 /// of ours, and checks them; one peer can send from any number of ports.
 const MAX_SOURCES: usize = 64;
@@ -166,9 +170,8 @@ fn settings(config: &WebRtcConfig) -> SettingEngineBuilder {
         // As DTLS client we would also send SCTP's INIT, and the core does not handle its collision
         // with the browser's.
         .with_answering_dtls_role(RTCDtlsRole::Server)
-        .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(
-            SctpMaxMessageSize::MAX_MESSAGE_SIZE,
-        ))
+        // The core keeps a buffer of this size for each link: 256 KiB, if left to itself.
+        .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(MAX_MESSAGE))
         .with_srtp_replay_protection_window(REPLAY_WINDOW)
         .with_srtcp_replay_protection_window(REPLAY_WINDOW)
 }
