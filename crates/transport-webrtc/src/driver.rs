@@ -205,7 +205,7 @@ impl Driver {
                 progress = true;
                 self.on_event(event);
             }
-            self.advance(now);
+            progress |= self.advance(now);
             if matches!(self.phase, Phase::Done) {
                 return;
             }
@@ -292,8 +292,8 @@ impl Driver {
         }
     }
 
-    /// Moves on to the next phase when it is time.
-    fn advance(&mut self, now: Instant) {
+    /// Moves on to the next phase when it is time. Whether there is something to send now.
+    fn advance(&mut self, now: Instant) -> bool {
         match &self.phase {
             Phase::Opening if now >= self.limits.open_by => {
                 let (after, servers) = (self.limits.open_timeout, self.peer.failures());
@@ -311,10 +311,12 @@ impl Driver {
                 self.phase = Phase::Farewell {
                     until: now + FAREWELL,
                 };
+                return true;
             }
             Phase::Farewell { until } if now >= *until => self.phase = Phase::Done,
             _ => {}
         }
+        false
     }
 
     fn fail(&mut self, error: ConnectError) {
