@@ -18,9 +18,11 @@ use roundtable_wire::session::Control;
 use crate::{
     Session,
     checkpoints::Checkpoints,
+    commands::own_actions,
     config::GenesisSource,
     datagrams::Tail,
     event::{Event, LinkId, Now},
+    given_up::Former,
     handshake::Refusal,
     links::{Link, Phase},
     own_head::OwnHead,
@@ -53,9 +55,9 @@ impl Session {
             GenesisSource::Invited(hash) => Some(hash),
             _ => None,
         };
-        let given_up = theirs.is_some_and(|theirs| self.given_up.contains(&theirs.hash));
+        let given_up = theirs.is_some_and(|theirs| self.given_up.bars(theirs.hash));
         match (compare(ours, theirs, invited), genesis) {
-            // To begin its log again would be to sign each nonce again.
+            // Its log is gone: to begin it again would be to sign each nonce again.
             (Verdict::Adopt, _) if given_up => {
                 let reason = "a genesis that was given up before";
                 return Err(Refusal::new(CloseCode::GENESIS_MISMATCH, reason));
@@ -97,22 +99,29 @@ impl Session {
     /// Takes the genesis of the peer on `source` for our own.
     fn adopt(&mut self, now: Now, source: LinkId, genesis: Genesis) -> Result<(), Refusal> {
         let verified = matches!(self.config.genesis, GenesisSource::Invited(_));
-        let abandoned = self.own_actions();
-        if let Some(room) = self
-            .room
-            .as_ref()
-            .filter(|room| room.log.own_head().is_some())
-        {
-            self.given_up.insert(room.hash);
-        }
-        self.begin(genesis, verified).map_err(|error| {
+        let (before, certain) = (self.room.take(), self.own_head.is_certain());
+        let hash = genesis.hash();
+        if let Err(error) = self.begin(genesis, verified) {
+            self.room = before;
             let code = match error {
                 OpenError::SchemaMismatch => CloseCode::SCHEMA_MISMATCH,
                 _ => CloseCode::GENESIS_MISMATCH,
             };
-            Refusal::new(code, "the room needs another version of this program")
-        })?;
-        self.submissions.begin_again(now.mono, abandoned);
+            let reason = "the room needs another version of this program";
+            return Err(Refusal::new(code, reason));
+        }
+        let before = before.map(|room| room.log);
+        let abandoned = before.as_ref().map(own_actions).unwrap_or_default();
+        let former = self.given_up.take(hash);
+        let has = former.as_ref().map(|former| own_actions(&former.log));
+        if let Some(log) = before {
+            self.given_up.keep(Former { log, certain });
+        }
+        if let Some(former) = former {
+            self.return_to(now, &former);
+        }
+        let has = has.unwrap_or_default();
+        self.submissions.begin_again(now.mono, abandoned, &has);
         let members = self.links.ids(|link| link.member().is_some());
         for id in &members {
             if let Some(member) = self.links.member_mut(*id) {
@@ -130,6 +139,20 @@ impl Session {
         }
         self.review_guests(now);
         Ok(())
+    }
+
+    /// Goes on where we were when we gave up the genesis that has just begun. The user's store has let go of it, and
+    /// is handed our frames again.
+    fn return_to(&mut self, now: Now, former: &Former) {
+        if let Some(room) = &mut self.room {
+            let frames = former.log.kept().map(|frame| frame.bytes().clone());
+            room.log.restore(now.wall, frames);
+        }
+        if former.certain {
+            self.own_head.make_certain();
+        }
+        self.tell_own_frames();
+        self.settle_soon(now);
     }
 
     /// Starts the log of a genesis, in place of any other.

@@ -1,6 +1,6 @@
 //! Commands: signing our own, and bringing the state up to date.
 
-use roundtable_command_log::{Action, AppendError, Role, SharedFrame, Update};
+use roundtable_command_log::{Action, AppendError, CommandLog, Role, SharedFrame, Update};
 
 use crate::{
     Session,
@@ -40,19 +40,6 @@ impl Session {
             self.submissions.hasten(now.mono);
         }
         Ok(())
-    }
-
-    /// The own commands in the log that have not been taken back, to be submitted again to another: all but what
-    /// concerns checkpoints, which means nothing there.
-    pub(crate) fn own_actions(&self) -> Vec<Action> {
-        let entries = self
-            .log()
-            .into_iter()
-            .flat_map(|log| log.entries_since(&[]));
-        let own = entries.filter(|entry| entry.author == self.author && !entry.undone);
-        own.map(|entry| entry.action)
-            .filter(|action| !action.is_about_checkpoints())
-            .collect()
     }
 
     /// Signs and sends what waits, if it is due.
@@ -186,4 +173,16 @@ impl Session {
             });
         }
     }
+}
+
+/// The own commands in a log that have not been taken back, to be submitted again to another: all but what
+/// concerns checkpoints, which means nothing there.
+pub(crate) fn own_actions(log: &CommandLog) -> Vec<Action> {
+    let own = log.own_author();
+    let entries = log.entries_since(&[]);
+    let entries = entries.filter(|entry| Some(entry.author) == own && !entry.undone);
+    let actions = entries.map(|entry| entry.action);
+    actions
+        .filter(|action| !action.is_about_checkpoints())
+        .collect()
 }

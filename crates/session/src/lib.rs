@@ -16,6 +16,7 @@ mod exchange;
 mod fetch;
 #[cfg(any(test, feature = "__fuzz"))]
 mod fuzz;
+mod given_up;
 mod handshake;
 mod heartbeat;
 mod links;

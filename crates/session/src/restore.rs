@@ -19,10 +19,10 @@ impl Session {
         taken
     }
 
-    /// Geneses in whose logs this author has signed before it gave them up. None of them is adopted
-    /// again: to begin its log anew would be to sign each nonce twice.
+    /// Geneses in whose logs this author has signed before it gave them up, in earlier sessions. None of them is
+    /// adopted again: to begin its log anew would be to sign each nonce twice.
     pub fn forsake(&mut self, geneses: impl IntoIterator<Item = GenesisHash>) {
-        self.given_up.extend(geneses);
+        self.given_up.forsake(geneses);
     }
 
     /// Signs and sends at once what waits for the end of the flush interval, as far as the budget

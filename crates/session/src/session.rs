@@ -6,7 +6,7 @@ use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
-use roundtable_command_log::{CommandLog, Genesis, GenesisHash, StateHash};
+use roundtable_command_log::{CommandLog, Genesis, StateHash};
 use roundtable_core::{AuthorId, Channel, CloseCode, Frame, Payload, PeerId, Rate, Timestamp};
 use roundtable_wire::session::Hello;
 
@@ -20,6 +20,7 @@ use crate::{
         Event, Input, InputError, LinkId, LinkInfo, LinkView, Now, Output, PeerView, Recipient,
     },
     fetch::PIECE,
+    given_up::GivenUp,
     handshake::{ELIDED_FRAMES, Handshake, NONCE_LEN, PROTOCOL_VERSION, Refusal},
     heartbeat::Beat,
     links::{Link, Links, Phase},
@@ -65,7 +66,7 @@ pub struct Session {
     /// Since when peers are linked, or have been found to know no genesis either.
     pub(crate) orphaned_since: Option<Timestamp>,
     /// Geneses in whose logs we have signed, and which we have given up.
-    pub(crate) given_up: BTreeSet<GenesisHash>,
+    pub(crate) given_up: GivenUp,
     pub(crate) messages: Messages,
     pub(crate) counters: Counters,
     pub(crate) signing_rate: Rate,
@@ -96,7 +97,7 @@ impl Session {
             own_told: 0,
             next_heads: now.mono,
             orphaned_since: None,
-            given_up: BTreeSet::new(),
+            given_up: GivenUp::default(),
             messages: Messages::default(),
             counters: Counters::default(),
             signing_rate: Rate::default(),

@@ -9,7 +9,7 @@ use roundtable_wire::{
     limits::{COMMAND_OVERHEAD, MAX_BODY_LEN, MAX_KEY_LEN, MAX_PAYLOAD_LEN},
 };
 
-use crate::event::InputError;
+use crate::{event::InputError, given_up::without};
 
 /// Most commands that wait, whatever the room's burst.
 const MAX_QUEUED: usize = 4096;
@@ -74,11 +74,12 @@ impl Submissions {
     }
 
     /// Starts over for another log: what the last one held comes first, then what still waits. Role
-    /// commands go, for they speak of the last log.
-    pub(crate) fn begin_again(&mut self, now: Timestamp, held: Vec<Action>) {
+    /// commands go, for they speak of the last log, and so does what the other log has already.
+    pub(crate) fn begin_again(&mut self, now: Timestamp, held: Vec<Action>, has: &[Action]) {
         let waiting = std::mem::take(self).queue;
         let of_any_log = |action: &Action| matches!(action, Action::Put { .. });
-        self.push(now, held.into_iter().chain(waiting).filter(of_any_log));
+        let all = held.into_iter().chain(waiting).filter(of_any_log);
+        self.push(now, without(all.collect(), has));
     }
 
     /// How many commands wait.
