@@ -5,7 +5,7 @@
 //! the sender.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -16,8 +16,8 @@ use roundtable_wire::session::Control;
 
 use crate::{
     Session,
-    event::{InputError, LinkId, Now},
-    fetch::{Fetch, MAX_LEN, Next, PIECE_LEN, PIECES, Piece},
+    event::{Event, InputError, LinkId, Now},
+    fetch::{Fetch, Next, PIECE_LEN, PIECES, Piece},
     handshake::Refusal,
     links::Link,
     room::Room,
@@ -46,6 +46,8 @@ pub(crate) struct Checkpoints {
     fetch: Option<Fetch>,
     /// Whom not to ask for a while: nothing came of it.
     passed_over: Vec<LinkId>,
+    /// On which links the user was told that a snapshot is too long.
+    too_long: BTreeSet<LinkId>,
     /// How often all were asked in vain.
     rounds: u32,
     /// By how many checkpoints the asking peer has: the number of the last, and the snapshot. Whose last use is
@@ -70,6 +72,14 @@ pub(crate) struct Checkpoints {
 /// What a peer asks for: the checkpoints after so many, from a place on.
 type Want = (u64, u64);
 
+/// What there is for a peer that asks.
+enum Made {
+    /// The snapshot.
+    Whole(Bytes),
+    /// Only its length: it is longer than is made.
+    TooLong(u64),
+}
+
 /// A request that waits for its answer.
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
@@ -87,6 +97,7 @@ impl Checkpoints {
         self.wanted.remove(&link);
         self.next_answer.remove(&link);
         self.next_make_of.remove(&link);
+        self.too_long.remove(&link);
         self.passed_over.retain(|passed| *passed != link);
         self.fetch.take_if(|fetch| fetch.link == link);
     }
@@ -165,12 +176,13 @@ impl Session {
 
     /// Says what is due of checkpoints. What the budget or the clock does not allow now is due later.
     pub(crate) fn say_what_is_due(&mut self, now: Now) {
-        if !self.own_head.is_certain() || self.check_clock().is_err() {
+        if !self.own_head.is_certain() {
             return;
         }
         let firm = self.room.as_mut().filter(|room| room.firm);
         let due = firm.and_then(|room| room.log.due(now.wall));
         if let Some(action) = due
+            && self.check_clock().is_ok()
             && let Err(error) = self.say(now, action)
         {
             tracing::debug!(%error, "what is due of checkpoints is not signed now");
@@ -201,7 +213,6 @@ impl Session {
     pub(crate) fn review_checkpoints(&mut self, now: Now) {
         self.answer_wants(now);
         let ours = self.checkpoint_count();
-        let nothing = self.log().is_none_or(|log| log.heads().is_empty());
         let state = &mut self.checkpoints;
         if let Some(late) = state.fetch.take_if(|fetch| fetch.deadline <= now.mono) {
             state.passed_over.push(late.link);
@@ -212,6 +223,8 @@ impl Session {
             state.passed_over.clear();
             return;
         }
+        let room = self.room.as_ref();
+        let nothing = room.is_none_or(|room| room.log.heads().is_empty());
         let since = *state.lacking_since.get_or_insert(now.mono);
         let due = nothing || since + GRACE <= now.mono;
         if state.fetch.is_some() || !due {
@@ -227,7 +240,8 @@ impl Session {
             state.lacking_since = Some(now.mono);
             return;
         };
-        state.fetch = Some(Fetch::new(now.mono, link, ours, state.rounds));
+        let max_len = self.config.max_snapshot_len;
+        state.fetch = Some(Fetch::new(now.mono, link, ours, state.rounds, max_len));
         let want = Control::WantCheckpoint {
             after: ours,
             offset: 0,
@@ -280,45 +294,63 @@ impl Session {
         if after >= number {
             return self.send_heads(id);
         }
-        let Some(whole) = self.snapshot_after(after, number) else {
-            return;
-        };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = whole.get(start..).unwrap_or_default();
-        for (nth, piece) in (0_u64..).zip(rest.chunks(PIECE_LEN).take(PIECES)) {
+        let made = self.snapshot_after(after, number);
+        let mut send = |len, offset, bytes| {
             let piece = Piece {
                 number,
-                len: whole.len() as u64,
-                offset: offset + nth * PIECE_LEN as u64,
-                bytes: whole.slice_ref(piece),
+                len,
+                offset,
+                bytes,
             };
             let frame = Frame::binary(Channel::Snapshot, piece.message());
             self.outbox.transmit(id, frame);
+        };
+        match made {
+            None => {}
+            Some(Made::TooLong(len)) => send(len, offset, Bytes::new()),
+            Some(Made::Whole(whole)) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let rest = whole.get(start..).unwrap_or_default();
+                for (nth, piece) in (0_u64..).zip(rest.chunks(PIECE_LEN).take(PIECES)) {
+                    let offset = offset + nth * PIECE_LEN as u64;
+                    send(whole.len() as u64, offset, whole.slice_ref(piece));
+                }
+            }
         }
     }
 
-    fn snapshot_after(&mut self, after: u64, number: u64) -> Option<Bytes> {
+    fn snapshot_after(&mut self, after: u64, number: u64) -> Option<Made> {
         let kept = &mut self.checkpoints.kept;
         kept.retain(|(_, of, _)| *of == number);
         if let Some(index) = kept.iter().position(|(from, ..)| *from == after) {
             let used = kept.remove(index)?;
             let whole = used.2.clone();
             kept.push_back(used);
-            return Some(whole);
+            return Some(Made::Whole(whole));
         }
-        let whole = self.room.as_ref()?.log.snapshot(after)?.encode();
-        if whole.len() as u64 > MAX_LEN {
+        let log = &self.room.as_ref()?.log;
+        let len = log.snapshot_len(after)?;
+        if len > self.config.max_snapshot_len {
             self.counters.snapshot_oversized();
-            tracing::warn!(
-                len = whole.len(),
-                "the state is too long for anyone to join"
-            );
+            return Some(Made::TooLong(len));
         }
+        let whole = log.snapshot(after)?.encode();
         kept.push_back((after, number, whole.clone()));
         if kept.len() > MAX_KEPT {
             kept.pop_front();
         }
-        Some(whole)
+        Some(Made::Whole(whole))
+    }
+
+    /// A checkpoint has become stable here: tells the user if nobody can join by it.
+    pub(crate) fn warn_of_length(&mut self) {
+        let max = self.config.max_snapshot_len;
+        let len = self.log().and_then(|log| log.snapshot_len(0));
+        if let Some(len) = len.filter(|len| *len > max) {
+            tracing::warn!(len, max, "the state is too long for anyone to join");
+            let peer = None;
+            self.outbox.event(Event::SnapshotTooLong { peer, len, max });
+        }
     }
 
     /// Takes a piece of a snapshot. One that was not asked for, or that does not follow, is dropped.
@@ -338,7 +370,17 @@ impl Session {
             Next::PassOver => self.pass_over(now, id),
             Next::TooLong(len) => {
                 self.counters.snapshot_oversized();
-                tracing::warn!(link = id.0, len, "a snapshot is longer than is fetched");
+                let max = self.config.max_snapshot_len;
+                tracing::warn!(
+                    link = id.0,
+                    len,
+                    max,
+                    "a snapshot is longer than is fetched"
+                );
+                let peer = self.links.get(id).map(|link| link.info.peer.clone());
+                if self.checkpoints.too_long.insert(id) {
+                    self.outbox.event(Event::SnapshotTooLong { peer, len, max });
+                }
                 self.pass_over(now, id);
             }
         }

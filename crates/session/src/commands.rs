@@ -86,7 +86,7 @@ impl Session {
 
     /// Makes Editors of those who have come, as far as we are an Admin and may sign.
     fn grant(&mut self, now: Now) {
-        let Some(room) = &self.room else {
+        let Some(room) = self.room.as_ref().filter(|_| !self.grants.is_empty()) else {
             return;
         };
         let admin = room.log.role_of(self.author) == Role::Admin;
@@ -158,7 +158,9 @@ impl Session {
         let Some(room) = &mut self.room else {
             return;
         };
+        let mut stable = false;
         while let Some(update) = room.log.poll_update() {
+            stable |= matches!(update, Update::CheckpointStable(_));
             self.outbox.event(match update {
                 Update::Applied(applied) => Event::Applied(applied),
                 Update::Forked(proof) => Event::Forked(proof),
@@ -171,6 +173,9 @@ impl Session {
                 Update::CheckpointStable(stable) => Event::CheckpointStable(stable),
                 _ => continue,
             });
+        }
+        if stable {
+            self.warn_of_length();
         }
     }
 }

@@ -9,6 +9,8 @@ use roundtable_command_log::{
 use roundtable_core::{PeerId, RoomId};
 use roundtable_wire::session::{MAX_CAPABILITIES, MAX_CAPABILITY_LEN};
 
+use crate::fetch::MAX_LEN;
+
 /// Most capabilities of the user's; the session adds its own two.
 const MAX_NAMES: usize = MAX_CAPABILITIES - 2;
 
@@ -47,6 +49,7 @@ pub struct SessionConfig {
     pub(crate) heads_interval: Duration,
     pub(crate) flush_interval: Duration,
     pub(crate) checkpoint_interval: Option<Duration>,
+    pub(crate) max_snapshot_len: u64,
     pub(crate) max_peers: usize,
 }
 
@@ -104,6 +107,7 @@ impl SessionConfig {
             heads_interval: Duration::from_secs(2),
             flush_interval: Duration::from_millis(11),
             checkpoint_interval: None,
+            max_snapshot_len: MAX_LEN,
             max_peers: 10,
         }
     }
@@ -171,6 +175,14 @@ impl SessionConfig {
     /// signatures and about 1 KB each time, and what is final keeps that in the log for ever.
     pub fn with_checkpoint_interval(mut self, interval: Duration) -> Self {
         self.checkpoint_interval = Some(interval);
+        self
+    }
+
+    /// The longest snapshot, in bytes, that this peer fetches to go on from a checkpoint, and that it makes for others. Default, and
+    /// most, 256 MiB; less bounds the memory that either takes. Of a longer one
+    /// [`Event::SnapshotTooLong`](crate::Event::SnapshotTooLong) tells.
+    pub fn with_max_snapshot_len(mut self, bytes: u64) -> Self {
+        self.max_snapshot_len = bytes.min(MAX_LEN);
         self
     }
 

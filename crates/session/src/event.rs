@@ -220,6 +220,18 @@ pub enum Event {
     /// holds no frames from there. A store that follows the log can let go of them once it has the
     /// [snapshot](roundtable_command_log::CommandLog::snapshot).
     CheckpointStable(Stable),
+    /// The room's state has grown too long for anyone to join: what a newcomer needs to go on from the last checkpoint is longer
+    /// than [may be](crate::SessionConfig::with_max_snapshot_len). Comes after [`CheckpointStable`](Self::CheckpointStable) where
+    /// that is so of our own, and once on each link on which a peer offers us such a snapshot, which is then asked of others. Shorter values in place
+    /// of long ones, and another checkpoint, mend it.
+    SnapshotTooLong {
+        /// Who offers it; `None` if it is what we would offer ourselves.
+        peer: Option<PeerId>,
+        /// Its length in bytes; a peer may say anything.
+        len: u64,
+        /// The most that we make or fetch, in bytes.
+        max: u64,
+    },
     /// A frame of our own was signed. Comes before any [`Output::Transmit`] that carries it, so
     /// that the shell can make it durable first.
     OwnFrame(Arc<SignedFrame>),

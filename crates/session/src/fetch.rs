@@ -16,8 +16,8 @@ pub(crate) const PIECE: &[u8; 4] = b"RTK1";
 pub(crate) const PIECE_LEN: usize = 60 * 1024;
 /// How many pieces answer one request.
 pub(crate) const PIECES: usize = 4;
-/// The longest snapshot that is fetched. Nobody joins a room whose state is longer: each who is asked for it, and
-/// each who asks, says so in the trace, and `session_oversized_snapshots` counts it.
+/// The longest snapshot that anyone makes or fetches. Nobody joins a room whose state is longer: each who is asked for it, and
+/// each who asks, tells its user, and `session_oversized_snapshots` counts it.
 pub(crate) const MAX_LEN: u64 = 256 << 20;
 /// How long a peer has for each piece before another is asked: who sends less than 60 KiB/s is passed over.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(crate) struct Fetch {
     /// Which checkpoint's it is. Only a later one makes it begin anew.
     number: Option<u64>,
     pub(crate) bytes: BytesMut,
+    /// How long the whole may be.
+    max_len: u64,
     /// Up to where was asked.
     asked: usize,
     /// Until when the next piece must have come.
@@ -60,13 +62,15 @@ pub(crate) enum Next {
 }
 
 impl Fetch {
-    /// Of what makes the checkpoints after so many stable, from a link. `rounds`: how often all have been asked.
-    pub(crate) fn new(now: Timestamp, link: LinkId, after: u64, rounds: u32) -> Self {
+    /// Of what makes the checkpoints after so many stable, at most `max_len` bytes, from a link. `rounds`: how often all have been
+    /// asked.
+    pub(crate) fn new(now: Timestamp, link: LinkId, after: u64, rounds: u32, max_len: u64) -> Self {
         Self {
             link,
             after,
             number: None,
             bytes: BytesMut::new(),
+            max_len,
             asked: PIECES * PIECE_LEN,
             deadline: now + PATIENCE,
             until: now + TURN * (1 << rounds.min(MAX_ROUNDS)),
@@ -91,7 +95,7 @@ impl Fetch {
         if self.number != Some(piece.number) || piece.offset != self.bytes.len() as u64 {
             return Next::Wait;
         }
-        if piece.len > MAX_LEN {
+        if piece.len > self.max_len {
             return Next::TooLong(piece.len);
         }
         let left = piece.len.saturating_sub(piece.offset);

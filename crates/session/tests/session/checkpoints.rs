@@ -14,7 +14,7 @@ use roundtable_core::{
 use roundtable_session::{Event, GenesisSource, Input, InputError};
 use roundtable_wire::{commands::ActionRef, session::Control};
 
-use crate::world::{World, author, config, counted, forge, note, trail};
+use crate::world::{World, author, config, counted, forge, note, params, trail};
 
 const TRIO: [&str; 3] = ["alice", "bob", "carol"];
 
@@ -349,6 +349,77 @@ fn a_snapshot_that_is_too_long_is_counted_and_another_asked() {
     let (number, oversized) = dave_after(5, 16, |_| piece(9, (256 << 20) + 1, 0, &[0; 60 * 1024]));
     assert_eq!(number, 1);
     assert!(oversized > 0);
+}
+
+fn too_long(world: &World, name: &str) -> Vec<(Option<String>, u64, u64)> {
+    let told = world.node(name).events.iter();
+    let told = told.filter_map(|event| match event {
+        Event::SnapshotTooLong { peer, len, max } => {
+            let peer = peer.as_ref().map(|peer| peer.as_str().to_owned());
+            Some((peer, *len, *max))
+        }
+        _ => None,
+    });
+    told.collect()
+}
+
+/// The members have a bound of 50 kB, dave has one of 30 kB. Two checkpoints are small, the third is not.
+#[test]
+fn users_are_told_when_the_state_is_too_long_to_be_joined_and_when_it_is_not_any_more() {
+    let mut world = World::new(21);
+    let source = GenesisSource::Create(params(1));
+    world.add(
+        config("alice", source).with_max_snapshot_len(50_000),
+        "alice",
+    );
+    let genesis = world.node("alice").session.genesis().unwrap().clone();
+    for (name, max) in [("bob", 50_000), ("dave", 30_000)] {
+        let source = GenesisSource::Known(genesis.clone());
+        world.add(config(name, source).with_max_snapshot_len(max), name);
+    }
+    world.mesh(&["alice", "bob"]);
+    world.secs(1);
+    let checkpoint = |world: &mut World, len: usize| {
+        for (key, len) in [("a", len), ("b", 10)] {
+            world.submit("alice", vec![note(key, &"x".repeat(len))]);
+        }
+        world.secs(10);
+        world.input("alice", Input::ProposeCheckpoint).unwrap();
+        world.secs(1);
+    };
+    checkpoint(&mut world, 40_000);
+    assert_eq!(too_long(&world, "bob"), []);
+    let link = world.link("dave", "alice", Quic);
+    world.secs(10);
+    // He asks again and again, and is told once.
+    let told = too_long(&world, "dave");
+    assert!(
+        matches!(&told[..], [(Some(peer), 40_000.., 30_000)] if peer == "alice"),
+        "{told:?}"
+    );
+    assert_eq!(number(&world, "dave"), 0);
+
+    checkpoint(&mut world, 55_000);
+    for name in ["alice", "bob"] {
+        let told = too_long(&world, name);
+        assert!(
+            matches!(told[..], [(None, 55_000.., 50_000)]),
+            "{name}: {told:?}"
+        );
+    }
+    // What is longer than is made is not sent either, only how long it is.
+    world.unplug(link);
+    let sent = world.node("alice").sent[&Snapshot];
+    world.link("dave", "alice", Quic);
+    world.secs(10);
+    let (_, bytes) = world.node("alice").sent[&Snapshot];
+    assert!(bytes - sent.1 < 1000, "{sent:?}, {bytes}");
+    assert_eq!(too_long(&world, "dave").len(), 2);
+
+    checkpoint(&mut world, 10);
+    world.secs(10);
+    assert_eq!(number(&world, "dave"), 3);
+    assert_eq!(too_long(&world, "alice").len(), 1);
 }
 
 #[test]
