@@ -344,8 +344,8 @@ impl Links {
         let worse = |(id, link): &(LinkId, &Link)| {
             let better = |(other, by): &(LinkId, &Link)| {
                 let since = by.member().and_then(|m| m.heartbeat.answering_since());
-                let answers = since.is_some_and(|since| since + SETTLED <= now);
-                by.info.peer == link.info.peer && answers && by.merit(*other) < link.merit(*id)
+                let answers = || since.is_some_and(|since| since + SETTLED <= now);
+                by.merit(*other) < link.merit(*id) && by.info.peer == link.info.peer && answers()
             };
             settled.iter().any(better)
         };

@@ -236,15 +236,22 @@ impl Outgoing {
     /// The next chunk to be sent, if the receiver takes it.
     pub(crate) fn next_chunk(&mut self) -> Option<Bytes> {
         let number = self.sent + 1;
-        let queued = self.holding(number)?;
-        let most = self.acknowledged_cost.saturating_add(IN_FLIGHT);
-        if queued.cost_through(number) > self.limit.min(most) {
-            return None;
-        }
-        let chunk = queued.chunk(number);
+        let chunk = self.sendable(number)?.chunk(number);
         self.sent = number;
         self.highest = self.highest.max(number);
         Some(chunk)
+    }
+
+    /// Whether there is a chunk that the receiver takes.
+    pub(crate) fn has_chunk(&self) -> bool {
+        self.sendable(self.sent + 1).is_some()
+    }
+
+    /// The message with a chunk, if the receiver takes that.
+    fn sendable(&self, number: u64) -> Option<&Queued> {
+        let queued = self.holding(number)?;
+        let most = self.acknowledged_cost.saturating_add(IN_FLIGHT);
+        (queued.cost_through(number) <= self.limit.min(most)).then_some(queued)
     }
 
     fn holding(&self, number: u64) -> Option<&Queued> {

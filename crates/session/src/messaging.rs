@@ -16,7 +16,7 @@ use crate::{
     Session,
     event::{self, Event, InputError, LinkId, MessageStats, Now},
     handshake::Refusal,
-    links::Link,
+    links::{Link, Rank},
     messages::{Incoming, MAX_MESSAGE_LEN, Message, Outgoing, Taken, Unread},
 };
 
@@ -380,8 +380,7 @@ impl Session {
 
     /// Acknowledges what has come, moves what is on its way off silent links, and forgets who has been away for too long.
     pub(crate) fn review_messages(&mut self, now: Now) {
-        let peers: Vec<PeerId> = self.messages.pairs.keys().cloned().collect();
-        for peer in peers {
+        for peer in self.conversations_to_review(now) {
             let pair = self.messages.pair(&peer);
             if pair.incoming.due().is_some_and(|due| due <= now.mono) {
                 pair.incoming.put_off();
@@ -396,6 +395,36 @@ impl Session {
                 self.keep_to_the_best(&peer);
             }
         }
+    }
+
+    /// With whom something is to be done: mostly nobody. A session is woken often, and has many peers and links.
+    fn conversations_to_review(&self, now: Now) -> Vec<PeerId> {
+        // By peer, the best link of the conversation, and the best on which it acknowledges.
+        let mut best: BTreeMap<&PeerId, [Option<Rank>; 2]> = BTreeMap::new();
+        for (id, link) in self.links.iter().filter(|(_, link)| self.converses(link)) {
+            let rank = link.rank(id);
+            let acknowledges = link.member().is_some_and(|m| m.acknowledges);
+            let [any, acknowledging] = best.entry(&link.info.peer).or_default();
+            *any = Some(any.map_or(rank, |best| best.min(rank)));
+            if acknowledges {
+                *acknowledging = Some(acknowledging.map_or(rank, |best| best.min(rank)));
+            }
+        }
+        let to_review = |(peer, pair): &(&PeerId, &Pair)| {
+            let best = best.get(*peer).copied().unwrap_or_default();
+            let [any, acknowledging] = best.map(|rank| rank.map(|(_, _, id)| id));
+            let forgotten = pair.away.map(|since| since + KEEP);
+            let due = pair.incoming.due().into_iter().chain(forgotten).min();
+            due.is_some_and(|due| due <= now.mono)
+                || (any.is_some() && pair.told_on != any)
+                || pair.on != acknowledging
+                || (pair.on.is_some() && pair.outgoing.has_chunk())
+        };
+        let pairs = self.messages.pairs.iter();
+        pairs
+            .filter(to_review)
+            .map(|(peer, _)| peer.clone())
+            .collect()
     }
 
     /// One link fewer leads to a peer.

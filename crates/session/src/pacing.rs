@@ -128,6 +128,12 @@ impl Queue {
         lane.unused.spend(now, UNUSED_EACH);
     }
 
+    /// Whether a peer's frames wait because its share of what brings nothing is spent.
+    pub(crate) fn is_spent(&self, now: Timestamp, peer: AuthorId) -> bool {
+        let lane = self.lanes.get(&peer);
+        lane.is_some_and(|lane| lane.unused.ready_at(UNUSED_BURST) > now)
+    }
+
     /// How many frames wait.
     pub(crate) fn len(&self) -> usize {
         self.lanes.values().map(|lane| lane.frames).sum()

@@ -261,6 +261,12 @@ impl Session {
         link.is_some_and(|member| member.heartbeat.is_silent())
     }
 
+    /// Whether the command frames of a peer have to wait, because it has sent too many that brought nothing into the log: 2,000 at once,
+    /// or more than 1,000 a second.
+    pub fn is_throttled(&self, now: Timestamp, author: AuthorId) -> bool {
+        self.arrivals.is_spent(now, author)
+    }
+
     /// Whether the peer at the other end of a silent link has let a whole heartbeat go by without an answer: then this is no
     /// moment's hitch.
     pub fn misses_heartbeats(&self, link: LinkId) -> bool {
