@@ -243,6 +243,14 @@ impl DelayEstimator {
         }
     }
 
+    /// Goes on with other bounds; what was measured stays.
+    pub fn reconfigure(&mut self, config: DelayConfig) {
+        self.config = config;
+        if self.until_us.is_some() {
+            self.until_us = Some(self.cost.until_us(config.late_share));
+        }
+    }
+
     /// Takes note that media of time `media_us` (RTP time, unwrapped, in microseconds) arrived. Returns
     /// the relative delay.
     pub fn arrived(&mut self, now: Timestamp, media_us: i64, arrival: Arrival) -> Duration {

@@ -200,7 +200,7 @@ impl<T> JitterBuffer<T> {
         Ok(Self {
             config,
             packets: VecDeque::with_capacity(config.max_packets + 1),
-            delay: Self::estimator(&config),
+            delay: DelayEstimator::new(Self::delays(&config)),
             stream: None,
             restart: None,
             stats: JitterStats::default(),
@@ -210,14 +210,31 @@ impl<T> JitterBuffer<T> {
         })
     }
 
-    fn estimator(config: &JitterConfig) -> DelayEstimator {
-        DelayEstimator::new(DelayConfig {
+    fn delays(config: &JitterConfig) -> DelayConfig {
+        DelayConfig {
             min: config.min_delay,
             max: config.max_delay,
             start: config.start_delay,
             late_share: config.late_share,
             memory: MEMORY,
-        })
+        }
+    }
+
+    /// Goes on with other bounds: what waits stays, as far as there is room, and so do counters and what is known about delays.
+    /// With another clock rate a new stream is expected.
+    ///
+    /// # Errors
+    /// [`JitterConfigError`] names the setting that is out of range; the old ones then stay.
+    pub fn reconfigure(&mut self, config: JitterConfig) -> Result<(), JitterConfigError> {
+        config.validate()?;
+        let rate_hz = std::mem::replace(&mut self.config, config).clock_rate_hz;
+        if rate_hz == config.clock_rate_hz {
+            self.delay.reconfigure(Self::delays(&config));
+            self.make_room();
+        } else {
+            self.start_anew();
+        }
+        Ok(())
     }
 
     /// Takes a packet that arrived at `now`. When the buffer is full, the oldest make room.
@@ -291,7 +308,7 @@ impl<T> JitterBuffer<T> {
     fn start_anew(&mut self) {
         self.lost_before += self.stream.take().map_or(0, |stream| stream.lost());
         self.packets.clear();
-        self.delay = Self::estimator(&self.config);
+        self.delay = DelayEstimator::new(Self::delays(&self.config));
     }
 
     /// Tells the buffer that the sender's clock runs by so many parts per million faster than ours, which is not known at first.

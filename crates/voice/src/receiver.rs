@@ -153,20 +153,17 @@ impl VoiceReceiver {
         })
     }
 
-    /// Goes on with other settings. Those of the jitter buffer begin anew: what waits there is dropped,
-    /// which is heard unless nobody speaks.
+    /// Goes on with other settings, in the midst of a word if need be: what waits stays and counters go on; another delay
+    /// is come to by and by.
     ///
     /// # Errors
     /// [`VoiceConfigError`] names what is out of range; the old settings then stay.
     pub fn reconfigure(&mut self, config: VoiceReceiverConfig) -> Result<(), VoiceConfigError> {
-        if config.jitter != self.config.jitter {
-            *self = Self {
-                stats: self.stats,
-                ..Self::new(config)?
-            };
-        } else {
-            self.config = config;
+        if config.jitter.clock_rate_hz != SAMPLE_RATE_HZ {
+            return Err(VoiceConfigError::Format);
         }
+        self.buffer.reconfigure(config.jitter)?;
+        self.config = config;
         Ok(())
     }
 
@@ -191,6 +188,9 @@ impl VoiceReceiver {
         let repeated = speech.offsets(fec);
         match self.buffer.push(now, meta, speech) {
             Pushed::Restarted => {
+                if self.player.playing {
+                    self.stop();
+                }
                 self.player = Player::default();
                 self.decoder.reset();
                 self.drift.restart();

@@ -144,24 +144,33 @@ fn a_receiver_takes_other_settings_in_a_call() {
     let sent = call(&said, &Network::clean()).sent;
     let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default()).unwrap();
     let mut packets = sent.iter().peekable();
-    let (mut block, mut heard) = ([0.0; BLOCK], 0);
+    let (mut block, mut heard, mut sound) = ([0.0; BLOCK], 0, Vec::new());
     for tick in 0..800 {
         let now = Timestamp::from_millis(10 * tick);
         while let Some((_, packet)) = packets.next_if(|(at, _)| *at <= now) {
             receiver.push(now, packet.clone());
         }
-        if tick == 300 {
-            receiver
-                .reconfigure(VoiceReceiverConfig::low_latency())
-                .unwrap();
+        // Back and forth, in words and between them.
+        if tick >= 300 && tick.is_multiple_of(37) {
+            let settings = match tick.is_multiple_of(2) {
+                true => VoiceReceiverConfig::low_latency(),
+                false => VoiceReceiverConfig::default(),
+            };
+            let before = receiver.stats(now);
+            receiver.reconfigure(settings).unwrap();
+            assert_eq!(receiver.stats(now).packets, before.packets, "goes on");
         }
         if tick == 500 {
             let quiet = VoiceReceiverConfig::low_latency().with_comfort_noise(false);
             receiver.reconfigure(quiet).unwrap();
         }
         heard += usize::from(receiver.pull(now, &mut block) == Pulled::Speech);
+        sound.extend_from_slice(&block);
     }
     assert!(heard > 700, "{heard} of 800 blocks");
+    assert!(steepest(&sound) <= 1.2 * steepest(&said), "no clicks");
+    let stats = receiver.stats(Timestamp::from_millis(8_000));
+    assert_eq!((stats.lost, stats.late, stats.concealed), (0, 0, 0));
     let upside_down = roundtable_sync::JitterConfig::voice()
         .with_delay(Duration::from_millis(50), Duration::from_millis(20));
     let wrong = VoiceReceiverConfig::default().with_jitter(upside_down);
@@ -518,6 +527,33 @@ fn a_spurt_after_a_hole_in_the_capture_begins_after_the_hole() {
         after.clear();
         sender.push(again, wall, word, &mut after);
         assert!(packets(&after).next().unwrap().marker);
+    }
+}
+
+/// Numbers and times that have nothing to do with those before, without a pause between.
+#[test]
+fn a_sender_that_starts_anew_in_the_midst_of_a_word_makes_no_click() {
+    let said = speech("alice");
+    let sent = call(&said, &Network::clean()).sent;
+    for restart in [60, 83, 110, 137, 160] {
+        let mut receiver = VoiceReceiver::new(VoiceReceiverConfig::default()).unwrap();
+        let mut packets = sent.iter().enumerate().peekable();
+        let (mut heard, mut block) = (Vec::new(), [0.0; BLOCK]);
+        for tick in 0..500 {
+            let now = Timestamp::from_millis(10 * tick);
+            while let Some((index, (_, packet))) = packets.next_if(|(_, (at, _))| *at <= now) {
+                let mut packet = packet.clone();
+                if index >= restart {
+                    packet.sequence = packet.sequence.wrapping_add(20_000);
+                    packet.timestamp = packet.timestamp.wrapping_add(1 << 30);
+                }
+                receiver.push(now, packet);
+            }
+            receiver.pull(now, &mut block);
+            heard.extend_from_slice(&block);
+        }
+        let steps = (steepest(&heard), steepest(&said));
+        assert!(steps.0 <= 1.2 * steps.1, "{restart}: {steps:?}");
     }
 }
 
