@@ -1,5 +1,7 @@
 //! Who is in the room, and the negotiations under way with each. When to begin one is the business of [`Breaker`].
 
+mod slot;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -27,8 +29,12 @@ use tokio::{
 use crate::{
     CommandTransport, TransportPreference,
     negotiation::{Contact, Negotiated, NegotiationError, Negotiator, Role, SIGNAL_QUEUE, Signal},
-    reconnect::{Breaker, Due, Fallen, Signaled, Turn, Upgrade, better_way, offer_pace},
+    reconnect::{
+        Breaker, Crossing, Due, Fallen, Signaled, Turn, Upgrade, Waiting, better_way, offer_pace,
+    },
 };
+
+use slot::Slot;
 
 /// How many dials of one silent peer are under way: with two a second, each has two seconds.
 const DIALS: u32 = 4;
@@ -36,8 +42,6 @@ const DIALS: u32 = 4;
 const DIALLED: usize = 8;
 /// How long a negotiation that was answered is not replaced by a probe.
 const ANSWERED_FOR: Duration = Duration::from_secs(4);
-/// How old an unanswered probe is of which the peer would have heard before it made an offer itself.
-const COLLISION: Duration = Duration::from_millis(150);
 /// From which probe on every other offer is for WebRTC, where QUIC had been tried alone: after 2 s.
 const PROBES_OF_THE_BEST: u32 = 4;
 /// By how much QUIC is tried before WebRTC joins the race (RFC 8305 §5 recommends it for addresses), and how long if the
@@ -59,18 +63,8 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Whether this was one of many attempts that go by no signaling.
     pub(crate) fn is_direct(&self) -> bool {
-        !matches!(self.slot, Slot::Signaled(_))
+        !self.slot.is_signaled()
     }
-}
-
-/// At most one negotiation with a peer is in each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Slot {
-    /// By offer and answer.
-    Signaled(TransportKind),
-    /// One of the last [`DIALS`].
-    Dial(u32),
-    Await,
 }
 
 /// One peer of the room, as signaling tells.
@@ -106,6 +100,8 @@ pub(crate) struct Linked {
 struct Running {
     number: u64,
     side: Side,
+    /// An offer of a new link, not of moving one.
+    is_new: bool,
     started: Timestamp,
     answered: Arc<AtomicBool>,
     signals: mpsc::Sender<Signal>,
@@ -121,7 +117,17 @@ impl Running {
 impl Present {
     /// Whether nothing is under way that could bring a link soon.
     fn is_idle(&self) -> bool {
-        self.running.keys().all(|slot| *slot == Slot::Await)
+        let is_idle = |slot: &Slot| matches!(slot, Slot::Await | Slot::Crossed(_));
+        self.running.keys().all(is_idle)
+    }
+
+    /// Lets our offer go on beside the answer to one that has crossed it.
+    fn cross(&mut self, kind: TransportKind) {
+        if let Some(ours) = self.running.remove(&Slot::Signaled(kind))
+            && let Some(before) = self.running.insert(Slot::Crossed(kind), ours)
+        {
+            before.task.abort();
+        }
     }
 
     /// Ends the negotiations in some slots.
@@ -190,7 +196,7 @@ impl Attempts {
     /// Ends what was negotiated with a peer by an earlier presence in the room.
     pub(crate) fn start_over(&mut self, peer: &PeerId) {
         if let Some(present) = self.present.get_mut(peer) {
-            present.end(|slot, _| matches!(slot, Slot::Signaled(_)));
+            present.end(|slot, _| slot.is_signaled());
         }
     }
 
@@ -421,7 +427,7 @@ impl Attempts {
             present.end(|slot, running| match slot {
                 // Both ends have this link, so it does no harm if the peer has chosen a dial, too.
                 Slot::Dial(_) => true,
-                Slot::Signaled(_) => running.is_unanswered(),
+                Slot::Signaled(_) | Slot::Crossed(_) => running.is_unanswered(),
                 Slot::Await => false,
             });
         }
@@ -493,7 +499,7 @@ impl Attempts {
         };
         let holds = |(slot, running): (&Slot, &Running)| {
             let fresh = now.saturating_since(running.started) < ANSWERED_FOR;
-            matches!(slot, Slot::Signaled(_)) && fresh && !running.is_unanswered()
+            slot.is_signaled() && fresh && !running.is_unanswered()
         };
         if present.running.iter().any(holds) {
             return;
@@ -598,13 +604,16 @@ impl Attempts {
             tracing::debug!(%from, kind = ?role.kind(), "an offer too many");
             return;
         }
-        let ours = present.running.get(&Slot::Signaled(role.kind()));
-        let collides = |ours: &Running| {
-            let lost = now.saturating_since(ours.started) > COLLISION;
-            ours.is_unanswered() && !(lost && present.breaker.is_probing())
-        };
-        if ours.is_some_and(collides) && self.own > *from {
-            return;
+        let slot = Slot::Signaled(role.kind());
+        let ours = present.running.get(&slot).filter(|r| r.is_unanswered());
+        let ours = ours.map(|ours| Waiting {
+            age: now.saturating_since(ours.started),
+            is_new: ours.is_new,
+        });
+        match Crossing::of(ours, self.own < *from, present.breaker.is_probing()) {
+            Crossing::Refuse => return,
+            Crossing::Both => present.cross(role.kind()),
+            Crossing::GiveWay => {}
         }
         if let Role::Answer {
             body:
@@ -670,7 +679,7 @@ impl Attempts {
         let Some(present) = self.present.get(&peer) else {
             return;
         };
-        let signaled = |(slot, running)| matches!(slot, &Slot::Signaled(_)).then_some(running);
+        let signaled = |(slot, running): (&Slot, _)| slot.is_signaled().then_some(running);
         for running in present.running.iter().filter_map(signaled) {
             if running.signals.try_send(signal.clone()).is_err() {
                 tracing::debug!(%peer, "a signal came too late or too often");
@@ -687,6 +696,7 @@ impl Attempts {
             return;
         };
         let (kind, side) = (role.kind(), role.side());
+        let is_new = matches!(role, Role::Offer(_));
         self.next += 1;
         let number = self.next;
         let (signals, queue) = mpsc::channel(SIGNAL_QUEUE);
@@ -714,6 +724,7 @@ impl Attempts {
         let running = Running {
             number,
             side,
+            is_new,
             started: now,
             answered,
             signals,
@@ -737,13 +748,10 @@ impl Attempts {
                 }
                 continue;
             };
-            if present
+            // It may have another slot by now, and another negotiation its own.
+            present
                 .running
-                .get(&outcome.slot)
-                .is_some_and(|r| r.number == number)
-            {
-                present.running.remove(&outcome.slot);
-            }
+                .retain(|_, running| running.number != number);
             return Some(outcome);
         }
     }
@@ -754,7 +762,7 @@ impl Attempts {
             present.breaker.opened(now);
             present.race = None;
             present.end(|slot, running| match slot {
-                Slot::Signaled(_) => running.is_unanswered(),
+                Slot::Signaled(_) | Slot::Crossed(_) => running.is_unanswered(),
                 Slot::Dial(_) | Slot::Await => false,
             });
         }

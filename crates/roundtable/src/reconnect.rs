@@ -307,9 +307,68 @@ impl Signaled {
     }
 }
 
+/// How old an unanswered offer is of which the peer would have heard before it made one itself.
+const COLLISION: Duration = Duration::from_millis(150);
+
+/// An offer of ours that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiting {
+    /// How long it has waited.
+    pub(crate) age: Duration,
+    /// It is for a new link, not for moving one.
+    pub(crate) is_new: bool,
+}
+
+/// What becomes of a peer's offer that comes while one of ours to it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crossing {
+    /// It is not taken: the peer will answer ours.
+    Refuse,
+    /// It is taken, and ours goes on. Nobody knows here whether ours was lost, or the peer gives way to it this moment.
+    Both,
+    /// It takes the place of ours.
+    GiveWay,
+}
+
+impl Crossing {
+    /// The peer with the smaller name gives way (perfect negotiation). The other one never gives up its own for it: if both did, each
+    /// would wait for the link that it has answered for.
+    pub(crate) fn of(ours: Option<Waiting>, is_smaller: bool, is_probing: bool) -> Self {
+        match ours {
+            Some(ours) if !is_smaller => match (is_probing && ours.age > COLLISION, ours.is_new) {
+                (false, _) => Self::Refuse,
+                (true, true) => Self::Both,
+                // The peer has no such link any more, or it would have answered.
+                (true, false) => Self::GiveWay,
+            },
+            _ => Self::GiveWay,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_offers_that_cross_one_is_kept_however_long_they_were_under_way() {
+        for age in [0, 100, 200, 3000].map(Duration::from_millis) {
+            for is_probing in [false, true] {
+                let ours = Some(Waiting { age, is_new: true });
+                assert_eq!(Crossing::of(ours, true, is_probing), Crossing::GiveWay);
+                let other = Crossing::of(ours, false, is_probing);
+                let expected = match is_probing && age > COLLISION {
+                    true => Crossing::Both,
+                    false => Crossing::Refuse,
+                };
+                assert_eq!(other, expected);
+            }
+        }
+        assert_eq!(Crossing::of(None, false, true), Crossing::GiveWay);
+        let age = Duration::from_secs(1);
+        let moving = Some(Waiting { age, is_new: false });
+        assert_eq!(Crossing::of(moving, false, true), Crossing::GiveWay);
+    }
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(millis)
