@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roundtable_core::{ChannelBinding, Clock, CloseCode};
+use roundtable_core::{Channel, ChannelBinding, Clock, CloseCode};
 use roundtable_signaling_protocol::IceCandidate;
 use roundtable_transport::{Closed, SystemClock};
 use rtc::peer_connection::transport::RTCIceCandidateInit;
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     ConnectError, ServerError, WebRtcConfig,
+    bandwidth::Bandwidth,
     gather::{Gathering, Reach},
     interfaces,
     media::Codecs,
@@ -100,6 +101,7 @@ pub(crate) struct Driver {
     /// While names are asked or answered for; `Err` where the system has no multicast.
     multicast: Option<Result<Multicast, io::ErrorKind>>,
     pub(crate) outbox: Outbox,
+    bandwidth: Bandwidth,
     pub(crate) shared: Arc<Shared>,
     pub(crate) limits: Limits,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -132,6 +134,7 @@ impl Driver {
             streams,
             multicast: None,
             outbox: Outbox::new(in_flight),
+            bandwidth: Bandwidth::default(),
             shared,
             limits,
             commands,
@@ -217,9 +220,23 @@ impl Driver {
                 break;
             }
         }
-        self.peer
-            .measurements()
-            .fill(now(), &mut self.shared.stats());
+        self.measure(now());
+    }
+
+    /// Writes down how the link does.
+    fn measure(&mut self, now: Instant) {
+        let mut stats = self.shared.stats();
+        if self.bandwidth.is_due(now) {
+            let handed = Channel::DATA.map(|channel| stats.channel(channel).sent_bytes);
+            let waiting = Channel::DATA.map(|channel| self.peer.outstanding(channel));
+            let waiting = u64::try_from(waiting.iter().sum::<usize>()).unwrap_or(u64::MAX);
+            let handed = handed
+                .iter()
+                .fold(0_u64, |sum, bytes| sum.wrapping_add(*bytes));
+            self.bandwidth.sample(now, handed, waiting);
+        }
+        self.peer.measurements().fill(now, &mut stats);
+        stats.bandwidth = self.bandwidth.estimate();
     }
 
     /// How many data messages may be read. While closing here they are read and dropped, or the

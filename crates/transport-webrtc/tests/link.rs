@@ -351,3 +351,19 @@ async fn webrtc_data_channel_transfers_command_packets() {
     tokio::join!(send(&a), send(&b), check(&a), check(&b));
     assert_eq!(a.stats().channel(Channel::Command).received_frames, 500);
 }
+
+#[tokio::test]
+async fn a_link_that_is_filled_tells_how_much_it_carries() {
+    let (a, b) = pair().await;
+    assert_eq!(a.stats().bandwidth, None, "nothing was sent yet");
+    let reader = tokio::spawn(async move { while b.recv().await.is_ok() {} });
+    let filling = async {
+        while a.stats().bandwidth.is_none() {
+            let frame = Frame::binary(Channel::App, vec![7; 60_000]);
+            a.send(frame).await.unwrap();
+        }
+    };
+    timeout(SOON, filling).await.unwrap();
+    a.close(CloseCode::NORMAL, "").await;
+    reader.await.unwrap();
+}
