@@ -122,7 +122,7 @@ mod tests {
             authors in prop::collection::vec((0..4_u8, 0..50_u8, 0..50_u8, 0..4_u8, 0..4_u8, any::<[u8; 16]>()), 0..4),
             rest in prop::collection::vec(0..5_u8, 0..60),
         ) {
-            let mut input = vec![both, cut, authors.len() as u8];
+            let mut input = vec![both, cut, u8::try_from(authors.len()).unwrap()];
             for (who, nonce, lamport, role, rank, rest) in authors {
                 input.extend([who, nonce, lamport, role, rank]);
                 input.extend(rest);
