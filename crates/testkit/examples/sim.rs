@@ -17,6 +17,12 @@ use roundtable_testkit::{Failure, Medium, Report, run_over};
 
 /// How many failures are printed in full.
 const SHOWN: usize = 3;
+/// Of so many worlds and more, what holds of most is judged, too.
+const MANY: usize = 1000;
+/// How long 99 of 100 worlds take at most until everyone has everything, once all are linked.
+const CONVERGED: Duration = Duration::from_secs(1);
+/// Of so many worlds one may be excused from the replay of everything.
+const EXCUSED_ONE_IN: usize = 500;
 
 /// Plays worlds of simulated peers, one for each seed, and says which broke a promise.
 #[derive(Debug, Parser)]
@@ -76,11 +82,50 @@ fn main() -> ExitCode {
     } else {
         eprintln!("{summary:#}");
     }
-    if tally.failures.is_empty() {
+    let broken = broken(&tally);
+    broken.iter().for_each(|promise| eprintln!("{promise}"));
+    if tally.failures.is_empty() && broken.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// What must hold of many worlds together, and does not.
+fn broken(tally: &Tally) -> Vec<String> {
+    let worlds = tally.reports.len();
+    let mut broken = Vec::new();
+    if worlds < MANY {
+        return broken;
+    }
+    let p99 = convergence(tally, 99).unwrap_or_default();
+    if p99 >= CONVERGED {
+        broken.push(format!(
+            "p99 of convergence is {p99:?}: {CONVERGED:?} is too long"
+        ));
+    }
+    let excused = excused(tally);
+    if excused * EXCUSED_ONE_IN > worlds {
+        broken.push(format!(
+            "{excused} of {worlds} worlds were not replayed from the genesis on"
+        ));
+    }
+    broken
+}
+
+/// How many worlds were not replayed as a whole.
+fn excused(tally: &Tally) -> usize {
+    let reports = tally.reports.iter();
+    reports.filter(|report| report.excused > 0).count()
+}
+
+/// In what time so many of a hundred worlds have converged.
+fn convergence(tally: &Tally, percent: usize) -> Option<Duration> {
+    let times = tally.reports.iter().map(|report| report.converged_in);
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+    times.get(index).copied()
 }
 
 /// Plays all worlds.
@@ -127,16 +172,7 @@ fn play(args: &Args) -> Tally {
 }
 
 fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
-    let mut times: Vec<Duration> = tally
-        .reports
-        .iter()
-        .map(|report| report.converged_in)
-        .collect();
-    times.sort_unstable();
-    let at = |percent: usize| {
-        let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
-        times.get(index).map(Duration::as_millis)
-    };
+    let at = |percent: usize| convergence(tally, percent).map(|time| time.as_millis());
     let failed: Vec<u64> = tally.failures.iter().map(|failure| failure.seed).collect();
     let sum = |of: fn(&Report) -> u64| tally.reports.iter().map(of).sum::<u64>();
     serde_json::json!({
@@ -153,6 +189,7 @@ fn summary(args: &Args, tally: &Tally) -> serde_json::Value {
         "commands": sum(|report| report.commands),
         "crashes": sum(|report| report.crashes.into()),
         "forks_shown": sum(|report| report.forks),
+        "not_replayed": excused(tally),
         "backups_restored": sum(|report| report.rollbacks.into()),
         "partitions": sum(|report| report.partitions.into()),
         "convergence_ms": { "p50": at(50), "p99": at(99), "max": at(100) },

@@ -26,6 +26,8 @@ pub(crate) struct Cable {
     /// Whether each end still has it.
     pub(crate) up: [bool; 2],
     medium: Medium,
+    /// When the next message of a model arrives: asked for far more often than it changes.
+    due: Option<Timestamp>,
     /// What is needed to read the frames to each end.
     taps: [FrameReader; 2],
 }
@@ -44,6 +46,7 @@ impl Cable {
             ends,
             up: [true; 2],
             medium: Medium::Nets(Box::new([net(0), net(1)])),
+            due: None,
             taps: Default::default(),
         }
     }
@@ -54,6 +57,7 @@ impl Cable {
             ends,
             up: [false; 2],
             medium: Medium::Wire(wire),
+            due: None,
             taps: Default::default(),
         }
     }
@@ -123,6 +127,7 @@ impl Cable {
             (Medium::Wire(wire), Parcel::Frame { frame, .. }) => wire.send(1 - to, frame),
             (Medium::Wire(_), Parcel::Closed) => {}
         }
+        self.look();
     }
 
     /// The command frame that a frame to an end carries, in whatever form.
@@ -142,18 +147,25 @@ impl Cable {
     }
 
     pub(crate) fn poll(&mut self, now: Timestamp, end: usize) -> Option<Parcel> {
-        match &mut self.medium {
+        let parcel = match &mut self.medium {
             Medium::Nets(nets) => nets[end].poll(now),
             Medium::Wire(_) => None,
-        }
+        };
+        self.look();
+        parcel
     }
 
     /// When the next message of a model arrives; a real link says so by itself.
-    pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
-        match &self.medium {
+    pub(crate) const fn next_timeout(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// Looks when that is, for it may have changed.
+    fn look(&mut self) {
+        self.due = match &self.medium {
             Medium::Nets(nets) => nets.iter().filter_map(Netem::next_timeout).min(),
             Medium::Wire(_) => None,
-        }
+        };
     }
 
     pub(crate) fn cut(&mut self) {
@@ -161,6 +173,7 @@ impl Cable {
             Medium::Nets(nets) => nets.iter_mut().for_each(Netem::cut),
             Medium::Wire(wire) => wire.cut(),
         }
+        self.look();
     }
 
     pub(crate) fn mend(&mut self, now: Timestamp) {
@@ -168,6 +181,7 @@ impl Cable {
             Medium::Nets(nets) => nets.iter_mut().for_each(|net| net.mend(now)),
             Medium::Wire(wire) => wire.mend(),
         }
+        self.look();
     }
 
     pub(crate) fn is_cut(&self) -> bool {
@@ -184,6 +198,7 @@ impl Cable {
                 .for_each(|net| net.set_conditions(conditions)),
             Medium::Wire(wire) => wire.set_conditions(conditions),
         }
+        self.look();
     }
 
     /// The command frames that are still under way to an end of a model.
@@ -198,7 +213,9 @@ impl Cable {
             Parcel::Frame { command, .. } => Some(command?.bytes().clone()),
             Parcel::Closed => None,
         };
-        parcels.filter_map(command).collect()
+        let commands = parcels.filter_map(command).collect();
+        self.look();
+        commands
     }
 }
 

@@ -5,6 +5,7 @@ mod cable;
 mod checkpoints;
 mod dial;
 mod dice;
+mod digest;
 mod duct;
 mod fault;
 mod forge;

@@ -46,6 +46,14 @@ pub enum Violation {
         /// What it was told.
         code: CloseCode,
     },
+    /// An honest peer's frames have to wait, as if it had sent too many that bring nothing.
+    #[error("{judge} slows down the honest {peer}")]
+    Throttled {
+        /// Who lets them wait.
+        judge: PeerId,
+        /// Whose frames.
+        peer: PeerId,
+    },
     /// An honest peer signed two frames for one place.
     #[error("the honest {0} has forked its own log")]
     Forked(PeerId),

@@ -23,6 +23,7 @@ use crate::{
     Fault, Kind, Violation,
     cable::{Cable, Parcel},
     dice::Dice,
+    digest::Digest,
     hostile::Equivocation,
     messages::Talk,
     peer::{Peer, is_pruned},
@@ -51,7 +52,7 @@ pub struct World {
     /// The first promise that was broken.
     violation: Option<Violation>,
     trace: Vec<(Timestamp, String)>,
-    digest: blake3::Hasher,
+    digest: Digest,
     next_redial: Timestamp,
     links_made: u64,
     /// Where real links live; without, links are models.
@@ -70,6 +71,8 @@ pub struct World {
     archived: BTreeSet<FrameId>,
     /// What was said beside the log.
     pub(crate) talk: Talk,
+    /// How often a replay could not be held against the rest, for want of branches that peers had let go.
+    pub(crate) excused: u32,
     /// Who has forked.
     pub(crate) branches: BTreeSet<AuthorId>,
 }
@@ -90,7 +93,7 @@ impl World {
             conditions: Conditions::default(),
             violation: None,
             trace: Vec::new(),
-            digest: blake3::Hasher::new(),
+            digest: Digest::default(),
             next_redial: Timestamp::from_millis(1000),
             links_made: 0,
             ether: None,
@@ -102,6 +105,7 @@ impl World {
             archive: Vec::new(),
             archived: BTreeSet::new(),
             talk: Talk::default(),
+            excused: 0,
             branches: BTreeSet::new(),
         }
     }
@@ -144,7 +148,7 @@ impl World {
     /// Names everything that was sent so far; over real links, whose handshakes are never the same, only when
     /// and how much.
     pub fn digest(&self) -> [u8; 32] {
-        *self.digest.finalize().as_bytes()
+        self.digest.finish()
     }
 
     pub(crate) fn note(&mut self, what: String) {
@@ -611,7 +615,7 @@ impl World {
         let Some(cable) = self.cables.get_mut(&id).filter(|cable| cable.up[end]) else {
             return;
         };
-        let (receiver, link) = (cable.ends[end], LinkId(id));
+        let (receiver, sender, link) = (cable.ends[end], cable.ends[1 - end], LinkId(id));
         match parcel {
             Parcel::Closed => {
                 cable.up[end] = false;
@@ -622,9 +626,15 @@ impl World {
                 // The session of a hostile peer would do it for the others.
                 let all = fault == Some(Fault::NeverDescends);
                 let fault = fault.filter(|_| all || peer.is_honest());
+                let carries = command.is_some();
                 match peer.takes(fault, &frame, command.as_deref()) {
                     Ok(false) => {}
-                    Ok(true) => self.request(receiver, Input::Received { link, frame }),
+                    Ok(true) => {
+                        self.request(receiver, Input::Received { link, frame });
+                        if carries {
+                            self.check_throttled(receiver, sender);
+                        }
+                    }
                     Err(violation) => self.judge(Err(violation)),
                 }
             }
@@ -660,14 +670,14 @@ impl World {
     /// Puts a frame on its way.
     pub(crate) fn transmit(&mut self, number: usize, link: LinkId, mut frame: Frame) {
         self.falsify(number, &mut frame);
-        self.digest.update(&self.now.as_micros().to_le_bytes());
-        self.digest.update(&link.0.to_le_bytes());
+        self.digest.write(&self.now.as_micros().to_le_bytes());
+        self.digest.write(&link.0.to_le_bytes());
         match &frame.payload {
             Payload::Binary(bytes) if self.ether.is_none() => {
-                self.digest.update(bytes);
+                self.digest.write(bytes);
             }
             _ if self.ether.is_some() => {
-                self.digest.update(&frame.payload_len().to_le_bytes());
+                self.digest.write(&frame.payload_len().to_le_bytes());
             }
             _ => {}
         }
@@ -766,6 +776,19 @@ impl World {
         let honest = |peer: &&Peer| peer.is_honest() && peer.author() == author;
         let forked = self.peers.iter().find(honest);
         forked.map_or(Ok(()), |peer| Err(Violation::Forked(peer.id.clone())))
+    }
+
+    /// Whatever hostile peers send, honest ones do not come to be slowed down for what they pass on.
+    fn check_throttled(&mut self, judge: usize, sender: usize) {
+        let [one, other] = [judge, sender].map(|number| &self.peers[number]);
+        let session = one
+            .session
+            .as_ref()
+            .filter(|_| one.is_honest() && other.is_honest());
+        if session.is_some_and(|session| session.is_throttled(self.now, other.author())) {
+            let (judge, peer) = (one.id.clone(), other.id.clone());
+            self.judge(Err(Violation::Throttled { judge, peer }));
+        }
     }
 
     pub(crate) fn both_honest(&self, judge: usize, peer: &PeerId) -> bool {
