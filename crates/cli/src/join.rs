@@ -331,6 +331,11 @@ impl<E: futures_util::Stream<Item = Event> + Unpin> Member<E> {
                     proof.after()
                 ),
             ),
+            Event::SnapshotTooLong { peer, len, max } => (
+                "snapshot_too_long",
+                json!({ "peer": peer.as_ref().map(PeerId::as_str), "bytes": len, "most": max }),
+                format!("the room's state has {len} bytes: nobody can join with more than {max}"),
+            ),
             Event::SignalingLost => (
                 "signaling_lost",
                 json!({}),

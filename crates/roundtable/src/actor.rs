@@ -348,6 +348,9 @@ impl Actor {
                 }
             }
             SessionEvent::CheckpointStable(stable) => self.tell(Event::CheckpointStable(stable)),
+            SessionEvent::SnapshotTooLong { peer, len, max } => {
+                self.tell(Event::SnapshotTooLong { peer, len, max });
+            }
             SessionEvent::Forked(proof) => self.tell(Event::Forked(proof)),
             SessionEvent::Retracted { author, after } => {
                 self.tell(Event::Retracted { author, after });

@@ -105,6 +105,17 @@ pub enum Event {
     /// any peer, and the log holds no commands from there. Values that this peer had not known are in the
     /// state; they come as no [`Event::Applied`].
     CheckpointStable(Stable),
+    /// The room's state has grown too long for anyone to join: what a newcomer needs to go on from the last checkpoint is longer than
+    /// the 256 MiB that peers make and fetch. Comes after [`Event::CheckpointStable`] where that is so of our own, and once on each link
+    /// on which a peer offers us such a snapshot. Shorter values in place of long ones, and another checkpoint, mend it.
+    SnapshotTooLong {
+        /// Who offers it; `None` if it is what we would offer ourselves.
+        peer: Option<PeerId>,
+        /// Its length in bytes; a peer may say anything.
+        len: u64,
+        /// The most that we make or fetch, in bytes.
+        max: u64,
+    },
     /// So many messages for a peer, the last that were sent to it, may have arrived or not, and never will from here on: it left, or
     /// its program was started again, or it was away for 10 minutes.
     Undelivered {
