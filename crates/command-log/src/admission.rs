@@ -115,6 +115,11 @@ impl CommandLog {
                 judged => judged.transpose()?,
             },
         };
+        // Of an author of whom nothing is known, a frame from the future needs room as one beyond a gap does.
+        if fresh.is_some() && self.is_early(frame, wall) && !self.may_wait(chain, frame) {
+            bump(&mut self.counters.not_held);
+            return Ok(Received::Early);
+        }
         match foreseen.verdict {
             Some(verdict) => verdict?,
             None => {
@@ -135,6 +140,10 @@ impl CommandLog {
             return Ok(self.put_aside(index, frame, judged, source, wall));
         }
         let received = self.take(index, place, frame, judged, wall);
+        let own = self.own.as_ref().is_some_and(|(_, own)| *own == index);
+        if self.chains[index].is_blank() && !own {
+            self.vacate(index);
+        }
         self.thin();
         Ok(received)
     }

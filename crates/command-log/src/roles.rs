@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
 };
 
 use roundtable_core::AuthorId;
@@ -312,8 +312,12 @@ impl Roles {
             writers.remove(&target);
         } else if !writers.contains(&target) {
             if writers.len() >= self.max_writers {
-                if let Some(rulings) = rulings.get_mut(&target) {
-                    rulings.remove(&ruling);
+                if let Entry::Occupied(mut of_target) = rulings.entry(target) {
+                    of_target.get_mut().remove(&ruling);
+                    // Whom nothing is ruled of is a stranger, whatever was tried.
+                    if of_target.get().is_empty() {
+                        of_target.remove();
+                    }
                 }
                 return false;
             }

@@ -88,18 +88,20 @@ fn one_bad_signature_among_many_is_found_and_costs_nobody_else() {
     assert_eq!(log.head(id(2)).unwrap().nonce, 200);
 }
 
-/// What is wrong for the rules is refused for that, whatever its signature is worth.
+/// That a rule was broken is said only of who has signed the frame.
 #[test]
-fn rules_come_before_signatures() {
+fn a_breach_that_nobody_has_signed_is_a_bad_signature() {
     let genesis = genesis();
     let mut forger = Forger::new(&genesis, 0);
     let mut frames: Vec<_> = (0..20).map(|_| forger.stroke("fine").bytes).collect();
     forger.lamport = u64::MAX;
-    let mut breach = forger.stroke("beyond the cap").bytes.to_vec();
-    breach[130] ^= 1;
-    frames.push(breach.into());
+    let breach = forger.stroke("beyond the cap").bytes;
+    let mut unsigned = breach.to_vec();
+    unsigned[130] ^= 1; // in the signature
+    frames.extend([unsigned.into(), breach]);
     let (verdicts, _) = together(&genesis, &frames);
-    assert!(matches!(verdicts[20], Err(FrameError::Rule(_))));
+    assert_eq!(verdicts[20], Err(FrameError::Signature(SignatureError)));
+    assert!(matches!(verdicts[21], Err(FrameError::Rule(_))));
 }
 
 proptest! {

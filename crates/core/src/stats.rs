@@ -202,8 +202,9 @@ pub struct LinkStats {
     pub jitter: Option<Duration>,
     /// By which kinds of address and which protocol the link runs; `None` where ICE has not chosen them.
     pub path: Option<LinkPath>,
-    /// How much the link can send, by what congestion control lets out in a round trip; `None` where the transport does
-    /// not tell. A link that is not made use of is underestimated.
+    /// How much the link can send: over QUIC by what congestion control lets out in a round trip, over WebRTC the most that was
+    /// carried at a time in the last 10 s in which the link had enough to carry. A link that is not made use of is underestimated, or `None`;
+    /// so is one whose peer reads slowly.
     pub bandwidth: Option<Bitrate>,
     /// Counters of its packets.
     pub packets: PacketStats,

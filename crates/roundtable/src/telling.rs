@@ -23,10 +23,10 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use crate::Event;
 
-/// Events that a reader may be behind before it misses some: of those that come in masses, and of all others. Unread messages are
-/// bounded by the session to half of the latter.
+/// Events that a reader may be behind before it misses some: of those that come in masses, and of all others. Of the latter
+/// the session lets at most 2,048 messages go unread, and what windows it had given out before may still bring some 250 from each peer.
 const MANY: usize = 4096;
-const FEW: usize = 2048;
+const FEW: usize = 8192;
 
 /// A message that the user has not read. Says so when it is dropped.
 #[derive(Debug)]
@@ -149,7 +149,11 @@ impl Stream for Listener {
         ready!(pin!(consume_budget()).poll(cx));
         let [few, many] = &mut self.rings;
         // The first is looked at again behind the second: what came meanwhile may be older than what was found there.
-        for at in [0, 1, 0] {
+        for (look, at) in [0, 1, 0].into_iter().enumerate() {
+            // If nothing was found there, what is found now may be younger than what comes there next.
+            if look == 2 && many.head.is_none() {
+                break;
+            }
             let ring = if at == 0 { &mut *few } else { &mut *many };
             if let Some(missed) = ring.look(cx) {
                 return Poll::Ready(Some(Event::Lagged(missed)));

@@ -95,10 +95,11 @@ impl Fetch {
         if self.number != Some(piece.number) || piece.offset != self.bytes.len() as u64 {
             return Next::Wait;
         }
-        if piece.len > self.max_len {
+        let left = piece.len.saturating_sub(piece.offset);
+        // Who makes none that is so long sends how long it would be, and nothing of it.
+        if piece.len > self.max_len || (left > 0 && piece.bytes.is_empty()) {
             return Next::TooLong(piece.len);
         }
-        let left = piece.len.saturating_sub(piece.offset);
         if piece.bytes.len() as u64 != left.min(PIECE_LEN as u64) {
             return Next::PassOver;
         }

@@ -18,7 +18,7 @@ use roundtable_testkit::{Failure, Medium, Report, run_over};
 /// How many failures are printed in full.
 const SHOWN: usize = 3;
 /// Of so many worlds and more, what holds of most is judged, too.
-const MANY: usize = 1000;
+const MANY: usize = 10_000;
 /// How long 99 of 100 worlds take at most until everyone has everything, once all are linked.
 const CONVERGED: Duration = Duration::from_secs(1);
 /// Of so many worlds one may be excused from the replay of everything.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roundtable_command_log::{
     __Broken, __break_rule, CommandLog, FrameId, Role, Stable, UnverifiedFrame,
 };
-use roundtable_core::{Channel, Frame, Payload};
+use roundtable_core::{Channel, Frame, Payload, PeerId};
 use roundtable_session::{Input, Session};
 
 use crate::{Fault, Kind, Violation, World, oracle};
@@ -132,6 +132,15 @@ impl World {
             return Ok(());
         };
         let (peer, log) = self.log_of(number)?;
+        self.check_joiner(peer, log)?;
+        if !self.is_replayed(peer, log)? {
+            self.excused += 1;
+        }
+        Ok(())
+    }
+
+    /// Whoever joins by the checkpoint that a log has is where that log is.
+    fn check_joiner(&self, peer: &PeerId, log: &CommandLog) -> Result<(), Violation> {
         let cut = || Violation::Cut(peer.clone());
         let mut joiner = self.reader(log).ok_or_else(cut)?;
         if let Some(snapshot) = log.snapshot(0) {
@@ -142,10 +151,17 @@ impl World {
         }
         joiner.restore(oracle::AFTER_ALL, log.kept().map(|f| f.bytes().clone()));
         joiner.settle(oracle::AFTER_ALL);
-        let replayed = || Violation::Replayed(peer.clone());
-        if !same(&joiner, log) {
-            return Err(replayed());
+        if same(&joiner, log) {
+            Ok(())
+        } else {
+            Err(Violation::Replayed(peer.clone()))
         }
+    }
+
+    /// Whoever replays what was sent from the genesis on is where a log is, or misses only branches that
+    /// were let go before an Admin named them: these are still not found here at times.
+    fn is_replayed(&self, peer: &PeerId, log: &CommandLog) -> Result<bool, Violation> {
+        let replayed = || Violation::Replayed(peer.clone());
         let mut replayer = self.reader(log).ok_or_else(replayed)?;
         // Of what was sent, what somebody keeps, and what led there: a branch that reached nobody is no part of it.
         let by_id: BTreeMap<_, _> = self.archive.iter().map(|f| (f.id(), f)).collect();
@@ -174,7 +190,7 @@ impl World {
             }
             replayer.settle(oracle::AFTER_ALL);
             if same(&replayer, log) {
-                return Ok(());
+                return Ok(true);
             }
         }
         // A branch that was let go before an Admin named it is sent again by peers, as a whole.
@@ -195,15 +211,13 @@ impl World {
             }
             replayer.settle(oracle::AFTER_ALL);
             if same(&replayer, log) {
-                return Ok(());
+                return Ok(true);
             }
         }
-        // Some are still not found here: this is counted, and may not happen often.
         if replayer.checkpoint() == log.checkpoint() || ends.is_empty() {
             return Err(replayed());
         }
-        self.excused += 1;
-        Ok(())
+        Ok(false)
     }
 
     fn reader(&self, of: &CommandLog) -> Option<CommandLog> {

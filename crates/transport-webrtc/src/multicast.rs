@@ -11,8 +11,10 @@ use tokio::net::UdpSocket;
 use crate::mdns::{GROUP, PORT};
 
 /// Routers forward nothing that is sent to the group, but anybody may send us something directly, and by the answer find out
-/// who we are (RFC 6762 §5.5, §11). Some systems let a socket have the group alone; on others the source is looked at.
-const BOUND_TO: Ipv4Addr = if cfg!(unix) {
+/// who we are (RFC 6762 §5.5, §11). Linux lets a socket have the group alone and still sends from
+/// an address of ours; on other systems the source is looked at.
+const HAS_GROUP_ALONE: bool = cfg!(any(target_os = "android", target_os = "linux"));
+const BOUND_TO: Ipv4Addr = if HAS_GROUP_ALONE {
     GROUP
 } else {
     Ipv4Addr::UNSPECIFIED
@@ -92,7 +94,7 @@ impl Multicast {
         for _ in 0..READ_BATCH {
             match self.socket.try_recv_from(&mut buffer) {
                 // What was sent to the group comes from the link, whatever its source.
-                Ok((len, from)) if cfg!(unix) || is_on_link(&self.networks, from.ip()) => {
+                Ok((len, from)) if HAS_GROUP_ALONE || is_on_link(&self.networks, from.ip()) => {
                     take(from, &buffer[..len]);
                 }
                 Ok(_) => {}
