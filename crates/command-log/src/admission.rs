@@ -140,10 +140,6 @@ impl CommandLog {
             return Ok(self.put_aside(index, frame, judged, source, wall));
         }
         let received = self.take(index, place, frame, judged, wall);
-        let own = self.own.as_ref().is_some_and(|(_, own)| *own == index);
-        if self.chains[index].is_blank() && !own {
-            self.vacate(index);
-        }
         self.thin();
         Ok(received)
     }
@@ -242,14 +238,21 @@ impl CommandLog {
         {
             self.chains[heaviest].waiting.drop_last();
             bump(&mut self.counters.not_held);
-            let own = self.own.as_ref().is_some_and(|(_, own)| *own == heaviest);
-            if self.chains[heaviest].is_blank() && !own {
-                self.vacate(heaviest);
-            }
+            self.vacate_if_blank(heaviest);
         }
-        match self.chains[index].gap(before) {
+        let missing = self.chains[index].gap(before);
+        self.vacate_if_blank(index);
+        match missing {
             Some(missing) => Received::Waiting { missing },
             None => Received::Early,
+        }
+    }
+
+    /// Forgets an author of whom nothing is kept, unless it is our own.
+    fn vacate_if_blank(&mut self, index: usize) {
+        let own = self.own.as_ref().is_some_and(|(_, own)| *own == index);
+        if self.chains[index].is_blank() && !own {
+            self.vacate(index);
         }
     }
 
