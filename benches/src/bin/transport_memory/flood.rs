@@ -9,7 +9,7 @@ use roundtable_transport::Link;
 use tokio::{
     runtime::Runtime,
     task::yield_now,
-    time::{Instant, sleep},
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -42,14 +42,17 @@ pub(crate) fn run() {
 async fn flood(before: f64, from: &impl Link, _to: &impl Link) -> f64 {
     let payload = Bytes::from(vec![7; Channel::AppFast.max_message_len()]);
     let peak = Peak::watch();
-    let end = Instant::now() + FLOOD;
-    while Instant::now() < end {
-        for _ in 0..BURST {
-            let frame = Frame::binary(Channel::AppFast, payload.clone());
-            from.send(frame).await.unwrap();
+    let flood = async {
+        loop {
+            for _ in 0..BURST {
+                let frame = Frame::binary(Channel::AppFast, payload.clone());
+                from.send(frame).await.unwrap();
+            }
+            yield_now().await;
         }
-        yield_now().await;
-    }
+    };
+    // It ends when its time is over, not before.
+    let _: Result<(), _> = timeout(FLOOD, flood).await;
     sleep(REST).await;
     peak.finish() - before
 }

@@ -46,7 +46,6 @@ impl Peak {
     /// The highest so far; ends it.
     pub(crate) fn finish(self) -> f64 {
         self.task.abort();
-        let highest = *self.highest.borrow();
-        highest
+        *self.highest.borrow()
     }
 }
