@@ -174,3 +174,39 @@ fn an_author_without_a_place_counts_for_nothing_in_its_own_log_either() {
     assert_eq!(own.state_hash(), other.state_hash());
     assert!(own.append(NOW, &[put(last)]).is_ok());
 }
+
+/// Or logs that had its first frame before the command and those that had it after would keep others.
+#[test]
+fn whom_a_role_command_without_a_place_names_stays_a_stranger() {
+    let mut params = GenesisParams::new([42; 32], NOW, schema().hash());
+    params.default_role = Role::Editor;
+    params.max_writers = 3;
+    let genesis = Genesis::create(params, &key(0)).unwrap();
+    let log = |seed: u8| CommandLog::new(genesis.clone(), schema(), Some(key(seed))).unwrap();
+    let author = |seed: u8| AuthorId::from_bytes(key(seed).verifying_key().to_bytes());
+    let admin = |seed: u8| Action::SetRole {
+        target: author(seed),
+        role: Role::Admin,
+        covered: crate::Covered::NOTHING,
+    };
+    let (mut creator, mut other) = (log(0), log(1));
+    let first = creator.append(NOW, &[admin(1)]).unwrap();
+    give(&mut other, &first);
+    other.settle(NOW);
+    // Two name somebody at a time, and one place is left.
+    let ours = creator.append(NOW, &[admin(2)]).unwrap();
+    let theirs = other.append(NOW, &[admin(3)]).unwrap();
+    give(&mut creator, &theirs);
+    give(&mut other, &ours);
+    for log in [&mut creator, &mut other] {
+        log.settle(NOW);
+        assert_eq!(
+            [2, 3]
+                .map(author)
+                .iter()
+                .filter(|a| log.is_stranger(**a))
+                .count(),
+            1
+        );
+    }
+}
