@@ -132,18 +132,23 @@ impl World {
             return Ok(());
         };
         let (peer, log) = self.log_of(number)?;
-        self.check_joiner(peer, log)?;
+        self.check_joiner(peer, log, log)?;
         if !self.is_replayed(peer, log)? {
             self.excused += 1;
         }
         Ok(())
     }
 
-    /// Whoever joins by the checkpoint that a log has is where that log is.
-    fn check_joiner(&self, peer: &PeerId, log: &CommandLog) -> Result<(), Violation> {
+    /// Whoever joins by the checkpoint that a giver has, and takes what a log keeps, is where that log is.
+    fn check_joiner(
+        &self,
+        peer: &PeerId,
+        giver: &CommandLog,
+        log: &CommandLog,
+    ) -> Result<(), Violation> {
         let cut = || Violation::Cut(peer.clone());
         let mut joiner = self.reader(log).ok_or_else(cut)?;
-        if let Some(snapshot) = log.snapshot(0) {
+        if let Some(snapshot) = giver.snapshot(0) {
             __break_rule(None);
             let installed = joiner.install(oracle::AFTER_ALL, &snapshot);
             self.break_rules();
@@ -158,8 +163,9 @@ impl World {
         }
     }
 
-    /// Whoever replays what was sent from the genesis on is where a log is, or misses only branches that
-    /// were let go before an Admin named them: these are still not found here at times.
+    /// Whoever replays what was sent from the genesis on is where a log is, or comes to the same checkpoint
+    /// and from there, with what is kept, to where the log is. `false` if it misses branches that were let go
+    /// before an Admin named them: these are still not found here at times.
     fn is_replayed(&self, peer: &PeerId, log: &CommandLog) -> Result<bool, Violation> {
         let replayed = || Violation::Replayed(peer.clone());
         let mut replayer = self.reader(log).ok_or_else(replayed)?;
@@ -214,7 +220,12 @@ impl World {
                 return Ok(true);
             }
         }
-        if replayer.checkpoint() == log.checkpoint() || ends.is_empty() {
+        if replayer.checkpoint() == log.checkpoint() {
+            // By now it may hold what those who were there let go while it did not count, and no honest
+            // peer has any more: it is judged without.
+            return self.check_joiner(peer, &replayer, log).map(|()| true);
+        }
+        if ends.is_empty() {
             return Err(replayed());
         }
         Ok(false)
