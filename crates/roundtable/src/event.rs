@@ -133,7 +133,7 @@ pub enum Event {
         /// [`Payload::Text`] or [`Payload::Binary`].
         payload: Payload,
     },
-    /// A peer began or ceased to speak.
+    /// A peer began to speak, or has been silent for half a second.
     Speaking {
         /// Who.
         peer: PeerId,

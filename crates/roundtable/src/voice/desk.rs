@@ -35,6 +35,8 @@ const BLOCK_US: u64 = 5_000;
 const CODEC_MS: f32 = 6.5;
 /// After a longer pause of the whole process, playing and speaking go on from now and not from where they were.
 const MAX_BEHIND_BLOCKS: u64 = 40;
+/// After so much silence a speaker has ceased to speak, 500 ms. In pauses Opus sends a packet every 400 ms.
+const HUSH_BLOCKS: u64 = 100;
 
 /// One remote speaker.
 struct Speaker {
@@ -44,6 +46,8 @@ struct Speaker {
     track: Option<usize>,
     /// Whether the room was told that it speaks.
     speaking: bool,
+    /// How many blocks of silence were played since it was last heard.
+    silent: u64,
     /// Payload bytes by the last look.
     bytes: u64,
 }
@@ -239,6 +243,7 @@ impl Desk {
                 placement,
                 track,
                 speaking: false,
+                silent: 0,
                 bytes: 0,
             };
             self.speakers.insert(peer.clone(), speaker);
@@ -483,7 +488,12 @@ impl Desk {
             if let (Some(track), Some((_, recordings))) = (speaker.track, &mut self.recordings) {
                 recordings.write(track, &block);
             }
-            let speaking = pulled != Pulled::Silence;
+            speaker.silent = match pulled {
+                Pulled::Silence => speaker.silent.saturating_add(1),
+                _ => 0,
+            };
+            let hushed = speaker.silent > if speaker.speaking { HUSH_BLOCKS } else { 0 };
+            let speaking = !hushed;
             if speaking != speaker.speaking {
                 let event = Event::Speaking {
                     peer: peer.clone(),

@@ -305,6 +305,29 @@ fn a_room_that_is_behind_is_told_later_who_speaks() {
 }
 
 #[test]
+fn a_pause_between_words_is_no_end_of_speaking() {
+    let (mut speaker, mut room) = desk(speaking());
+    let packets = sent(&mut speaker, &mut room, 1400);
+    // 300 ms are missing, as if nothing was said for so long.
+    let (before, after) = (&packets[..20], &packets[35..]);
+    let (mut listener, mut told) = desk(Voice::default());
+    for (packets, blocks) in [(before, 60), (after, 300)] {
+        hear(&mut listener, "bob", packets);
+        for _ in 0..blocks {
+            listener.play_block(listener.started + BLOCK_TIME * u32::try_from(listener.played).unwrap());
+            listener.played += 1;
+        }
+    }
+    let mut states = Vec::new();
+    while let Ok(message) = told.try_recv() {
+        if let FromVoice::Event(Event::Speaking { speaking, .. }) = message {
+            states.push(speaking);
+        }
+    }
+    assert_eq!(states, [true, false]);
+}
+
+#[test]
 fn after_the_process_was_held_up_a_clip_goes_on_from_now() {
     let (mut desk, mut room) = desk(speaking());
     assert!(!sent(&mut desk, &mut room, 100).is_empty());
