@@ -7,6 +7,8 @@ use roundtable_core::WallTime;
 use super::*;
 use crate::{Action, Genesis, GenesisParams, Key, Role, Schema, SharedFrame, Strategy};
 
+mod pending;
+
 const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
 const AUTHORS: u8 = 8;
 const PLACES: usize = 3;
@@ -32,6 +34,17 @@ fn log(seed: Option<u8>) -> CommandLog {
     let mut log = CommandLog::new(genesis(), schema(), seed.map(key)).unwrap();
     log.crowd.most = PLACES;
     log
+}
+
+/// The seeds of all but the creator, by rising key.
+fn by_key() -> Vec<u8> {
+    let mut seeds: Vec<u8> = (1..AUTHORS).collect();
+    seeds.sort_unstable_by_key(|seed| author(*seed));
+    seeds
+}
+
+fn author(seed: u8) -> AuthorId {
+    AuthorId::from_bytes(key(seed).verifying_key().to_bytes())
 }
 
 fn put(seed: u8) -> Action {
