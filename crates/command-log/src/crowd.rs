@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roundtable_core::AuthorId;
 
 use crate::{
-    CommandLog,
+    CommandLog, MAX_CHECKPOINT_AUTHORS,
     chain::Chain,
     fork::{Forks, Shift},
     waiting::Waiting,
@@ -16,6 +16,8 @@ use crate::{
 
 /// How many authors a log keeps that have no role and are not named by the last stable checkpoint.
 const MAX_STRANGERS: usize = 1024;
+/// How many more it keeps while a checkpoint is pending that names them: as many as one can.
+const MAX_AWAITED: usize = MAX_CHECKPOINT_AUTHORS;
 
 /// Those authors, and the places in the log that others have left.
 #[derive(Debug)]
@@ -23,6 +25,10 @@ pub(crate) struct Crowd {
     /// Who has at least one frame here.
     members: BTreeSet<AuthorId>,
     most: usize,
+    /// Who has no place, and is kept until the checkpoint that names it is settled. It counts for nothing, as where it was
+    /// let go: what counts does not depend on which checkpoints one has heard of.
+    awaited: BTreeSet<AuthorId>,
+    most_awaited: usize,
     /// By whose chain is still there, without frames.
     vacant: BTreeMap<AuthorId, usize>,
 }
@@ -32,6 +38,8 @@ impl Default for Crowd {
         Self {
             members: BTreeSet::new(),
             most: MAX_STRANGERS,
+            awaited: BTreeSet::new(),
+            most_awaited: MAX_AWAITED,
             vacant: BTreeMap::new(),
         }
     }
@@ -47,10 +55,20 @@ impl Crowd {
 impl CommandLog {
     /// Whether frames of this author are of use: it has a role, or the last stable checkpoint names it, or it is among the
     /// 1,024 others with the lowest keys. Strangers may fill the log with authors, but never keep out one that was given a
-    /// role, and which of them are kept does not depend on who came first.
+    /// role, and which of them are kept does not depend on who came first. Nor do they keep out, for as long as a checkpoint
+    /// may become stable, those whom it names.
     pub fn has_room_for(&self, author: AuthorId) -> bool {
         let own = self.own_author() == Some(author);
-        own || !self.is_stranger(author) || self.crowd.has_room_for(author)
+        own || !self.is_stranger(author)
+            || self.crowd.has_room_for(author)
+            || self.may_await(author)
+    }
+
+    /// Whether an author without a place is kept for the sake of a checkpoint.
+    fn may_await(&self, author: AuthorId) -> bool {
+        let awaited = &self.crowd.awaited;
+        let fits = awaited.contains(&author) || awaited.len() < self.crowd.most_awaited;
+        fits && self.is_awaited(author)
     }
 
     /// Whether an author has nothing but its key to show.
@@ -62,6 +80,7 @@ impl CommandLog {
 
     /// Finds out anew whether an author is among those of whom only so many are kept.
     pub(crate) fn regroup(&mut self, author: AuthorId) {
+        self.crowd.awaited.remove(&author);
         let begun = self.chain(author).is_some_and(|chain| chain.path.len() > 0);
         if begun && self.is_stranger(author) {
             self.crowd.members.insert(author);
@@ -74,7 +93,14 @@ impl CommandLog {
     pub(crate) fn regroup_all(&mut self) {
         let authors: Vec<_> = self.index.keys().copied().collect();
         self.crowd.members.clear();
+        self.crowd.awaited.clear();
         authors.into_iter().for_each(|author| self.regroup(author));
+    }
+
+    /// Has those who were kept for a checkpoint show anew why they should be.
+    pub(crate) fn call_awaited(&mut self) {
+        let awaited = std::mem::take(&mut self.crowd.awaited);
+        awaited.into_iter().for_each(|author| self.regroup(author));
     }
 
     /// Lets go of strangers until there are not too many. Whatever of theirs had counted does not any more.
@@ -91,21 +117,27 @@ impl CommandLog {
             match self.crowd.members.pop_last() {
                 // What we have signed stays known, lest it be signed again. It counts no more than elsewhere.
                 Some(last) if own == Some(last) => {}
+                Some(last) if self.may_await(last) => {
+                    self.crowd.awaited.insert(last);
+                }
                 Some(last) => self.let_go(last),
                 None => return,
             }
         }
-        self.weigh_own();
+        self.weigh_outsiders();
     }
 
-    /// Lets own commands count as long as others would keep them.
-    fn weigh_own(&mut self) {
-        let Some((_, index)) = &self.own else { return };
-        let (index, own) = (*index, self.chains[*index].author());
-        let outside = self.is_stranger(own) && !self.crowd.has_room_for(own);
-        if self.roles.set_outside(outside.then_some(own)) {
-            self.put_again(index, 0);
-            self.undos.review(own, 0);
+    /// Lets commands of authors that are here without a place, our own among them, count as long as others would keep them.
+    fn weigh_outsiders(&mut self) {
+        let mut outside = self.crowd.awaited.clone();
+        let own = self.own_author();
+        let placeless = |own: &AuthorId| self.is_stranger(*own) && !self.crowd.has_room_for(*own);
+        outside.extend(own.filter(placeless));
+        for author in self.roles.set_outside(outside) {
+            if let Some(index) = self.index.get(&author) {
+                self.put_again(*index, 0);
+                self.undos.review(author, 0);
+            }
         }
     }
 

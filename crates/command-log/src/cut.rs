@@ -93,7 +93,9 @@ impl CommandLog {
             .map(|at| (at.author, self.head_below(at.author, cut)))
             .collect();
         let new = self.chains.iter().map(Chain::author);
-        let new = new.filter(|author| before.author(*author).is_none());
+        // Who has no place is as if it had written nothing.
+        let new = new
+            .filter(|author| before.author(*author).is_none() && !self.roles.is_outside(*author));
         let mut new: Vec<_> = new.map(|author| (self.places(author), author)).collect();
         new.sort_unstable_by_key(|(places, author)| (std::cmp::Reverse(*places), *author));
         for (places, author) in new {

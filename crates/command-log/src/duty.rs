@@ -117,6 +117,22 @@ impl CommandLog {
         open.filter(|(_, open)| !self.testimony.spares(open.proposer))
     }
 
+    /// Whether a checkpoint that may become stable names an author: one that binds, or that is to be committed whatever becomes
+    /// of it, for the own author or more than half of the writers have.
+    pub(crate) fn is_awaited(&self, author: AuthorId) -> bool {
+        let names = |checkpoint: &Checkpoint| checkpoint.author(author).is_some();
+        let own = self.own_author();
+        let committed = |name: &CheckpointName| {
+            own.is_some_and(|own| self.testimony.has_committed(*name, own))
+                || self
+                    .testimony
+                    .is_majority_for(*name, &self.line, &self.genesis)
+        };
+        let mut committed = self.testimony.proposals().filter(committed);
+        self.binding_proposals().any(|(_, open)| names(open))
+            || committed.any(|name| self.testimony.proposal(name).is_some_and(names))
+    }
+
     /// Of checkpoints, only what is due may be said: an author that breaks its promises by hand harms all.
     pub(crate) fn check_due(
         &mut self,

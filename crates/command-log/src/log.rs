@@ -299,6 +299,7 @@ impl CommandLog {
             self.release(index, wall);
         }
         self.review();
+        self.call_awaited();
         self.thin();
         self.advance(wall);
         self.settle_undos();

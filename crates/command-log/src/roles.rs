@@ -49,8 +49,8 @@ pub(crate) struct Roles {
     /// What rules since the last stable checkpoint: earlier than all commands.
     base: Rulings,
     rulings: Rulings,
-    /// Who reads this log and has no place in it: what it writes counts nowhere.
-    outside: Option<AuthorId>,
+    /// Whose frames are here without a place: what they write counts nowhere.
+    outside: BTreeSet<AuthorId>,
     stale: bool,
 }
 
@@ -63,7 +63,7 @@ impl Roles {
             commands: BTreeMap::new(),
             base: BTreeMap::new(),
             rulings: BTreeMap::new(),
-            outside: None,
+            outside: BTreeSet::new(),
             stale: false,
         }
     }
@@ -158,15 +158,24 @@ impl Roles {
 
     /// The role in which an author wrote a command.
     pub(crate) fn at(&self, author: AuthorId, nonce: u64, lamport: u64) -> Role {
-        if self.outside == Some(author) && !self.names(author) {
+        if self.is_outside(author) {
             return Role::Viewer;
         }
         self.ruled(&self.rulings, author, nonce, lamport).0
     }
 
-    /// Says who has no place, and whether that is news.
-    pub(crate) fn set_outside(&mut self, author: Option<AuthorId>) -> bool {
-        std::mem::replace(&mut self.outside, author) != author
+    /// Says who has no place, and of whom that is news.
+    pub(crate) fn set_outside(&mut self, outside: BTreeSet<AuthorId>) -> Vec<AuthorId> {
+        let before = std::mem::replace(&mut self.outside, outside);
+        before
+            .symmetric_difference(&self.outside)
+            .copied()
+            .collect()
+    }
+
+    /// Whether what an author writes counts nowhere, for want of a place.
+    pub(crate) fn is_outside(&self, author: AuthorId) -> bool {
+        self.outside.contains(&author) && !self.names(author)
     }
 
     /// Whether a put counts.

@@ -291,6 +291,17 @@ impl Testimony {
         commits.is_some_and(|commits| commits.contains_key(&author))
     }
 
+    /// Whether more than half of the writers of the last stable checkpoint have committed a proposal.
+    pub(crate) fn is_majority_for(
+        &self,
+        name: CheckpointName,
+        line: &Line,
+        genesis: &Genesis,
+    ) -> bool {
+        let commits = self.commits.get(&name);
+        commits.is_some_and(|by| line.is_majority(&by.keys().copied().collect(), genesis))
+    }
+
     /// Whether an author has committed anything, known or not.
     pub(crate) fn is_committed(&self, author: AuthorId) -> bool {
         self.committers.contains(&author)

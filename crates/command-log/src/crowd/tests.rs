@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)] // a test may fail loudly
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test may fail loudly
 
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
@@ -6,6 +6,8 @@ use roundtable_core::WallTime;
 
 use super::*;
 use crate::{Action, Genesis, GenesisParams, Key, Role, Schema, SharedFrame, Strategy};
+
+mod pending;
 
 const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
 const AUTHORS: u8 = 8;
@@ -32,6 +34,17 @@ fn log(seed: Option<u8>) -> CommandLog {
     let mut log = CommandLog::new(genesis(), schema(), seed.map(key)).unwrap();
     log.crowd.most = PLACES;
     log
+}
+
+/// The seeds of all but the creator, by rising key.
+fn by_key() -> Vec<u8> {
+    let mut seeds: Vec<u8> = (1..AUTHORS).collect();
+    seeds.sort_unstable_by_key(|seed| author(*seed));
+    seeds
+}
+
+fn author(seed: u8) -> AuthorId {
+    AuthorId::from_bytes(key(seed).verifying_key().to_bytes())
 }
 
 fn put(seed: u8) -> Action {
@@ -83,25 +96,48 @@ fn exchange(logs: &mut [CommandLog]) {
     panic!("the logs never have enough of each other");
 }
 
+/// The lowest keys of the strangers of whom any log has something: those who have a place in a room like this.
+fn placed(logs: &[CommandLog], granted: &[u8]) -> BTreeSet<AuthorId> {
+    let named: BTreeSet<_> = granted
+        .iter()
+        .chain([&0])
+        .map(|seed| author(*seed))
+        .collect();
+    let begun = logs.iter().flat_map(CommandLog::heads);
+    let begun: BTreeSet<_> = begun.map(|head| head.author).collect();
+    begun.difference(&named).copied().take(PLACES).collect()
+}
+
 proptest! {
-    /// Whatever comes first and to whom, a room with more strangers than places comes to one state.
+    /// Whatever comes first and to whom, a room with more strangers than places comes to one state. Some logs only read, and
+    /// others write themselves, while they have a place: these have all that they ever signed, and show of it what others do.
     #[test]
     fn which_strangers_are_kept_does_not_depend_on_who_came_first(
         granted in prop::sample::subsequence((1..AUTHORS).collect::<Vec<_>>(), 0..3),
+        writers in prop::sample::subsequence((1..AUTHORS).collect::<Vec<_>>(), 0..=3),
+        writes in prop::collection::vec(0..40_usize, 3),
         orders in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..40), 3),
         late in any::<bool>(),
     ) {
-        let frames = frames(&granted);
+        // What writes itself is nowhere else, or it would sign twice for one place.
+        let mut frames = frames(&granted);
+        frames.retain(|frame| writers.iter().all(|seed| frame.author() != author(*seed)));
         // Each has some of the frames, in some order; between them they have all.
-        let mut logs: Vec<_> = (0..3).map(|_| log(None)).collect();
-        for (log, order) in logs.iter_mut().zip(&orders) {
+        let mut logs: Vec<_> = (0..3).map(|n| log(writers.get(n).copied())).collect();
+        for ((log, order), write) in logs.iter_mut().zip(&orders).zip(&writes) {
             for (step, index) in order.iter().enumerate() {
+                if step == *write {
+                    // Without a place it writes nothing.
+                    let _ = log.append(NOW, &[put(step as u8)]);
+                }
                 give(log, &frames[index.index(frames.len())]);
                 if late && step % 5 == 0 {
                     log.settle(NOW);
                 }
             }
+            let _ = log.append(NOW, &[put(100)]);
         }
+        let signed: Vec<_> = logs.iter().map(CommandLog::own_head).collect();
         let mut whole = log(None);
         frames.iter().for_each(|frame| give(&mut whole, frame));
         whole.settle(NOW);
@@ -110,17 +146,16 @@ proptest! {
         logs.push(whole);
         exchange(&mut logs);
 
-        let mut strangers: Vec<_> = (1..AUTHORS)
-            .filter(|seed| !granted.contains(seed))
-            .map(|seed| AuthorId::from_bytes(key(seed).verifying_key().to_bytes()))
-            .collect();
-        strangers.sort_unstable();
-        for log in &logs {
-            prop_assert_eq!(log.heads(), logs[0].heads());
-            prop_assert_eq!(log.state_hash(), logs[0].state_hash());
-            let kept: Vec<_> = log.crowd.members.iter().copied().collect();
-            prop_assert_eq!(&kept[..], &strangers[..PLACES]);
-            prop_assert_eq!(log.heads().len(), PLACES + granted.len() + 1);
+        let placed = placed(&logs, &granted);
+        for (log, signed) in logs.iter().zip(signed.into_iter().chain([None])) {
+            prop_assert_eq!(log.own_head(), signed, "what was signed stays known");
+            let outside = log.own_author().filter(|own| log.roles.is_outside(*own));
+            let mut heads = log.heads();
+            heads.retain(|head| Some(head.author) != outside);
+            prop_assert_eq!(heads.len(), log.heads().len() - usize::from(outside.and(signed).is_some()));
+            prop_assert_eq!(heads, logs[3].heads());
+            prop_assert_eq!(log.state_hash(), logs[3].state_hash());
+            prop_assert_eq!(&log.crowd.members, &placed);
             prop_assert_eq!(log.chains.len(), log.authors() + log.crowd.vacant.len());
         }
     }
