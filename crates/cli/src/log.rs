@@ -2,6 +2,7 @@
 
 mod audit;
 mod export;
+mod incidents;
 mod time;
 mod verify;
 

@@ -12,7 +12,9 @@ use roundtable_command_log::{
     Action, CommandLog, Genesis, GenesisParams, Key, Role, Schema, SharedFrame, Strategy,
 };
 use roundtable_core::{RoomId, WallTime};
-use roundtable_log_store::{Identity, Record};
+use roundtable_log_store::{
+    Claims, Contents, Culprit, Equivocations, Identity, Record, Refusal, Refusals,
+};
 use serde_json::Value;
 
 const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
@@ -279,6 +281,66 @@ fn an_audit_says_who_did_what_and_what_came_of_it() {
         (&verified["forks"], &verified["frames_set_aside"]),
         (&1.into(), &2.into())
     );
+}
+
+/// Nothing is left of the frames: a checkpoint has taken their place, or they were never kept.
+#[test]
+fn an_audit_tells_of_forks_below_checkpoints_and_of_what_was_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let author = Author::new(directory.path());
+    let (me, genesis) = (author.identity.author(), author.log.genesis().clone());
+    let frames = ["left", "right"].map(|text| {
+        let key = author.identity.key().clone();
+        let mut copy = CommandLog::new(genesis.clone(), schema(), Some(key)).unwrap();
+        copy.append(NOW, &[note(text)]).unwrap()
+    });
+    let mut reader = CommandLog::new(genesis.clone(), schema(), None).unwrap();
+    for frame in &frames {
+        reader.receive(NOW, frame.bytes().clone()).unwrap();
+    }
+    let (mut equivocations, mut refusals) = (Equivocations::default(), Refusals::default());
+    assert!(equivocations.note(&reader.forks()[0]));
+    for culprit in [Culprit::Author(me), Culprit::Sender(me)] {
+        let breach = matches!(culprit, Culprit::Author(_));
+        refusals.note(Refusal {
+            at: NOW,
+            culprit,
+            code: if breach { 13 } else { 6 },
+            claims: breach.then(|| Claims::from(frames[0].header())),
+        });
+    }
+    let records = [
+        equivocations.record(genesis.hash()),
+        refusals.record(genesis.hash()),
+    ];
+    let (kept, _) = author.identity.room(&author.room).unwrap();
+    kept.commit(&records).unwrap();
+    let stored: Contents = author.identity.store().load(&author.room).unwrap();
+    assert_eq!(stored.frame_count(), 0);
+    drop((kept, author));
+
+    let audit = lines(&log("audit", directory.path(), ""));
+    let (at, short) = ("2023-11-14T22:13:20.000Z", format!("{me:?}"));
+    let [left, right] = frames.each_ref().map(|frame| frame.id());
+    let expected = [
+        format!("equivocation: {short} signed two frames after #0: {left} and {right}"),
+        format!("refused: 1 frames signed by {short}: over-budget (code 13), {at} to {at}"),
+        format!("refused: 1 frames sent by {short}: signature (code 6), {at} to {at}"),
+        format!("{at}  refused, signed by {short}: over-budget (code 13), it says {short} #1"),
+        format!("{at}  refused, sent by {short}: signature (code 6)"),
+    ];
+    assert_eq!(audit[1..], expected);
+
+    let events = objects(&log("audit", directory.path(), "--json"));
+    let me = Value::from(me.to_string());
+    assert_eq!(events[1]["author"], me);
+    assert_eq!(events[2]["author"], me);
+    assert_eq!(
+        (&events[3]["sender"], &events[3]["count"]),
+        (&me, &1.into())
+    );
+    assert_eq!(events[4]["claims"]["nonce"], 1);
+    assert_eq!(events[5]["claims"], Value::Null);
 }
 
 #[test]

@@ -75,6 +75,12 @@ impl FrameError {
     pub const fn name(&self) -> &'static str {
         NAMES[self.code() as usize]
     }
+
+    /// The short name of a [code](Self::code), `None` if this version does not know it.
+    pub fn name_of(code: u8) -> Option<&'static str> {
+        let known = (1..NAMES.len()).contains(&usize::from(code));
+        known.then(|| NAMES[usize::from(code)])
+    }
 }
 
 /// Names by code.

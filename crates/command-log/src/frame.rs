@@ -17,7 +17,7 @@ const CONTEXT: &[u8] = b"roundtable/command-frame/v1\0";
 pub(crate) const FULL_FORM: u8 = 1;
 /// The signed fields that travel: all but the genesis hash, which the link knows, and the body's
 /// hash, which the receiver computes.
-const FIELDS_LEN: usize = 32 + 32 + 8 + 4 + 8 + 8 + 32;
+pub(crate) const FIELDS_LEN: usize = 32 + 32 + 8 + 4 + 8 + 8 + 32;
 const SIGNED_LEN: usize = CONTEXT.len() + 32 + FIELDS_LEN + 32;
 
 pub(crate) const SIGNATURE_LEN: usize = 64;
@@ -64,6 +64,14 @@ impl Header {
         }
     }
 
+    /// Whether its commands are numbered from 1 without overflow.
+    pub(crate) fn check_nonces(&self) -> Result<(), FrameError> {
+        let numbered = self.count >= 1 && self.first_nonce >= 1;
+        let last = self.first_nonce.checked_add(u64::from(self.count));
+        let last = last.filter(|_| numbered);
+        last.map(drop).ok_or(FrameError::Nonces)
+    }
+
     pub(crate) fn fields(&self) -> [u8; FIELDS_LEN] {
         let mut fields = [0; FIELDS_LEN];
         let mut rest = &mut fields[..];
@@ -77,7 +85,7 @@ impl Header {
         fields
     }
 
-    fn read(fields: &mut Fields<'_>) -> Self {
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Self {
         Self {
             author: AuthorId::from_bytes(fields.take()),
             previous: FrameId::from_bytes(fields.take()),
@@ -91,7 +99,11 @@ impl Header {
 }
 
 /// What an author signs: the context, the genesis, the header's fields, the body's hash.
-fn signed_bytes(genesis: &GenesisHash, fields: &[u8], body: &blake3::Hash) -> [u8; SIGNED_LEN] {
+pub(crate) fn signed_bytes(
+    genesis: &GenesisHash,
+    fields: &[u8],
+    body: &blake3::Hash,
+) -> [u8; SIGNED_LEN] {
     let mut signed = [0; SIGNED_LEN];
     let mut rest = &mut signed[..];
     rest.put_slice(CONTEXT);
@@ -221,11 +233,7 @@ impl UnverifiedFrame {
             return Err(FrameError::Form(bytes[0]));
         }
         let header = Header::read(&mut Fields::new(&bytes[1..]));
-        let numbered = header.count >= 1 && header.first_nonce >= 1;
-        let last = header.first_nonce.checked_add(u64::from(header.count));
-        if !numbered || last.is_none() {
-            return Err(FrameError::Nonces);
-        }
+        header.check_nonces()?;
         let body = blake3::hash(&bytes[FULL_HEADER_LEN..]);
         let signed = signed_bytes(genesis, &bytes[1..=FIELDS_LEN], &body);
         let id = blake3::hash(&signed).into();

@@ -14,6 +14,7 @@ mod crowd;
 mod cut;
 mod duty;
 mod elided;
+mod equivocation;
 mod error;
 mod faults;
 mod fork;
@@ -50,6 +51,7 @@ pub use admission::Received;
 pub use certificate::{Certificate, CertificateError};
 pub use checkpoint::{AuthorAtCut, Checkpoint, CheckpointError, HeadAtCut, MAX_CHECKPOINT_AUTHORS};
 pub use elided::{FrameReader, FrameWriter, ReadError};
+pub use equivocation::Equivocation;
 pub use error::{AppendError, FrameError, OpenError, ProposeError, RuleBreach};
 #[cfg(feature = "__faults")]
 pub use faults::{__Broken, __break_rule};

@@ -508,6 +508,11 @@ impl CommandLog {
         self.clock.next(elapsed_ms)
     }
 
+    /// Whether the log holds anything of an author, or waits for it.
+    pub fn knows(&self, author: AuthorId) -> bool {
+        self.index.contains_key(&author)
+    }
+
     /// How many authors' commands the log holds or waits for.
     pub fn authors(&self) -> usize {
         self.index.len()

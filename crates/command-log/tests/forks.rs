@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use common::*;
 use roundtable_command_log::{
-    Action, AppendError, CommandLog, Covered, FrameId, Genesis, Received, Role, Update,
+    Action, AppendError, CommandLog, Covered, Equivocation, ForkProof, FrameError, FrameId,
+    Genesis, Received, Role, Update,
 };
 use roundtable_wire::commands::ActionRef;
 
@@ -52,6 +53,34 @@ impl Twice {
         }
         self.alice.settle(at(0));
     }
+}
+
+/// What a proof comes to without the frames' bodies proves the same, as long as no byte of it changes.
+fn assert_outlives_its_frames(proof: &ForkProof, genesis: &Genesis, elsewhere: &Genesis) {
+    let kept = Equivocation::from(proof).encode();
+    let read = Equivocation::decode(&kept, &genesis.hash()).unwrap();
+    assert_eq!(read, Equivocation::from(proof));
+    assert_eq!(
+        (read.author(), read.parent(), read.after()),
+        (proof.author(), proof.parent(), proof.after())
+    );
+    let frames = proof.frames().map(|frame| (frame.id(), frame.header()));
+    assert_eq!(read.frames(), frames);
+    assert!(Equivocation::decode(&kept, &elsewhere.hash()).is_err());
+    for index in 0..kept.len() {
+        let mut changed = kept;
+        changed[index] ^= 1;
+        assert!(
+            Equivocation::decode(&changed, &genesis.hash()).is_err(),
+            "{index}"
+        );
+    }
+    let (first, second) = kept.split_at(kept.len() / 2);
+    let twice = [first, first].concat().try_into().unwrap();
+    let twice = Equivocation::decode(&twice, &genesis.hash());
+    assert_eq!(twice, Err(FrameError::NoFork), "one frame, shown twice");
+    let swapped = [second, first].concat().try_into().unwrap();
+    assert!(Equivocation::decode(&swapped, &genesis.hash()).is_ok());
 }
 
 fn shown(log: &CommandLog) -> &str {
@@ -113,6 +142,7 @@ fn the_proof_convinces_a_stranger() {
     assert_eq!(proof.parent(), story.a.id);
     let elsewhere = genesis_with(|params| params.room = [7; 32]);
     assert!(proof.verify(&elsewhere).is_err());
+    assert_outlives_its_frames(proof, &story.genesis, &elsewhere);
 
     // A log that has only what came before believes the two frames of the proof.
     let mut stranger = reader(&story.genesis);

@@ -121,9 +121,7 @@ impl Store for Database {
         for [genesis, schema] in &geneses {
             let genesis = Genesis::decode(genesis).map_err(|_| StoreError::Damaged)?;
             let schema = Schema::decode(schema).map_err(|_| StoreError::Damaged)?;
-            let before = contents.genesis.replace(genesis).map(|g| g.hash());
-            contents.superseded.extend(before);
-            contents.schema = Some(schema);
+            contents.begin(genesis, schema);
         }
         if let Some(genesis) = &contents.genesis {
             let hash = genesis.hash();
@@ -233,6 +231,10 @@ impl Database {
                     } if current == Some(*genesis) => {
                         let (author, id) = (author.as_bytes(), id.as_bytes());
                         frames.remove((genesis.as_bytes(), author, *first_nonce, id))?;
+                    }
+                    Record::LetGoAuthor { genesis, author } if current == Some(*genesis) => {
+                        let all = frames_through(genesis.as_bytes(), author.as_bytes(), u64::MAX);
+                        frames.retain_in(all, |_, _| false)?;
                     }
                     Record::Section {
                         genesis,

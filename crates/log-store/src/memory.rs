@@ -65,6 +65,9 @@ impl Room {
             } if self.genesis() == Some(*genesis) => {
                 self.frames.remove(&(*author, *first_nonce, *id));
             }
+            Record::LetGoAuthor { genesis, author } if self.genesis() == Some(*genesis) => {
+                self.frames.retain(|(of, ..), _| of != author);
+            }
             Record::Section {
                 genesis,
                 section,
@@ -75,6 +78,7 @@ impl Room {
             // Of a log that was given up.
             Record::Frame { .. }
             | Record::LetGo { .. }
+            | Record::LetGoAuthor { .. }
             | Record::Checkpoint { .. }
             | Record::Section { .. } => {}
         }
@@ -97,26 +101,20 @@ impl Store for MemoryStore {
         let Some(room) = rooms.get(room) else {
             return Ok(Contents::default());
         };
-        let (current, superseded) = match room.geneses.split_last() {
-            Some((current, superseded)) => (Some(current.clone()), superseded),
-            None => (None, &[][..]),
-        };
-        let (genesis, schema) = current.unzip();
         let mut frames: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for ((author, ..), frame) in &room.frames {
             frames.entry(*author).or_default().push(frame.clone());
         }
-        Ok(Contents {
-            genesis,
-            schema,
+        let mut contents = Contents {
             frames,
             snapshot: room.snapshot.clone(),
             sections: room.sections.clone(),
-            superseded: superseded
-                .iter()
-                .map(|(genesis, _)| genesis.hash())
-                .collect(),
-        })
+            ..Contents::default()
+        };
+        for (genesis, schema) in room.geneses.clone() {
+            contents.begin(genesis, schema);
+        }
+        Ok(contents)
     }
 
     fn commit(&self, room: &RoomId, records: &[Record]) -> Result<(), StoreError> {

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use roundtable_command_log::{FrameId, Genesis, GenesisHash, Schema, SharedFrame};
 use roundtable_core::{AuthorId, RoomId};
 
+use crate::{Equivocations, Refusals, equivocations, refusals};
+
 /// Something to keep of a room.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -37,6 +39,13 @@ pub enum Record {
         /// The frame.
         id: FrameId,
     },
+    /// An author that the log has let go: no frame of it is kept any longer.
+    LetGoAuthor {
+        /// Of which log.
+        genesis: GenesisHash,
+        /// Who.
+        author: AuthorId,
+    },
     /// What a log needs to go on from a stable checkpoint. It takes the place of the one before, and of
     /// the frames below: they go.
     Checkpoint {
@@ -52,7 +61,7 @@ pub enum Record {
     Section {
         /// Of which log.
         genesis: GenesisHash,
-        /// What it is, for whoever wrote it.
+        /// What it is: 1 [`Equivocations`], 2 [`Refusals`]; those from 256 on are free for others.
         section: u16,
         /// At most 1 GiB.
         content: Bytes,
@@ -74,7 +83,7 @@ pub struct Contents {
     pub snapshot: Option<Bytes>,
     /// What is kept beside the frames, by section.
     pub sections: BTreeMap<u16, Bytes>,
-    /// Geneses that were given up for this one.
+    /// Geneses that were given up and are not this one, each once.
     pub superseded: Vec<GenesisHash>,
 }
 
@@ -82,6 +91,32 @@ impl Contents {
     /// How many frames there are.
     pub fn frame_count(&self) -> usize {
         self.frames.values().map(Vec::len).sum()
+    }
+
+    /// The forks that were noted, those below checkpoints too.
+    pub fn equivocations(&self) -> Equivocations {
+        let kept = self.sections.get(&equivocations::SECTION);
+        let kept = kept.zip(self.genesis.as_ref().map(Genesis::hash));
+        kept.map_or_else(Equivocations::default, |(content, genesis)| {
+            Equivocations::decode(content, &genesis)
+        })
+    }
+
+    /// What was refused.
+    pub fn refusals(&self) -> Refusals {
+        let kept = self.sections.get(&refusals::SECTION);
+        kept.map(Refusals::decode).unwrap_or_default()
+    }
+
+    /// Goes on to the next of a room's geneses.
+    pub(crate) fn begin(&mut self, genesis: Genesis, schema: Schema) {
+        let hash = genesis.hash();
+        let before = self.genesis.replace(genesis).map(|before| before.hash());
+        // To one that was given up the room may have returned.
+        self.superseded
+            .retain(|of| *of != hash && Some(*of) != before);
+        self.superseded.extend(before.filter(|of| *of != hash));
+        self.schema = Some(schema);
     }
 
     /// All frames, author by author, as a log takes them.

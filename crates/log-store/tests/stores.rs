@@ -56,6 +56,29 @@ fn what_is_let_go_is_not_loaded_again() {
 }
 
 #[test]
+fn of_an_author_who_is_let_go_nothing_is_loaded_again() {
+    each(|store| {
+        let genesis = genesis(&key(1), 7);
+        let logs = [1, 2].map(|seed| {
+            let mut log = log(&genesis, &key(seed));
+            let written = ["a", "b"].map(|text| note(&mut log, text));
+            let written = written.each_ref().map(|written| frame(&log, written));
+            (log.own_author().unwrap(), written)
+        });
+        let [(_, stays), (author, goes)] = logs;
+        let let_go = Record::LetGoAuthor {
+            genesis: genesis.hash(),
+            author,
+        };
+        let all = [&[begin(&genesis)], &stays[..], &goes, &[let_go]].concat();
+        store.commit(&room(), &all).unwrap();
+        let contents = store.load(&room()).unwrap();
+        assert_eq!(contents.frame_count(), 2);
+        assert!(!contents.frames.contains_key(&author));
+    });
+}
+
+#[test]
 fn a_room_that_nobody_was_in_is_empty() {
     each(|store| {
         let contents = store.load(&room()).unwrap();
@@ -115,6 +138,19 @@ fn another_genesis_begins_another_log_and_the_old_one_is_remembered() {
         assert_eq!(contents.genesis, Some(new));
         assert!(contents.sections.is_empty());
         assert!(contents.into_frames().eq([counts.bytes().clone()]));
+    });
+}
+
+#[test]
+fn a_genesis_to_which_the_room_has_returned_is_not_among_those_that_were_given_up() {
+    each(|store| {
+        let [one, two, three] = [1, 2, 3].map(|id| genesis(&key(1), id));
+        for genesis in [&one, &two, &three, &two, &one] {
+            store.commit(&room(), &[begin(genesis)]).unwrap();
+        }
+        let contents = store.load(&room()).unwrap();
+        assert_eq!(contents.superseded, [three.hash(), two.hash()]);
+        assert_eq!(contents.genesis, Some(one));
     });
 }
 

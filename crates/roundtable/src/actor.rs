@@ -13,7 +13,7 @@ use roundtable_command_log::{Action, Entry, Head, Key, Role, Stable};
 use roundtable_core::{
     AuthorId, Channel, Clock, CloseCode, Frame, PeerId, Timestamp, TransportKind,
 };
-use roundtable_log_store::StoreError;
+use roundtable_log_store::{Claims, Culprit, Refusal, StoreError};
 use roundtable_session::{
     Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
     Side,
@@ -304,7 +304,7 @@ impl Actor {
                 created,
             } => {
                 if let Some(log) = self.session.log() {
-                    self.durable.genesis(log.genesis(), log.schema());
+                    self.durable.genesis(log);
                 }
                 self.tell(Event::RoomKnown {
                     genesis: hash,
@@ -337,7 +337,19 @@ impl Actor {
                     reason: error,
                 });
             }
-            SessionEvent::Misbehaved { peer, author, code } => {
+            SessionEvent::Misbehaved {
+                peer,
+                sender,
+                author,
+                code,
+                header,
+            } => {
+                self.durable.refused(Refusal {
+                    at: self.clock.wall(),
+                    culprit: author.map_or(Culprit::Sender(sender), Culprit::Author),
+                    code,
+                    claims: header.as_deref().map(Claims::from),
+                });
                 self.tell(Event::Misbehaved { peer, author, code });
             }
             SessionEvent::Applied(applied) => {
@@ -351,7 +363,10 @@ impl Actor {
             SessionEvent::SnapshotTooLong { peer, len, max } => {
                 self.tell(Event::SnapshotTooLong { peer, len, max });
             }
-            SessionEvent::Forked(proof) => self.tell(Event::Forked(proof)),
+            SessionEvent::Forked(proof) => {
+                self.durable.forked(&proof);
+                self.tell(Event::Forked(proof));
+            }
             SessionEvent::Retracted { author, after } => {
                 self.tell(Event::Retracted { author, after });
             }
@@ -772,6 +787,7 @@ impl Actor {
         }
         self.session.finish(self.now());
         self.say_last_words().await;
+        self.durable.hasten();
         loop {
             let now = self.clock.now();
             let all_kept = self.durable.keep(now, self.session.log());

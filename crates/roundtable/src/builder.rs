@@ -21,6 +21,7 @@ use crate::{
     mesh::Mesh,
     negotiation::Negotiator,
     network::Network,
+    noted::Noted,
     peers::Attempts,
     room::Shared,
     store::Durable,
@@ -234,6 +235,8 @@ impl RoomBuilder {
             mono: clock.now(),
             wall: clock.wall(),
         };
+        let (noted, authors) = (Noted::of(&stored), stored.frames.keys().copied());
+        let authors: Vec<_> = authors.collect();
         let session = self.session(&room, &peer, &identity, stored, now)?;
         let quic = match self.transport.allows_quic() {
             true => Some(QuicEndpoint::bind(self.quic.clone(), identity.key())?),
@@ -275,7 +278,7 @@ impl RoomBuilder {
             attempts: Attempts::new(peer, self.transport, negotiator),
             requests: request_queue,
             events,
-            durable: Durable::new(log, &session),
+            durable: Durable::new(log, &session, noted, authors),
             session,
             may_edit: false,
             quic,

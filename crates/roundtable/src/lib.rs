@@ -12,6 +12,7 @@ mod links;
 mod mesh;
 mod negotiation;
 mod network;
+mod noted;
 mod peers;
 mod quality;
 mod reconnect;
@@ -25,9 +26,13 @@ pub mod voice;
 /// Logs that were kept, read without joining their rooms: see [`Identity::store`](crate::Identity::store).
 pub mod kept {
     pub use roundtable_command_log::{
-        Ballot, Checkpoint, CommandLog, Covered, ForkProof, Genesis, Snapshot,
+        Ballot, Checkpoint, CommandLog, Covered, Equivocation, ForkProof, FrameError, Genesis,
+        Snapshot,
     };
-    pub use roundtable_log_store::{Contents, Refused, Verification, VerifyError};
+    pub use roundtable_log_store::{
+        Claims, Contents, Culprit, Equivocations, Refusal, Refusals, Refused, Tally, Verification,
+        VerifyError,
+    };
 }
 
 pub use builder::RoomBuilder;

@@ -6,15 +6,17 @@ use std::{
     time::Duration,
 };
 
-use roundtable_command_log::{CommandLog, FrameId, Genesis, GenesisHash, Schema, SharedFrame};
+use roundtable_command_log::{CommandLog, ForkProof, FrameId, Genesis, GenesisHash, SharedFrame};
 use roundtable_core::{AuthorId, Frame, Timestamp};
-use roundtable_log_store::{Record, RoomLog, StoreError};
+use roundtable_log_store::{Record, Refusal, RoomLog, StoreError};
 use roundtable_session::{LinkId, Session, carries_commands};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-/// Records that may wait for the disk.
+use crate::noted::Noted;
+
+/// Groups of records that may wait for the disk.
 const QUEUE: usize = 4096;
-/// Most records that one commit takes.
+/// Most groups that one commit takes.
 const MAX_TOGETHER: usize = 1024;
 /// How often what others wrote is put into the store: as much as a crash may lose of it.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,12 +25,15 @@ const KEEP_ON: Duration = Duration::from_millis(20);
 /// Most bytes of others' frames that one turn hands over.
 const KEEP_BYTES: usize = 4 << 20;
 
+/// Records that are on disk together or not at all.
+type Group = Vec<Record>;
+
 /// The writing end of a room's log: inline where that costs nothing, else a task of its own.
 #[derive(Debug)]
 enum Writer {
     Inline(RoomLog),
     Task {
-        jobs: mpsc::Sender<Record>,
+        jobs: mpsc::Sender<Group>,
         done: mpsc::Receiver<Result<u64, StoreError>>,
         task: JoinHandle<()>,
     },
@@ -40,12 +45,12 @@ enum Writer {
 pub(crate) struct Durable {
     writer: Writer,
     genesis: Option<GenesisHash>,
-    /// Records handed over so far, how many of them are on disk, and how many must be before
+    /// Groups of records handed over so far, how many of them are on disk, and how many must be before
     /// anything is sent.
     queued: u64,
     synced: u64,
     required: u64,
-    /// Each with the number of records that must be on disk before it is sent.
+    /// Each with the number of groups that must be on disk before it is sent.
     held: VecDeque<(u64, LinkId, Frame)>,
     failed: bool,
     /// The last frame of each other author that was handed over.
@@ -58,11 +63,22 @@ pub(crate) struct Durable {
     checkpoints: u64,
     /// Up to which nonce own frames lie below the last of them.
     own_pruned: u64,
+    noted: Noted,
 }
 
 impl Durable {
-    /// Goes on after what `session` was restored with.
-    pub(crate) fn new(log: RoomLog, session: &Session) -> Self {
+    /// Goes on after what `session` was restored with, and what was noted. Of the authors of whom anything is stored those
+    /// for whom the log has no room any more are let go.
+    pub(crate) fn new(
+        log: RoomLog,
+        session: &Session,
+        noted: Noted,
+        mut authors: Vec<AuthorId>,
+    ) -> Self {
+        authors.retain(|author| session.log().is_some_and(|log| !log.has_room_for(*author)));
+        let outside = authors
+            .into_iter()
+            .map(|author| (author, (0, FrameId::NONE)));
         let heads = session.log().map(CommandLog::heads).unwrap_or_default();
         let kept = heads
             .iter()
@@ -77,26 +93,34 @@ impl Durable {
             required: 0,
             held: VecDeque::new(),
             failed: false,
-            kept: kept.collect(),
+            kept: outside.chain(kept).collect(),
             aside: aside.map(|frame| (frame.id(), place(&frame))).collect(),
             next_keep: Timestamp::ZERO,
             checkpoints: checkpoint.map_or(0, |stable| stable.number),
             own_pruned: session.log().map_or(0, own_pruned),
+            noted,
         }
     }
 
-    /// The genesis that frames belong to from now on.
-    pub(crate) fn genesis(&mut self, genesis: &Genesis, schema: &Schema) {
-        if self.genesis != Some(genesis.hash()) {
-            self.genesis = Some(genesis.hash());
-            self.kept.clear();
-            self.aside.clear();
-            (self.checkpoints, self.own_pruned) = (0, 0);
-            self.require(Record::Genesis {
-                genesis: genesis.clone().into(),
-                schema: schema.clone(),
-            });
+    /// The log that frames belong to from now on. What it has already, because it was given up and taken up again, is in
+    /// the store as soon as its genesis is: a crash between the two would leave an author that does not know what it has signed.
+    pub(crate) fn genesis(&mut self, log: &CommandLog) {
+        let genesis = log.genesis_hash();
+        if self.genesis == Some(genesis) {
+            return;
         }
+        self.genesis = Some(genesis);
+        self.kept.clear();
+        self.aside.clear();
+        (self.checkpoints, self.own_pruned) = (0, 0);
+        self.noted = Noted::default();
+        let begun = Record::Genesis {
+            genesis: log.genesis().clone().into(),
+            schema: log.schema().clone(),
+        };
+        let frames = log.kept().map(|frame| Record::Frame { genesis, frame });
+        let group = std::iter::once(begun).chain(frames).collect();
+        self.require(group);
     }
 
     /// Hands over an own frame of a log, and before it the checkpoint that it follows: in a store that has neither
@@ -108,21 +132,25 @@ impl Durable {
                 self.failed |= !self.append_checkpoint(genesis, log);
             }
             let frame = frame.clone();
-            self.require(Record::Frame { genesis, frame });
+            self.require(vec![Record::Frame { genesis, frame }]);
         }
     }
 
-    /// Hands over a record without which nothing may be sent.
-    fn require(&mut self, record: Record) {
-        self.failed |= !self.append(record);
+    /// Hands over records without which nothing may be sent.
+    fn require(&mut self, group: Group) {
+        self.failed |= !self.append_group(group);
         self.required = self.queued;
     }
 
     /// `false` when the disk is hopelessly behind or has failed.
     fn append(&mut self, record: Record) -> bool {
+        self.append_group(vec![record])
+    }
+
+    fn append_group(&mut self, group: Group) -> bool {
         let taken = match &self.writer {
-            Writer::Inline(log) => log.commit(&[record]).is_ok(),
-            Writer::Task { jobs, .. } => jobs.try_send(record).is_ok(),
+            Writer::Inline(log) => log.commit(&group).is_ok(),
+            Writer::Task { jobs, .. } => jobs.try_send(group).is_ok(),
         };
         self.queued += u64::from(taken);
         if matches!(self.writer, Writer::Inline(_)) {
@@ -139,7 +167,7 @@ impl Durable {
     /// Hands over what others have written since the last time, as far as one turn goes; says
     /// whether that was all. What the queue has no room for is handed over the next time.
     pub(crate) fn keep(&mut self, now: Timestamp, log: Option<&CommandLog>) -> bool {
-        let done = log.is_none_or(|log| self.keep_some(log));
+        let done = log.is_none_or(|log| self.keep_some(log)) && self.keep_noted(now);
         self.next_keep = now + if done { KEEP_INTERVAL } else { KEEP_ON };
         done
     }
@@ -149,6 +177,9 @@ impl Durable {
             return true;
         };
         if !self.keep_checkpoint(genesis, log) {
+            return false;
+        }
+        if !self.let_go(genesis, log) {
             return false;
         }
         let mut left = KEEP_BYTES;
@@ -178,6 +209,20 @@ impl Durable {
             }
         }
         self.keep_aside(genesis, log)
+    }
+
+    /// Authors of whom the log has let go, because there are too many without a role, go from the store, too.
+    fn let_go(&mut self, genesis: GenesisHash, log: &CommandLog) -> bool {
+        let gone = self.kept.keys().filter(|author| !log.knows(**author));
+        let gone: Vec<_> = gone.copied().collect();
+        for author in gone {
+            let record = Record::LetGoAuthor { genesis, author };
+            if !self.has_room() || !self.append(record) {
+                return false;
+            }
+            self.kept.remove(&author);
+        }
+        true
     }
 
     /// What is left of what lies below a checkpoint that has become stable, in place of the frames.
@@ -244,6 +289,33 @@ impl Durable {
             self.aside.remove(&id);
         }
         true
+    }
+
+    /// Notes who has signed twice for one place.
+    pub(crate) fn forked(&mut self, proof: &ForkProof) {
+        self.noted.forked(proof);
+    }
+
+    /// Notes what was refused.
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        self.noted.refused(refusal);
+    }
+
+    /// Lets all that was noted be handed over the next time.
+    pub(crate) fn hasten(&mut self) {
+        self.noted.hasten();
+    }
+
+    fn keep_noted(&mut self, now: Timestamp) -> bool {
+        let Some(genesis) = self.genesis.filter(|_| !self.failed) else {
+            return true;
+        };
+        let mut noted = std::mem::take(&mut self.noted);
+        let done = noted.keep(now, genesis, |record| {
+            self.has_room() && self.append(record)
+        });
+        self.noted = noted;
+        done
     }
 
     fn kept_of(&self, author: AuthorId) -> (u64, FrameId) {
@@ -354,13 +426,13 @@ impl Writer {
 /// Group commit: whatever waits shares one transaction and one sync.
 async fn run(
     mut log: RoomLog,
-    mut queue: mpsc::Receiver<Record>,
+    mut queue: mpsc::Receiver<Group>,
     report: mpsc::Sender<Result<u64, StoreError>>,
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, MAX_TOGETHER).await > 0 {
-        let records = std::mem::take(&mut batch);
-        let count = records.len() as u64;
+        let count = batch.len() as u64;
+        let records: Vec<_> = batch.drain(..).flatten().collect();
         let written = tokio::task::spawn_blocking(move || {
             let result = log.commit(&records);
             (log, result)
@@ -382,9 +454,15 @@ mod tests {
     #![allow(clippy::unwrap_used)] // in helpers of tests, too
 
     use roundtable_command_log::{
-        Action, Covered, GenesisParams, Key, Role, Snapshot, Strategy, Unrestored,
+        Action, Covered, GenesisParams, Key, Role, Schema, Snapshot, Strategy, Unrestored,
     };
-    use roundtable_core::{Channel, WallTime};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use roundtable_core::{Channel, RoomId, WallTime};
+    use roundtable_log_store::{Contents, Culprit, MemoryStore, Store};
     use roundtable_session::{GenesisSource, Now, SessionConfig};
 
     use super::*;
@@ -402,6 +480,13 @@ mod tests {
 
     fn genesis(identity: &Identity) -> Genesis {
         let params = GenesisParams::new([1; 32], NOW.wall, schema().hash());
+        Genesis::create(params, identity.key()).unwrap()
+    }
+
+    /// One in which anyone may write.
+    fn open_genesis(identity: &Identity) -> Genesis {
+        let mut params = GenesisParams::new([3; 32], NOW.wall, schema().hash());
+        params.default_role = Role::Editor;
         Genesis::create(params, identity.key()).unwrap()
     }
 
@@ -428,9 +513,9 @@ mod tests {
             [7; 32],
         );
         let session = Session::new(config, NOW).unwrap();
-        let mut durable = Durable::new(log, &session);
+        let mut durable = Durable::new(log, &session, Noted::default(), Vec::new());
         durable.genesis = None; // nothing of it is in the store yet
-        durable.genesis(&genesis(identity), &schema());
+        durable.genesis(&self::log(&genesis(identity), identity));
         durable
     }
 
@@ -595,6 +680,134 @@ mod tests {
         assert!(kept < 48, "not all is kept");
         let stored = alice.store().load(&"r".parse().unwrap()).unwrap();
         assert_eq!(stored.frame_count(), kept);
+    }
+
+    /// Keys cost nothing, and 1,025 of them have written something. The log keeps those 1,024 that are lowest.
+    #[test]
+    fn of_whom_the_log_has_no_room_for_any_more_nothing_stays_in_the_store() {
+        let alice = Identity::ephemeral().unwrap();
+        let (genesis, mut durable) = (open_genesis(&alice), durable(&alice));
+        let mut log = log(&genesis, &alice);
+        durable.genesis(&log);
+        let mut strangers: Vec<_> = (0..1025).map(|_| Identity::ephemeral().unwrap()).collect();
+        strangers.sort_by_key(Identity::author);
+        let highest = strangers[1024].author();
+        let room = "r".parse().unwrap();
+        let stored = || alice.store().load(&room).unwrap().frames;
+        for stranger in strangers.iter().rev() {
+            let frame = note(&mut self::log(&genesis, stranger));
+            log.receive(NOW.wall, frame.bytes().clone()).unwrap();
+            if stranger.author() == strangers[1].author() {
+                assert!(durable.keep(NOW.mono, Some(&log)));
+                assert!(stored().contains_key(&highest));
+            }
+        }
+        log.settle(NOW.wall);
+        assert!(durable.keep(NOW.mono, Some(&log)));
+        let stored = stored();
+        assert_eq!(stored.len(), 1024);
+        assert!(!stored.contains_key(&highest));
+    }
+
+    /// A store that loses all that comes after so many commits, as in a crash.
+    #[derive(Debug)]
+    struct Crashing {
+        store: Arc<MemoryStore>,
+        left: AtomicUsize,
+    }
+
+    impl Store for Crashing {
+        fn rooms(&self) -> Result<Vec<RoomId>, StoreError> {
+            self.store.rooms()
+        }
+
+        fn load(&self, room: &RoomId) -> Result<Contents, StoreError> {
+            self.store.load(room)
+        }
+
+        fn commit(&self, room: &RoomId, records: &[Record]) -> Result<(), StoreError> {
+            let one_less = |left: usize| left.checked_sub(1);
+            match self.left.fetch_update(Relaxed, Relaxed, one_less) {
+                Ok(_) => self.store.commit(room, records),
+                Err(_) => Ok(()),
+            }
+        }
+
+        fn blocks(&self) -> bool {
+            false
+        }
+    }
+
+    /// Alice gives up a genesis in whose log she has signed, and returns to it. Her machine dies at any point.
+    #[test]
+    fn a_genesis_to_which_we_return_is_never_stored_without_what_we_signed_there() {
+        let key = Identity::ephemeral().unwrap().key().clone();
+        let room: RoomId = "r".parse().unwrap();
+        for left in 0..6 {
+            let store = Arc::new(MemoryStore::default());
+            let crashing = Crashing {
+                store: Arc::clone(&store),
+                left: left.into(),
+            };
+            let alice = Identity::with_store(key.clone(), crashing);
+            let mut durable = durable(&alice);
+            let mut first = log(&genesis(&alice), &alice);
+            for _ in 0..2 {
+                durable.own_frame(&note(&mut first), Some(&first));
+            }
+            let params = GenesisParams::new([2; 32], NOW.wall, schema().hash());
+            let other = Genesis::create(params, alice.key()).unwrap();
+            durable.genesis(&log(&other, &alice));
+            durable.genesis(&first);
+            for frame in first.frames() {
+                durable.own_frame(&frame, Some(&first));
+            }
+            let stored = store.load(&room).unwrap();
+            let returned = left > 4;
+            assert_eq!(stored.superseded.len(), usize::from(left > 3));
+            if returned {
+                assert_eq!(stored.genesis.as_ref(), Some(first.genesis()));
+                assert_eq!(stored.frame_count(), 2, "after {left} commits");
+            }
+        }
+    }
+
+    /// Bob's log forks, and mallory is refused. When alice is there again she still knows.
+    #[test]
+    fn what_was_noted_is_kept_refusals_no_more_often_than_every_ten_seconds() {
+        let (alice, bob) = (
+            Identity::ephemeral().unwrap(),
+            Identity::ephemeral().unwrap(),
+        );
+        let (genesis, mut durable) = (open_genesis(&alice), durable(&alice));
+        let mut log = log(&genesis, &alice);
+        durable.genesis(&log);
+        let later = WallTime::from_millis(NOW.wall.as_millis() + 1);
+        for wall in [NOW.wall, later] {
+            let action = Action::put(Key::new(0, "note"), "text");
+            let frame = self::log(&genesis, &bob).append(wall, &[action]).unwrap();
+            log.receive(NOW.wall, frame.bytes().clone()).unwrap();
+        }
+        durable.forked(&log.forks()[0]);
+        let refusal = Refusal {
+            at: NOW.wall,
+            culprit: Culprit::Sender(bob.author()),
+            code: 6,
+            claims: None,
+        };
+        let stored = || alice.store().load(&"r".parse().unwrap()).unwrap();
+        let at = |secs| NOW.mono + Duration::from_secs(secs);
+        for (now, counted) in [(0, 1), (1, 1), (9, 1), (10, 4), (11, 4)] {
+            durable.refused(refusal);
+            durable.keep(at(now), None);
+            let stored = stored().refusals();
+            let count = stored.tallies().map(|(.., tally)| tally.count);
+            assert_eq!(count.sum::<u64>(), counted, "after {now} s");
+        }
+        durable.hasten();
+        durable.keep(at(11), None);
+        assert_eq!(stored().refusals().last().count(), 5);
+        assert_eq!(stored().equivocations().iter().count(), 1);
     }
 
     /// Alice starts from an old backup, and peers bring her a checkpoint far above it and what she has written since.

@@ -17,8 +17,8 @@ use roundtable_wire::session::Control;
 
 use crate::{
     Session,
+    carried::carried,
     checkpoints::Checkpoints,
-    commands::own_actions,
     config::GenesisSource,
     datagrams::Tail,
     event::{Event, LinkId, Now},
@@ -111,17 +111,16 @@ impl Session {
             return Err(Refusal::new(code, reason));
         }
         let before = before.map(|room| room.log);
-        let abandoned = before.as_ref().map(own_actions).unwrap_or_default();
         let former = self.given_up.take(hash);
-        let has = former.as_ref().map(|former| own_actions(&former.log));
+        let there = former.as_ref().map(|former| &former.log);
+        let carried = carried(before.as_ref(), self.submissions.begin_again(), there);
         if let Some(log) = before {
             self.given_up.keep(Former { log, certain });
         }
         if let Some(former) = former {
             self.return_to(now, &former);
         }
-        let has = has.unwrap_or_default();
-        self.submissions.begin_again(now.mono, abandoned, &has);
+        self.submissions.push(now.mono, carried);
         let members = self.links.ids(|link| link.member().is_some());
         for id in &members {
             if let Some(member) = self.links.member_mut(*id) {

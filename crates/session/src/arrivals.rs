@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use roundtable_command_log::{FrameError, ReadError, Received, UnverifiedFrame};
+use roundtable_command_log::{FrameError, Header, ReadError, Received, UnverifiedFrame};
 use roundtable_core::{AuthorId, CloseCode};
 use roundtable_wire::session::Control;
 
@@ -25,7 +25,7 @@ const MAX_MISREAD: u32 = 64;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source {
     link: LinkId,
-    author: AuthorId,
+    header: Header,
     elided: bool,
 }
 
@@ -33,7 +33,7 @@ impl Source {
     pub(crate) fn of(link: LinkId, frame: &UnverifiedFrame) -> Self {
         Self {
             link,
-            author: frame.author(),
+            header: *frame.header(),
             elided: frame.is_elided(),
         }
     }
@@ -147,8 +147,7 @@ impl Session {
                 self.on_misread(now, id);
             }
             Err(error) => {
-                let proven = matches!(error, FrameError::Rule(_)).then_some(source.author);
-                self.on_bad_frame(now, id, proven, &error);
+                self.on_bad_frame(now, id, Some(&source.header), &error);
             }
         }
     }
@@ -204,8 +203,8 @@ impl Session {
         }
     }
 
-    /// `author` is who is proven to be at fault; else it is whoever passed the frame on without a look at it.
-    fn on_bad_frame(&mut self, now: Now, id: LinkId, author: Option<AuthorId>, error: &FrameError) {
+    /// Who breaks a rule has signed that, and is to blame; else it is whoever passed the frame on without a look at it.
+    fn on_bad_frame(&mut self, now: Now, id: LinkId, header: Option<&Header>, error: &FrameError) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
@@ -219,8 +218,15 @@ impl Session {
         } else {
             tracing::debug!(%peer, link = id.0, %error, "frame refused");
         }
-        let offences = member.offences;
-        self.outbox.event(Event::Misbehaved { peer, author, code });
+        let (offences, sender) = (member.offences, member.author);
+        let proven = header.filter(|_| matches!(error, FrameError::Rule(_)));
+        self.outbox.event(Event::Misbehaved {
+            peer,
+            sender,
+            author: proven.map(|header| header.author),
+            code,
+            header: header.copied().map(Box::new),
+        });
         if offences >= MAX_OFFENCES {
             let reason = "too many frames that no honest peer sends";
             self.refuse(now, id, Refusal::new(CloseCode::PROTOCOL, reason));

@@ -1,6 +1,6 @@
 //! Commands: signing our own, and bringing the state up to date.
 
-use roundtable_command_log::{Action, AppendError, CommandLog, Role, SharedFrame, Update};
+use roundtable_command_log::{Action, AppendError, Role, SharedFrame, Update};
 
 use crate::{
     Session,
@@ -178,16 +178,4 @@ impl Session {
             self.warn_of_length();
         }
     }
-}
-
-/// The own commands in a log that have not been taken back, to be submitted again to another: all but what
-/// concerns checkpoints, which means nothing there.
-pub(crate) fn own_actions(log: &CommandLog) -> Vec<Action> {
-    let own = log.own_author();
-    let entries = log.entries_since(&[]);
-    let entries = entries.filter(|entry| Some(entry.author) == own && !entry.undone);
-    let actions = entries.map(|entry| entry.action);
-    actions
-        .filter(|action| !action.is_about_checkpoints())
-        .collect()
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use roundtable_command_log::{
-    Action, AppendError, Applied, ForkProof, GenesisHash, ProposeError, SignedFrame, Stable,
+    Action, AppendError, Applied, ForkProof, GenesisHash, Header, ProposeError, SignedFrame, Stable,
 };
 use roundtable_core::{
     AuthorId, Channel, ChannelBinding, CloseCode, Frame, MediaClock, MediaPacket, Payload, PeerId,
@@ -287,11 +287,15 @@ pub enum Event {
     Misbehaved {
         /// Who sent it.
         peer: PeerId,
+        /// The key that this peer has proven to hold.
+        sender: AuthorId,
         /// The author, if it is proven to be at fault: it has signed a frame that breaks a rule of its log. Otherwise the
         /// sender is, and nothing is said of the author that the frame names.
         author: Option<AuthorId>,
         /// [`FrameError::code`](roundtable_command_log::FrameError::code).
         code: u8,
+        /// What the frame says of itself, if that could be read; without `author` nothing proves it.
+        header: Option<Box<Header>>,
     },
     /// A link was refused or given up; its [`Output::Close`] is beside this event.
     Refused {

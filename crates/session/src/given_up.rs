@@ -3,10 +3,9 @@
 //! To begin such a log again would be to sign each of its nonces twice. To go on with it is not: so the last logs are kept, for a peer
 //! may have turned firm in the same moment in which we gave its genesis up. It cannot follow us any more, and we follow it back.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
-use bytes::Bytes;
-use roundtable_command_log::{Action, CommandLog, GenesisHash, Key};
+use roundtable_command_log::{CommandLog, GenesisHash};
 
 /// How many logs are kept. A loose genesis is given up for a lower one each time, so that even a meeting of many rooms takes few.
 const MAX_LOGS: usize = 4;
@@ -56,32 +55,4 @@ impl GivenUp {
         self.geneses.remove(&genesis);
         self.logs.remove(index)
     }
-}
-
-/// Of actions those that are not among others; of equal ones as many as there are more of.
-pub(crate) fn without(actions: Vec<Action>, others: &[Action]) -> Vec<Action> {
-    let mut known: BTreeMap<&Key, BTreeMap<&Bytes, usize>> = BTreeMap::new();
-    for action in others {
-        if let Action::Put { key, value } = action {
-            let values = known.entry(key).or_default();
-            *values.entry(value).or_default() += 1;
-        }
-    }
-    let mut is_new = |action: &Action| {
-        let Action::Put { key, value } = action else {
-            return true;
-        };
-        let values = known.get_mut(key);
-        match values.and_then(|values| values.get_mut(value)) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                false
-            }
-            _ => true,
-        }
-    };
-    actions
-        .into_iter()
-        .filter(|action| is_new(action))
-        .collect()
 }

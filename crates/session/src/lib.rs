@@ -4,6 +4,7 @@
 mod agreement;
 mod anti_entropy;
 mod arrivals;
+mod carried;
 mod checkpoints;
 mod clocks;
 mod commands;

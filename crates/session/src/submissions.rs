@@ -9,7 +9,7 @@ use roundtable_wire::{
     limits::{COMMAND_OVERHEAD, MAX_BODY_LEN, MAX_KEY_LEN, MAX_PAYLOAD_LEN},
 };
 
-use crate::{event::InputError, given_up::without};
+use crate::event::InputError;
 
 /// Most commands that wait, whatever the room's burst.
 const MAX_QUEUED: usize = 4096;
@@ -73,13 +73,9 @@ impl Submissions {
         }
     }
 
-    /// Starts over for another log: what the last one held comes first, then what still waits. Role
-    /// commands go, for they speak of the last log, and so does what the other log has already.
-    pub(crate) fn begin_again(&mut self, now: Timestamp, held: Vec<Action>, has: &[Action]) {
-        let waiting = std::mem::take(self).queue;
-        let of_any_log = |action: &Action| matches!(action, Action::Put { .. });
-        let all = held.into_iter().chain(waiting).filter(of_any_log);
-        self.push(now, without(all.collect(), has));
+    /// Starts over for another log: takes out all that waits.
+    pub(crate) fn begin_again(&mut self) -> Vec<Action> {
+        std::mem::take(self).queue.into()
     }
 
     /// How many commands wait.

@@ -5,13 +5,10 @@ use std::{
     io::{self, Write},
 };
 
-use roundtable::{
-    Action, AuthorId, Entry, Role, WallTime,
-    kept::{CommandLog, ForkProof},
-};
+use roundtable::{Action, AuthorId, Entry, Role, WallTime, kept::CommandLog};
 use serde_json::{Value, json};
 
-use super::{Kept, bytes, checkpoint, command, pruned, short, time::utc};
+use super::{Kept, bytes, checkpoint, command, incidents, pruned, short, time::utc};
 
 /// What one author did, in numbers.
 #[derive(Debug)]
@@ -48,9 +45,8 @@ pub(super) fn print(kept: &Kept, json: bool, out: &mut impl Write) -> io::Result
         }
     }
     authors(kept, &deeds, json, out)?;
-    for fork in log.forks() {
-        equivocation(&fork, json, out)?;
-    }
+    incidents::equivocations(kept, json, out)?;
+    incidents::refusals(&kept.contents.refusals(), json, out)?;
     for refused in &kept.verified.refused {
         let (author, position, error) = (refused.author, refused.position, &refused.error);
         if json {
@@ -182,22 +178,7 @@ fn authors(
     Ok(())
 }
 
-fn equivocation(fork: &ForkProof, json: bool, out: &mut impl Write) -> io::Result<()> {
-    let (author, after) = (fork.author(), fork.after());
-    let [left, right] = fork.frames().map(|frame| frame.id().to_string());
-    if json {
-        let fields = json!({ "author": author.to_string(), "after_nonce": after,
-            "frames": [left, right] });
-        return event(out, "equivocation", fields);
-    }
-    let author = short(author);
-    writeln!(
-        out,
-        "equivocation: {author} signed two frames after #{after}: {left} and {right}"
-    )
-}
-
-fn event(out: &mut impl Write, name: &str, fields: Value) -> io::Result<()> {
+pub(super) fn event(out: &mut impl Write, name: &str, fields: Value) -> io::Result<()> {
     let mut object = json!({ "event": name });
     if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
         object.extend(fields);

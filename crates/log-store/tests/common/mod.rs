@@ -3,7 +3,7 @@
 
 use ed25519_dalek::SigningKey;
 use roundtable_command_log::{
-    Action, CommandLog, Genesis, GenesisParams, Key, Limits, Schema, SharedFrame, Strategy,
+    Action, CommandLog, Genesis, GenesisParams, Key, Limits, Role, Schema, SharedFrame, Strategy,
 };
 use roundtable_core::{RoomId, WallTime};
 use roundtable_log_store::Record;
@@ -23,13 +23,14 @@ pub fn schema() -> Schema {
     schema.build().unwrap()
 }
 
-/// A room that `creator` began, without a rate to speak of.
+/// A room that `creator` began, in which anyone may write, without a rate to speak of.
 pub fn genesis(creator: &SigningKey, id: u8) -> Genesis {
     let params = GenesisParams {
         limits: Limits {
             burst: 1_000_000,
             per_second: 1_000_000,
         },
+        default_role: Role::Editor,
         ..GenesisParams::new([id; 32], NOW, schema().hash())
     };
     Genesis::create(params, creator).unwrap()

@@ -111,6 +111,13 @@ fn who_signs_a_breach_is_blamed_for_it_and_who_passes_it_on_is_not() {
     };
     assert_eq!(blamed(&world), [(Some(author("mallory")), 13); 20]);
     assert!(!world.links_of("bob").is_empty(), "Eve is still there");
+    let events = world.node("bob").events.iter();
+    let told = events.filter_map(|event| match event {
+        Event::Misbehaved { sender, header, .. } => Some((*sender, header.as_deref()?.author)),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told, [(author("eve"), author("mallory")); 20]);
 
     // What Mallory has not signed is Eve's own doing.
     let mut forged = breach.to_vec();
