@@ -9,6 +9,8 @@ pub enum __Broken {
     CommitsRivals,
     /// Snapshots are used whatever their values are.
     TrustsSnapshots,
+    /// Role commands count in their order if their author was an Admin by those before, without ranks.
+    RolesByPlainOrder,
 }
 
 #[cfg(feature = "__faults")]

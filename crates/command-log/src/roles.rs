@@ -12,7 +12,10 @@ use std::{
 
 use roundtable_core::AuthorId;
 
-use crate::{AuthorAtCut, Checkpoint, Covered, Genesis, Order, Role};
+use crate::{
+    AuthorAtCut, Checkpoint, Covered, Genesis, Order, Role,
+    faults::{__Broken, is_broken},
+};
 
 /// A role command.
 #[derive(Debug, Clone, Copy)]
@@ -213,7 +216,11 @@ impl Roles {
         if !std::mem::take(&mut self.stale) {
             return Vec::new();
         }
-        let rulings = self.evaluate();
+        let rulings = if is_broken(__Broken::RolesByPlainOrder) {
+            self.evaluate_plainly()
+        } else {
+            self.evaluate()
+        };
         let old = std::mem::replace(&mut self.rulings, rulings);
         let none = BTreeSet::new();
         let targets: BTreeSet<_> = old.keys().chain(self.rulings.keys()).collect();
@@ -261,6 +268,14 @@ impl Roles {
         admins.map(|(author, _)| *author)
     }
 
+    /// Whoever had a place at the last stable checkpoint, and so was there before all others.
+    fn based_writers(&self) -> BTreeSet<AuthorId> {
+        let based = self.base.keys().copied();
+        let role = |author| self.ruled(&self.base, author, u64::MAX, u64::MAX).0;
+        let writers = based.filter(|author| role(*author) > self.default);
+        writers.chain([self.creator]).collect()
+    }
+
     /// All role commands that count, rank by rank from the creator's, and within a rank in order: whoever
     /// comes first gets a place.
     fn evaluate(&self) -> Rulings {
@@ -268,11 +283,7 @@ impl Roles {
         let based = self.base.values().flatten();
         let highest = based.map(|ruling| ruling.rank).max().unwrap_or(0);
         let mut admins = BTreeSet::from([self.creator]);
-        // Whoever had a place at the last stable checkpoint was there before all others.
-        let mut writers = BTreeSet::from([self.creator]);
-        let based = self.base.keys().copied();
-        let role = |author| self.ruled(&self.base, author, u64::MAX, u64::MAX).0;
-        writers.extend(based.filter(|author| role(*author) > self.default));
+        let mut writers = self.based_writers();
         for rank in 1_u32.. {
             let by_rank = (Role::Admin, Some(rank - 1));
             let commands = admins.iter().filter_map(|admin| self.commands.get(admin));
@@ -295,6 +306,25 @@ impl Roles {
                 }
             }
             admins.remove(&self.creator);
+        }
+        rulings
+    }
+
+    /// What a simulator's broken peers make of role commands.
+    fn evaluate_plainly(&self) -> Rulings {
+        let mut rulings = self.base.clone();
+        let mut commands: Vec<_> = self.commands.values().flatten().collect();
+        commands.sort_unstable_by_key(|command| command.order);
+        let mut writers = self.based_writers();
+        for command in commands {
+            let Order {
+                author,
+                nonce,
+                lamport,
+            } = command.order;
+            if self.ruled(&rulings, author, nonce, lamport).0 == Role::Admin {
+                self.rule(&mut rulings, &mut writers, 1, command);
+            }
         }
         rulings
     }

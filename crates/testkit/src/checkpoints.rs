@@ -21,6 +21,7 @@ impl World {
         __break_rule(match self.fault {
             Some(Fault::CommitsRivals) => Some(__Broken::CommitsRivals),
             Some(Fault::TrustsSnapshots) => Some(__Broken::TrustsSnapshots),
+            Some(Fault::RolesByPlainOrder) => Some(__Broken::RolesByPlainOrder),
             _ => None,
         });
     }

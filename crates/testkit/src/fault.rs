@@ -1,7 +1,7 @@
 //! Peers that are broken on purpose, to show that the simulator would notice.
 
 /// Something that honest peers of a world do wrong. Each lies outside the product, in what the
-/// simulated shell does or in what it reports, but for `CommitsRivals` and `TrustsSnapshots`, which are switches of the log for tests.
+/// simulated shell does, but for `RolesByPlainOrder`, `CommitsRivals` and `TrustsSnapshots`, which are switches of the log for tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -11,7 +11,7 @@ pub enum Fault {
     DropsTailAtFailover,
     /// A frame that comes twice is applied twice.
     AppliesDuplicates,
-    /// Roles follow the plain order of role commands, without ranks.
+    /// Peers let role commands count in their plain order, without ranks.
     RolesByPlainOrder,
     /// Peers do not listen to what others say they hold.
     NeverComparesHeads,

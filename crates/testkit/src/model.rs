@@ -259,23 +259,3 @@ fn fold(strategy: Strategy, values: &[&[u8]]) -> Vec<u8> {
     };
     value.to_le_bytes().to_vec()
 }
-
-/// Roles as [`Fault::RolesByPlainOrder`](crate::Fault::RolesByPlainOrder) has them.
-pub(crate) fn roles_by_plain_order(
-    genesis: &Genesis,
-    schema: &Schema,
-    frames: impl Iterator<Item = SharedFrame>,
-) -> BTreeMap<AuthorId, Role> {
-    let commands = role_commands(&commands(schema, frames));
-    let mut roles = BTreeMap::from([(genesis.creator(), Role::Admin)]);
-    for command in &commands {
-        let (_, author, _) = command.place;
-        if roles.get(&author) == Some(&Role::Admin) && command.target != genesis.creator() {
-            roles.insert(command.target, command.role);
-        }
-    }
-    let default = genesis.params().default_role;
-    without_default(genesis, &Base::default(), &commands, |author| {
-        roles.get(&author).copied().unwrap_or(default)
-    })
-}

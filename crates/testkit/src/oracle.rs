@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roundtable_command_log::{CommandLog, FrameId, Head, Role, SharedFrame, Stable, StateHash};
+use roundtable_command_log::{CommandLog, FrameId, Head, SharedFrame, Stable, StateHash};
 use roundtable_core::{AuthorId, PeerId, WallTime};
 use roundtable_session::Session;
 
-use crate::{Fault, Violation, World, model};
+use crate::{Violation, World, model};
 
 /// Later than any frame of any world.
 pub(crate) const AFTER_ALL: WallTime = WallTime::from_millis(2_000_000_000_000);
@@ -79,13 +79,6 @@ impl World {
         honest.filter_map(|peer| peer.session.as_ref()?.log())
     }
 
-    fn roles_shown_by(&self, log: &CommandLog) -> BTreeMap<AuthorId, Role> {
-        if self.fault == Some(Fault::RolesByPlainOrder) {
-            return model::roles_by_plain_order(log.genesis(), &self.schema, log.frames());
-        }
-        log.roles().collect()
-    }
-
     /// Holds a world at rest against everything that was promised.
     ///
     /// # Errors
@@ -125,7 +118,7 @@ impl World {
         if forks(left) != forks(right) {
             return Err(Violation::Forks(a.clone(), b.clone()));
         }
-        if self.roles_shown_by(left) != self.roles_shown_by(right) {
+        if !left.roles().eq(right.roles()) {
             return Err(Violation::Roles(b.clone()));
         }
         if left.state_hash() != right.state_hash() {
@@ -139,7 +132,7 @@ impl World {
         let (peer, log) = self.log_of(number)?;
         let base = model::Base::of(log);
         let model = model::Model::of(log.genesis(), &self.schema, &base, log.frames());
-        if model.roles != self.roles_shown_by(log) {
+        if !model.roles.into_iter().eq(log.roles()) {
             return Err(Violation::Roles(peer.clone()));
         }
         let keys = self.schema.key_types().flat_map(|(id, _)| log.entries(id));
