@@ -314,7 +314,9 @@ fn a_pause_between_words_is_no_end_of_speaking() {
     for (packets, blocks) in [(before, 60), (after, 300)] {
         hear(&mut listener, "bob", packets);
         for _ in 0..blocks {
-            listener.play_block(listener.started + BLOCK_TIME * u32::try_from(listener.played).unwrap());
+            listener.play_block(
+                listener.started + BLOCK_TIME * u32::try_from(listener.played).unwrap(),
+            );
             listener.played += 1;
         }
     }
