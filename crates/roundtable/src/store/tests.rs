@@ -256,6 +256,42 @@ fn of_whom_the_log_has_no_room_for_any_more_nothing_stays_in_the_store() {
     assert!(!stored.contains_key(&highest));
 }
 
+#[test]
+fn of_whom_there_was_no_room_when_the_process_died_nothing_stays_either() {
+    let alice = Identity::ephemeral().unwrap();
+    let genesis = open_genesis(&alice);
+    let mut strangers: Vec<_> = (0..1025).map(|_| Identity::ephemeral().unwrap()).collect();
+    strangers.sort_by_key(Identity::author);
+    let mut frames = strangers.iter().map(|it| note(&mut log(&genesis, it)));
+    let lower: Vec<_> = frames.by_ref().take(1024).collect();
+    let highest = frames.next().unwrap();
+    let room: RoomId = "r".parse().unwrap();
+    let stored = || alice.store().load(&room).unwrap().frames;
+    {
+        let (mut durable, mut log) = (durable(&alice), log(&genesis, &alice));
+        durable.genesis(&log);
+        log.receive(NOW.wall, highest.bytes().clone()).unwrap();
+        assert!(durable.keep(NOW.mono, Some(&log)));
+    }
+    assert!(stored().contains_key(&highest.author()));
+    let config = SessionConfig::new(
+        "alice".parse().unwrap(),
+        room.clone(),
+        alice.key().clone(),
+        schema(),
+        GenesisSource::Known(genesis.clone()),
+        [7; 32],
+    );
+    let mut session = Session::new(config, NOW).unwrap();
+    session.restore(NOW, lower.iter().map(|frame| frame.bytes().clone()));
+    let (log, contents) = alice.room(&room).unwrap();
+    let authors = contents.frames.into_keys().collect();
+    let mut durable = Durable::new(log, &session, Noted::default(), authors);
+    assert!(durable.keep(NOW.mono, session.log()));
+    assert!(!stored().contains_key(&highest.author()));
+    assert_eq!(stored().len(), 1024);
+}
+
 /// A store that loses all that comes after so many commits, as in a crash.
 #[derive(Debug)]
 struct Crashing {
