@@ -337,6 +337,28 @@ impl Actor {
                     reason: error,
                 });
             }
+            SessionEvent::Applied(applied) => {
+                let voice = matches!(&applied.action, Action::Put { key, .. } if key.key_type == voice::KEY_TYPE);
+                self.tell(Event::Applied(applied));
+                if voice {
+                    self.inform_voice();
+                }
+            }
+            SessionEvent::CheckpointStable(stable) => self.tell(Event::CheckpointStable(stable)),
+            SessionEvent::SnapshotTooLong { peer, len, max } => {
+                self.tell(Event::SnapshotTooLong { peer, len, max });
+            }
+            SessionEvent::Retracted { author, after } => {
+                self.tell(Event::Retracted { author, after });
+            }
+            SessionEvent::Misbehaved { .. } | SessionEvent::Forked(_) => self.misconduct(event),
+            received => self.received(received),
+        }
+    }
+
+    /// What an audit is to show, too.
+    fn misconduct(&mut self, event: SessionEvent) {
+        match event {
             SessionEvent::Misbehaved {
                 peer,
                 sender,
@@ -352,25 +374,11 @@ impl Actor {
                 });
                 self.tell(Event::Misbehaved { peer, author, code });
             }
-            SessionEvent::Applied(applied) => {
-                let voice = matches!(&applied.action, Action::Put { key, .. } if key.key_type == voice::KEY_TYPE);
-                self.tell(Event::Applied(applied));
-                if voice {
-                    self.inform_voice();
-                }
-            }
-            SessionEvent::CheckpointStable(stable) => self.tell(Event::CheckpointStable(stable)),
-            SessionEvent::SnapshotTooLong { peer, len, max } => {
-                self.tell(Event::SnapshotTooLong { peer, len, max });
-            }
             SessionEvent::Forked(proof) => {
                 self.durable.forked(&proof);
                 self.tell(Event::Forked(proof));
             }
-            SessionEvent::Retracted { author, after } => {
-                self.tell(Event::Retracted { author, after });
-            }
-            received => self.received(received),
+            _ => {}
         }
     }
 

@@ -65,6 +65,16 @@ enum Access {
     Invite(String),
 }
 
+impl Access {
+    /// The secret of an invite.
+    fn secret(&self) -> Option<&str> {
+        match self {
+            Self::Invite(secret) => Some(secret),
+            _ => None,
+        }
+    }
+}
+
 /// Shows none of the secrets.
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -247,11 +257,7 @@ impl RoomBuilder {
             None => None,
         };
         let config = self.signaling(&room, &peer)?;
-        let secret = match &self.access {
-            Access::Invite(secret) => Some(secret.as_str()),
-            _ => None,
-        };
-        let invite = Invite::new(config.url(), room, None).with_secret(secret);
+        let invite = Invite::new(config.url(), room, None).with_secret(self.access.secret());
         let announced = clock.now();
         let (signaling, joined, signals) = SignalingClient::join(config).await?;
 
