@@ -4,24 +4,20 @@ extern crate alloc;
 
 #[allow(unused_imports, dead_code)]
 pub mod roundtable {
-    extern crate alloc;
 
     #[allow(unused_imports, dead_code)]
     pub mod commands {
-        extern crate alloc;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         pub const ENUM_MIN_ACTION: u8 = 0;
-
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         pub const ENUM_MAX_ACTION: u8 = 9;
-
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
@@ -43,7 +39,6 @@ pub mod roundtable {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(transparent)]
         pub struct Action(pub u8);
-
         #[allow(non_upper_case_globals)]
         impl Action {
             pub const NONE: Self = Self(0);
@@ -71,7 +66,6 @@ pub mod roundtable {
                 Self::Commit,
                 Self::Retire,
             ];
-
             /// Returns the variant's name or "" if unknown.
             pub fn variant_name(self) -> Option<&'static str> {
                 match self {
@@ -89,7 +83,6 @@ pub mod roundtable {
                 }
             }
         }
-
         impl ::core::fmt::Debug for Action {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 if let Some(name) = self.variant_name() {
@@ -99,10 +92,8 @@ pub mod roundtable {
                 }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for Action {
             type Inner = Self;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
@@ -112,7 +103,6 @@ pub mod roundtable {
 
         impl ::flatbuffers::Push for Action {
             type Output = Action;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
@@ -121,12 +111,10 @@ pub mod roundtable {
 
         impl ::flatbuffers::EndianScalar for Action {
             type Scalar = u8;
-
             #[inline]
             fn to_little_endian(self) -> u8 {
                 self.0.to_le()
             }
-
             #[inline]
             #[allow(clippy::wrong_self_convention)]
             fn from_little_endian(v: u8) -> Self {
@@ -146,20 +134,17 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Action {}
-
         pub struct ActionUnionTableOffset {}
 
         // struct Bytes32, aligned to 1
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq)]
         pub struct Bytes32(pub [u8; 32]);
-
         impl Default for Bytes32 {
             fn default() -> Self {
                 Self([0; 32])
             }
         }
-
         impl ::core::fmt::Debug for Bytes32 {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 f.debug_struct("Bytes32")
@@ -169,28 +154,22 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Bytes32 {}
-
         impl<'a> ::flatbuffers::Follow<'a> for Bytes32 {
             type Inner = &'a Bytes32;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { <&'a Bytes32>::follow(buf, loc) }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for &'a Bytes32 {
             type Inner = &'a Bytes32;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { ::flatbuffers::follow_cast_ref::<Bytes32>(buf, loc) }
             }
         }
-
         impl<'b> ::flatbuffers::Push for Bytes32 {
             type Output = Bytes32;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 let src = unsafe {
@@ -201,7 +180,6 @@ pub mod roundtable {
                 };
                 dst.copy_from_slice(src);
             }
-
             #[inline]
             fn alignment() -> ::flatbuffers::PushAlignment {
                 ::flatbuffers::PushAlignment::new(1)
@@ -246,13 +224,11 @@ pub mod roundtable {
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq)]
         pub struct Position(pub [u8; 40]);
-
         impl Default for Position {
             fn default() -> Self {
                 Self([0; 40])
             }
         }
-
         impl ::core::fmt::Debug for Position {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 f.debug_struct("Position")
@@ -263,28 +239,22 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Position {}
-
         impl<'a> ::flatbuffers::Follow<'a> for Position {
             type Inner = &'a Position;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { <&'a Position>::follow(buf, loc) }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for &'a Position {
             type Inner = &'a Position;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { ::flatbuffers::follow_cast_ref::<Position>(buf, loc) }
             }
         }
-
         impl<'b> ::flatbuffers::Push for Position {
             type Output = Position;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 let src = unsafe {
@@ -295,7 +265,6 @@ pub mod roundtable {
                 };
                 dst.copy_from_slice(src);
             }
-
             #[inline]
             fn alignment() -> ::flatbuffers::PushAlignment {
                 ::flatbuffers::PushAlignment::new(8)
@@ -372,13 +341,11 @@ pub mod roundtable {
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq)]
         pub struct Nonce(pub [u8; 8]);
-
         impl Default for Nonce {
             fn default() -> Self {
                 Self([0; 8])
             }
         }
-
         impl ::core::fmt::Debug for Nonce {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 f.debug_struct("Nonce")
@@ -388,28 +355,22 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Nonce {}
-
         impl<'a> ::flatbuffers::Follow<'a> for Nonce {
             type Inner = &'a Nonce;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { <&'a Nonce>::follow(buf, loc) }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for &'a Nonce {
             type Inner = &'a Nonce;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { ::flatbuffers::follow_cast_ref::<Nonce>(buf, loc) }
             }
         }
-
         impl<'b> ::flatbuffers::Push for Nonce {
             type Output = Nonce;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 let src = unsafe {
@@ -420,7 +381,6 @@ pub mod roundtable {
                 };
                 dst.copy_from_slice(src);
             }
-
             #[inline]
             fn alignment() -> ::flatbuffers::PushAlignment {
                 ::flatbuffers::PushAlignment::new(8)
@@ -481,13 +441,11 @@ pub mod roundtable {
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq)]
         pub struct Ballot(pub [u8; 64]);
-
         impl Default for Ballot {
             fn default() -> Self {
                 Self([0; 64])
             }
         }
-
         impl ::core::fmt::Debug for Ballot {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 f.debug_struct("Ballot")
@@ -498,28 +456,22 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Ballot {}
-
         impl<'a> ::flatbuffers::Follow<'a> for Ballot {
             type Inner = &'a Ballot;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { <&'a Ballot>::follow(buf, loc) }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for &'a Ballot {
             type Inner = &'a Ballot;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { ::flatbuffers::follow_cast_ref::<Ballot>(buf, loc) }
             }
         }
-
         impl<'b> ::flatbuffers::Push for Ballot {
             type Output = Ballot;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 let src = unsafe {
@@ -530,7 +482,6 @@ pub mod roundtable {
                 };
                 dst.copy_from_slice(src);
             }
-
             #[inline]
             fn alignment() -> ::flatbuffers::PushAlignment {
                 ::flatbuffers::PushAlignment::new(1)
@@ -588,15 +539,14 @@ pub mod roundtable {
         }
 
         pub enum PutOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Put<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Put<'a> {
             type Inner = Put<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -614,7 +564,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Put { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -643,7 +592,6 @@ pub mod roundtable {
                 // which contains a valid value in this slot
                 unsafe { self._tab.get::<u16>(Put::VT_KEY_TYPE, Some(0)).unwrap() }
             }
-
             #[inline]
             pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
                 // Safety:
@@ -658,7 +606,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn value(&self) -> ::flatbuffers::Vector<'a, u8> {
                 // Safety:
@@ -697,13 +644,11 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct PutArgs<'a> {
             pub key_type: u16,
             pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
             pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
         }
-
         impl<'a> Default for PutArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -719,13 +664,11 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PutBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_key_type(&mut self, key_type: u16) {
                 self.fbb_.push_slot::<u16>(Put::VT_KEY_TYPE, key_type, 0);
             }
-
             #[inline]
             pub fn add_key(
                 &mut self,
@@ -734,7 +677,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Put::VT_KEY, key);
             }
-
             #[inline]
             pub fn add_value(
                 &mut self,
@@ -743,7 +685,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Put::VT_VALUE, value);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -754,7 +695,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Put<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -773,17 +713,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum SetRoleOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct SetRole<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for SetRole<'a> {
             type Inner = SetRole<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -801,7 +739,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 SetRole { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -830,7 +767,6 @@ pub mod roundtable {
                 // which contains a valid value in this slot
                 unsafe { self._tab.get::<Bytes32>(SetRole::VT_TARGET, None).unwrap() }
             }
-
             #[inline]
             pub fn role(&self) -> u8 {
                 // Safety:
@@ -838,7 +774,6 @@ pub mod roundtable {
                 // which contains a valid value in this slot
                 unsafe { self._tab.get::<u8>(SetRole::VT_ROLE, Some(0)).unwrap() }
             }
-
             #[inline]
             pub fn covered(&self) -> &'a Position {
                 // Safety:
@@ -866,13 +801,11 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct SetRoleArgs<'a> {
             pub target: Option<&'a Bytes32>,
             pub role: u8,
             pub covered: Option<&'a Position>,
         }
-
         impl<'a> Default for SetRoleArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -888,25 +821,21 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetRoleBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_target(&mut self, target: &Bytes32) {
                 self.fbb_
                     .push_slot_always::<&Bytes32>(SetRole::VT_TARGET, target);
             }
-
             #[inline]
             pub fn add_role(&mut self, role: u8) {
                 self.fbb_.push_slot::<u8>(SetRole::VT_ROLE, role, 0);
             }
-
             #[inline]
             pub fn add_covered(&mut self, covered: &Position) {
                 self.fbb_
                     .push_slot_always::<&Position>(SetRole::VT_COVERED, covered);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -917,7 +846,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<SetRole<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -936,17 +864,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum UndoOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Undo<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Undo<'a> {
             type Inner = Undo<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -962,7 +888,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Undo { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1001,11 +926,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct UndoArgs<'a> {
             pub target: Option<&'a Nonce>,
         }
-
         impl<'a> Default for UndoArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1019,14 +942,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UndoBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_target(&mut self, target: &Nonce) {
                 self.fbb_
                     .push_slot_always::<&Nonce>(Undo::VT_TARGET, target);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1037,7 +958,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Undo<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1053,17 +973,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum RedoOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Redo<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Redo<'a> {
             type Inner = Redo<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1079,7 +997,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Redo { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1118,11 +1035,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct RedoArgs<'a> {
             pub target: Option<&'a Nonce>,
         }
-
         impl<'a> Default for RedoArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1136,14 +1051,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RedoBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_target(&mut self, target: &Nonce) {
                 self.fbb_
                     .push_slot_always::<&Nonce>(Redo::VT_TARGET, target);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1154,7 +1067,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Redo<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1170,17 +1082,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ProposeOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Propose<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Propose<'a> {
             type Inner = Propose<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1196,7 +1106,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Propose { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1246,11 +1155,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct ProposeArgs<'a> {
             pub checkpoint: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
         }
-
         impl<'a> Default for ProposeArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1264,7 +1171,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProposeBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_checkpoint(
@@ -1276,7 +1182,6 @@ pub mod roundtable {
                     checkpoint,
                 );
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1287,7 +1192,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Propose<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1303,17 +1207,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum AcknowledgeOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Acknowledge<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Acknowledge<'a> {
             type Inner = Acknowledge<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1329,7 +1231,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Acknowledge { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1372,11 +1273,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct AcknowledgeArgs<'a> {
             pub ballot: Option<&'a Ballot>,
         }
-
         impl<'a> Default for AcknowledgeArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1390,14 +1289,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AcknowledgeBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_ballot(&mut self, ballot: &Ballot) {
                 self.fbb_
                     .push_slot_always::<&Ballot>(Acknowledge::VT_BALLOT, ballot);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1408,7 +1305,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Acknowledge<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1424,17 +1320,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum WithdrawOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Withdraw<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Withdraw<'a> {
             type Inner = Withdraw<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1450,7 +1344,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Withdraw { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1489,11 +1382,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct WithdrawArgs<'a> {
             pub ballot: Option<&'a Ballot>,
         }
-
         impl<'a> Default for WithdrawArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1507,14 +1398,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WithdrawBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_ballot(&mut self, ballot: &Ballot) {
                 self.fbb_
                     .push_slot_always::<&Ballot>(Withdraw::VT_BALLOT, ballot);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1525,7 +1414,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Withdraw<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1541,17 +1429,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum CommitOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Commit<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Commit<'a> {
             type Inner = Commit<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1567,7 +1453,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Commit { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1606,11 +1491,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct CommitArgs<'a> {
             pub ballot: Option<&'a Ballot>,
         }
-
         impl<'a> Default for CommitArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1624,14 +1507,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CommitBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_ballot(&mut self, ballot: &Ballot) {
                 self.fbb_
                     .push_slot_always::<&Ballot>(Commit::VT_BALLOT, ballot);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1642,7 +1523,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Commit<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1658,17 +1538,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum RetireOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Retire<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Retire<'a> {
             type Inner = Retire<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1685,7 +1563,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Retire { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1713,7 +1590,6 @@ pub mod roundtable {
                 // which contains a valid value in this slot
                 unsafe { self._tab.get::<Bytes32>(Retire::VT_AUTHOR, None).unwrap() }
             }
-
             #[inline]
             pub fn previous(&self) -> &'a Bytes32 {
                 // Safety:
@@ -1736,12 +1612,10 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct RetireArgs<'a> {
             pub author: Option<&'a Bytes32>,
             pub previous: Option<&'a Bytes32>,
         }
-
         impl<'a> Default for RetireArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1756,20 +1630,17 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RetireBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_author(&mut self, author: &Bytes32) {
                 self.fbb_
                     .push_slot_always::<&Bytes32>(Retire::VT_AUTHOR, author);
             }
-
             #[inline]
             pub fn add_previous(&mut self, previous: &Bytes32) {
                 self.fbb_
                     .push_slot_always::<&Bytes32>(Retire::VT_PREVIOUS, previous);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1780,7 +1651,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Retire<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1798,17 +1668,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum CommandOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Command<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Command<'a> {
             type Inner = Command<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1825,7 +1693,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Command { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1855,7 +1722,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn action(&self) -> ::flatbuffers::Table<'a> {
                 // Safety:
@@ -1870,7 +1736,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             #[allow(non_snake_case)]
             pub fn action_as_put(&self) -> Option<Put<'a>> {
@@ -2005,30 +1870,28 @@ pub mod roundtable {
                 pos: usize,
             ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
                 v.visit_table(pos)?
-                    .visit_union::<Action, _>("action_type", Self::VT_ACTION_TYPE, "action", Self::VT_ACTION, true, |key, v, pos| {
-                        match key {
-                            Action::Put => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Put>>("Action::Put", pos),
-                            Action::SetRole => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetRole>>("Action::SetRole", pos),
-                            Action::Undo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Undo>>("Action::Undo", pos),
-                            Action::Redo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Redo>>("Action::Redo", pos),
-                            Action::Propose => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Propose>>("Action::Propose", pos),
-                            Action::Acknowledge => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Acknowledge>>("Action::Acknowledge", pos),
-                            Action::Withdraw => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdraw>>("Action::Withdraw", pos),
-                            Action::Commit => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Commit>>("Action::Commit", pos),
-                            Action::Retire => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Retire>>("Action::Retire", pos),
-                            _ => Ok(()),
-                        }
-                    })?
-                    .finish();
+     .visit_union::<Action, _>("action_type", Self::VT_ACTION_TYPE, "action", Self::VT_ACTION, true, |key, v, pos| {
+        match key {
+          Action::Put => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Put>>("Action::Put", pos),
+          Action::SetRole => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetRole>>("Action::SetRole", pos),
+          Action::Undo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Undo>>("Action::Undo", pos),
+          Action::Redo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Redo>>("Action::Redo", pos),
+          Action::Propose => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Propose>>("Action::Propose", pos),
+          Action::Acknowledge => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Acknowledge>>("Action::Acknowledge", pos),
+          Action::Withdraw => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdraw>>("Action::Withdraw", pos),
+          Action::Commit => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Commit>>("Action::Commit", pos),
+          Action::Retire => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Retire>>("Action::Retire", pos),
+          _ => Ok(()),
+        }
+     })?
+     .finish();
                 Ok(())
             }
         }
-
         pub struct CommandArgs {
             pub action_type: Action,
             pub action: Option<::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>>,
         }
-
         impl<'a> Default for CommandArgs {
             #[inline]
             fn default() -> Self {
@@ -2043,14 +1906,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CommandBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_action_type(&mut self, action_type: Action) {
                 self.fbb_
                     .push_slot::<Action>(Command::VT_ACTION_TYPE, action_type, Action::NONE);
             }
-
             #[inline]
             pub fn add_action(
                 &mut self,
@@ -2059,7 +1920,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Command::VT_ACTION, action);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2070,7 +1930,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Command<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2182,17 +2041,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum BodyOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Body<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Body<'a> {
             type Inner = Body<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2208,7 +2065,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Body { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2258,7 +2114,6 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct BodyArgs<'a> {
             pub commands: Option<
                 ::flatbuffers::WIPOffset<
@@ -2266,7 +2121,6 @@ pub mod roundtable {
                 >,
             >,
         }
-
         impl<'a> Default for BodyArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -2280,7 +2134,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> BodyBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_commands(
@@ -2292,7 +2145,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Body::VT_COMMANDS, commands);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2303,7 +2155,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Body<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2319,75 +2170,68 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
+        #[inline]
         /// Verifies that a buffer of bytes contains a `Body`
         /// and returns it.
         /// Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `root_as_body_unchecked`.
-        #[inline]
         pub fn root_as_body(buf: &[u8]) -> Result<Body<'_>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::root::<Body>(buf)
         }
-
+        #[inline]
         /// Verifies that a buffer of bytes contains a size prefixed
         /// `Body` and returns it.
         /// Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `size_prefixed_root_as_body_unchecked`.
-        #[inline]
         pub fn size_prefixed_root_as_body(
             buf: &[u8],
         ) -> Result<Body<'_>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::size_prefixed_root::<Body>(buf)
         }
-
+        #[inline]
         /// Verifies, with the given options, that a buffer of bytes
         /// contains a `Body` and returns it.
         /// Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `root_as_body_unchecked`.
-        #[inline]
         pub fn root_as_body_with_opts<'b, 'o>(
             opts: &'o ::flatbuffers::VerifierOptions,
             buf: &'b [u8],
         ) -> Result<Body<'b>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::root_with_opts::<Body<'b>>(opts, buf)
         }
-
+        #[inline]
         /// Verifies, with the given verifier options, that a buffer of
         /// bytes contains a size prefixed `Body` and returns
         /// it. Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `root_as_body_unchecked`.
-        #[inline]
         pub fn size_prefixed_root_as_body_with_opts<'b, 'o>(
             opts: &'o ::flatbuffers::VerifierOptions,
             buf: &'b [u8],
         ) -> Result<Body<'b>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::size_prefixed_root_with_opts::<Body<'b>>(opts, buf)
         }
-
+        #[inline]
         /// Assumes, without verification, that a buffer of bytes contains a Body and returns it.
         /// # Safety
         /// Callers must trust the given bytes do indeed contain a valid `Body`.
-        #[inline]
         pub unsafe fn root_as_body_unchecked(buf: &[u8]) -> Body<'_> {
             unsafe { ::flatbuffers::root_unchecked::<Body>(buf) }
         }
-
+        #[inline]
         /// Assumes, without verification, that a buffer of bytes contains a size prefixed Body and returns it.
         /// # Safety
         /// Callers must trust the given bytes do indeed contain a valid size prefixed `Body`.
-        #[inline]
         pub unsafe fn size_prefixed_root_as_body_unchecked(buf: &[u8]) -> Body<'_> {
             unsafe { ::flatbuffers::size_prefixed_root_unchecked::<Body>(buf) }
         }
-
         pub const BODY_IDENTIFIER: &str = "RTC1";
 
         #[inline]

@@ -4,24 +4,20 @@ extern crate alloc;
 
 #[allow(unused_imports, dead_code)]
 pub mod roundtable {
-    extern crate alloc;
 
     #[allow(unused_imports, dead_code)]
     pub mod session {
-        extern crate alloc;
 
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         pub const ENUM_MIN_MESSAGE: u8 = 0;
-
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
         )]
         pub const ENUM_MAX_MESSAGE: u8 = 16;
-
         #[deprecated(
             since = "2.0.0",
             note = "Use associated constants instead. This will no longer be generated in 2021."
@@ -50,7 +46,6 @@ pub mod roundtable {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(transparent)]
         pub struct Message(pub u8);
-
         #[allow(non_upper_case_globals)]
         impl Message {
             pub const NONE: Self = Self(0);
@@ -92,7 +87,6 @@ pub mod roundtable {
                 Self::WantCheckpoint,
                 Self::Acknowledged,
             ];
-
             /// Returns the variant's name or "" if unknown.
             pub fn variant_name(self) -> Option<&'static str> {
                 match self {
@@ -117,7 +111,6 @@ pub mod roundtable {
                 }
             }
         }
-
         impl ::core::fmt::Debug for Message {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 if let Some(name) = self.variant_name() {
@@ -127,10 +120,8 @@ pub mod roundtable {
                 }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for Message {
             type Inner = Self;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
@@ -140,7 +131,6 @@ pub mod roundtable {
 
         impl ::flatbuffers::Push for Message {
             type Output = Message;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
@@ -149,12 +139,10 @@ pub mod roundtable {
 
         impl ::flatbuffers::EndianScalar for Message {
             type Scalar = u8;
-
             #[inline]
             fn to_little_endian(self) -> u8 {
                 self.0.to_le()
             }
-
             #[inline]
             #[allow(clippy::wrong_self_convention)]
             fn from_little_endian(v: u8) -> Self {
@@ -174,20 +162,17 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Message {}
-
         pub struct MessageUnionTableOffset {}
 
         // struct Head, aligned to 8
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq)]
         pub struct Head(pub [u8; 72]);
-
         impl Default for Head {
             fn default() -> Self {
                 Self([0; 72])
             }
         }
-
         impl ::core::fmt::Debug for Head {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 f.debug_struct("Head")
@@ -199,28 +184,22 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Head {}
-
         impl<'a> ::flatbuffers::Follow<'a> for Head {
             type Inner = &'a Head;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { <&'a Head>::follow(buf, loc) }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for &'a Head {
             type Inner = &'a Head;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { ::flatbuffers::follow_cast_ref::<Head>(buf, loc) }
             }
         }
-
         impl<'b> ::flatbuffers::Push for Head {
             type Output = Head;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 let src = unsafe {
@@ -231,7 +210,6 @@ pub mod roundtable {
                 };
                 dst.copy_from_slice(src);
             }
-
             #[inline]
             fn alignment() -> ::flatbuffers::PushAlignment {
                 ::flatbuffers::PushAlignment::new(8)
@@ -324,13 +302,11 @@ pub mod roundtable {
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq)]
         pub struct Range(pub [u8; 48]);
-
         impl Default for Range {
             fn default() -> Self {
                 Self([0; 48])
             }
         }
-
         impl ::core::fmt::Debug for Range {
             fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
                 f.debug_struct("Range")
@@ -342,28 +318,22 @@ pub mod roundtable {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Range {}
-
         impl<'a> ::flatbuffers::Follow<'a> for Range {
             type Inner = &'a Range;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { <&'a Range>::follow(buf, loc) }
             }
         }
-
         impl<'a> ::flatbuffers::Follow<'a> for &'a Range {
             type Inner = &'a Range;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 unsafe { ::flatbuffers::follow_cast_ref::<Range>(buf, loc) }
             }
         }
-
         impl<'b> ::flatbuffers::Push for Range {
             type Output = Range;
-
             #[inline]
             unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
                 let src = unsafe {
@@ -374,7 +344,6 @@ pub mod roundtable {
                 };
                 dst.copy_from_slice(src);
             }
-
             #[inline]
             fn alignment() -> ::flatbuffers::PushAlignment {
                 ::flatbuffers::PushAlignment::new(8)
@@ -480,15 +449,14 @@ pub mod roundtable {
         }
 
         pub enum HelloOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Hello<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Hello<'a> {
             type Inner = Hello<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -514,7 +482,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Hello { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -568,7 +535,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn peer_id(&self) -> &'a str {
                 // Safety:
@@ -580,7 +546,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn room(&self) -> &'a str {
                 // Safety:
@@ -592,7 +557,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn genesis(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
                 // Safety:
@@ -606,7 +570,6 @@ pub mod roundtable {
                         )
                 }
             }
-
             #[inline]
             pub fn may_adopt(&self) -> bool {
                 // Safety:
@@ -618,7 +581,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn nonce(&self) -> ::flatbuffers::Vector<'a, u8> {
                 // Safety:
@@ -633,7 +595,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn protocol_major(&self) -> u16 {
                 // Safety:
@@ -645,7 +606,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn protocol_minor(&self) -> u16 {
                 // Safety:
@@ -657,7 +617,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn schema_hash(&self) -> ::flatbuffers::Vector<'a, u8> {
                 // Safety:
@@ -672,7 +631,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn capabilities(
                 &self,
@@ -687,7 +645,6 @@ pub mod roundtable {
                     >>(Hello::VT_CAPABILITIES, None)
                 }
             }
-
             #[inline]
             pub fn incarnation(&self) -> u64 {
                 // Safety:
@@ -749,7 +706,6 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct HelloArgs<'a> {
             pub author: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
             pub peer_id: Option<::flatbuffers::WIPOffset<&'a str>>,
@@ -767,7 +723,6 @@ pub mod roundtable {
             >,
             pub incarnation: u64,
         }
-
         impl<'a> Default for HelloArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -791,7 +746,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HelloBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_author(
@@ -801,19 +755,16 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_AUTHOR, author);
             }
-
             #[inline]
             pub fn add_peer_id(&mut self, peer_id: ::flatbuffers::WIPOffset<&'b str>) {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_PEER_ID, peer_id);
             }
-
             #[inline]
             pub fn add_room(&mut self, room: ::flatbuffers::WIPOffset<&'b str>) {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_ROOM, room);
             }
-
             #[inline]
             pub fn add_genesis(
                 &mut self,
@@ -822,13 +773,11 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_GENESIS, genesis);
             }
-
             #[inline]
             pub fn add_may_adopt(&mut self, may_adopt: bool) {
                 self.fbb_
                     .push_slot::<bool>(Hello::VT_MAY_ADOPT, may_adopt, false);
             }
-
             #[inline]
             pub fn add_nonce(
                 &mut self,
@@ -837,19 +786,16 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_NONCE, nonce);
             }
-
             #[inline]
             pub fn add_protocol_major(&mut self, protocol_major: u16) {
                 self.fbb_
                     .push_slot::<u16>(Hello::VT_PROTOCOL_MAJOR, protocol_major, 0);
             }
-
             #[inline]
             pub fn add_protocol_minor(&mut self, protocol_minor: u16) {
                 self.fbb_
                     .push_slot::<u16>(Hello::VT_PROTOCOL_MINOR, protocol_minor, 0);
             }
-
             #[inline]
             pub fn add_schema_hash(
                 &mut self,
@@ -860,7 +806,6 @@ pub mod roundtable {
                     schema_hash,
                 );
             }
-
             #[inline]
             pub fn add_capabilities(
                 &mut self,
@@ -873,13 +818,11 @@ pub mod roundtable {
                     capabilities,
                 );
             }
-
             #[inline]
             pub fn add_incarnation(&mut self, incarnation: u64) {
                 self.fbb_
                     .push_slot::<u64>(Hello::VT_INCARNATION, incarnation, 0);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -890,7 +833,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Hello<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -920,17 +862,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ProofOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Proof<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Proof<'a> {
             type Inner = Proof<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -946,7 +886,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Proof { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -996,11 +935,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct ProofArgs<'a> {
             pub signature: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
         }
-
         impl<'a> Default for ProofArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1014,7 +951,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProofBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_signature(
@@ -1026,7 +962,6 @@ pub mod roundtable {
                     signature,
                 );
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1037,7 +972,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Proof<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1053,17 +987,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum GenesisUpdateOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct GenesisUpdate<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for GenesisUpdate<'a> {
             type Inner = GenesisUpdate<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1080,7 +1012,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 GenesisUpdate { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1113,7 +1044,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn may_adopt(&self) -> bool {
                 // Safety:
@@ -1144,12 +1074,10 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct GenesisUpdateArgs<'a> {
             pub genesis: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
             pub may_adopt: bool,
         }
-
         impl<'a> Default for GenesisUpdateArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1164,7 +1092,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GenesisUpdateBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_genesis(
@@ -1176,13 +1103,11 @@ pub mod roundtable {
                     genesis,
                 );
             }
-
             #[inline]
             pub fn add_may_adopt(&mut self, may_adopt: bool) {
                 self.fbb_
                     .push_slot::<bool>(GenesisUpdate::VT_MAY_ADOPT, may_adopt, false);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1193,7 +1118,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<GenesisUpdate<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1210,17 +1134,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum HeadsOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Heads<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Heads<'a> {
             type Inner = Heads<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1236,7 +1158,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Heads { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1286,11 +1207,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct HeadsArgs<'a> {
             pub heads: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
         }
-
         impl<'a> Default for HeadsArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1304,7 +1223,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HeadsBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_heads(
@@ -1314,7 +1232,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Heads::VT_HEADS, heads);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1325,7 +1242,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Heads<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1341,17 +1257,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum WantOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Want<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Want<'a> {
             type Inner = Want<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1367,7 +1281,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Want { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1408,16 +1321,14 @@ pub mod roundtable {
                 pos: usize,
             ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
                 v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Range>>>("ranges", Self::VT_RANGES, true)?
-                    .finish();
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Range>>>("ranges", Self::VT_RANGES, true)?
+     .finish();
                 Ok(())
             }
         }
-
         pub struct WantArgs<'a> {
             pub ranges: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Range>>>,
         }
-
         impl<'a> Default for WantArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1431,7 +1342,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WantBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_ranges(
@@ -1441,7 +1351,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Want::VT_RANGES, ranges);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1452,7 +1361,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Want<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1468,17 +1376,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ServedOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Served<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Served<'a> {
             type Inner = Served<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1494,7 +1400,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Served { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1535,16 +1440,14 @@ pub mod roundtable {
                 pos: usize,
             ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
                 v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Range>>>("ranges", Self::VT_RANGES, true)?
-                    .finish();
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Range>>>("ranges", Self::VT_RANGES, true)?
+     .finish();
                 Ok(())
             }
         }
-
         pub struct ServedArgs<'a> {
             pub ranges: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Range>>>,
         }
-
         impl<'a> Default for ServedArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -1558,7 +1461,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ServedBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_ranges(
@@ -1568,7 +1470,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Served::VT_RANGES, ranges);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1579,7 +1480,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Served<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1595,17 +1495,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum PingOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Ping<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Ping<'a> {
             type Inner = Ping<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1621,7 +1519,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Ping { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1658,11 +1555,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct PingArgs {
             pub sequence: u64,
         }
-
         impl<'a> Default for PingArgs {
             #[inline]
             fn default() -> Self {
@@ -1674,13 +1569,11 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PingBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_sequence(&mut self, sequence: u64) {
                 self.fbb_.push_slot::<u64>(Ping::VT_SEQUENCE, sequence, 0);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1691,7 +1584,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Ping<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1706,17 +1598,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum PongOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Pong<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Pong<'a> {
             type Inner = Pong<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1733,7 +1623,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Pong { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1757,7 +1646,6 @@ pub mod roundtable {
                 // which contains a valid value in this slot
                 unsafe { self._tab.get::<u64>(Pong::VT_SEQUENCE, Some(0)).unwrap() }
             }
-
             #[inline]
             pub fn wall_ms(&self) -> u64 {
                 // Safety:
@@ -1780,12 +1668,10 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct PongArgs {
             pub sequence: u64,
             pub wall_ms: u64,
         }
-
         impl<'a> Default for PongArgs {
             #[inline]
             fn default() -> Self {
@@ -1800,18 +1686,15 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PongBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_sequence(&mut self, sequence: u64) {
                 self.fbb_.push_slot::<u64>(Pong::VT_SEQUENCE, sequence, 0);
             }
-
             #[inline]
             pub fn add_wall_ms(&mut self, wall_ms: u64) {
                 self.fbb_.push_slot::<u64>(Pong::VT_WALL_MS, wall_ms, 0);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -1822,7 +1705,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Pong<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1838,17 +1720,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum FullFormsOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct FullForms<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for FullForms<'a> {
             type Inner = FullForms<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1862,7 +1742,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 FullForms { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -1888,9 +1767,7 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct FullFormsArgs {}
-
         impl<'a> Default for FullFormsArgs {
             #[inline]
             fn default() -> Self {
@@ -1902,7 +1779,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FullFormsBuilder<'a, 'b, A> {
             #[inline]
             pub fn new(
@@ -1914,7 +1790,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<FullForms<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -1928,17 +1803,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ForksOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Forks<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Forks<'a> {
             type Inner = Forks<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -1954,7 +1827,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Forks { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2004,11 +1876,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct ForksArgs<'a> {
             pub forks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
         }
-
         impl<'a> Default for ForksArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -2022,7 +1892,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ForksBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_forks(
@@ -2032,7 +1901,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Forks::VT_FORKS, forks);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2043,7 +1911,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Forks<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2059,17 +1926,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum WantForksOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct WantForks<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for WantForks<'a> {
             type Inner = WantForks<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2085,7 +1950,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 WantForks { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2135,11 +1999,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct WantForksArgs<'a> {
             pub forks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
         }
-
         impl<'a> Default for WantForksArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -2153,7 +2015,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WantForksBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_forks(
@@ -2163,7 +2024,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(WantForks::VT_FORKS, forks);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2174,7 +2034,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<WantForks<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2190,17 +2049,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ProbeOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Probe<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Probe<'a> {
             type Inner = Probe<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2216,7 +2073,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Probe { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2266,11 +2122,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct ProbeArgs<'a> {
             pub heads: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
         }
-
         impl<'a> Default for ProbeArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -2284,7 +2138,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProbeBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_heads(
@@ -2294,7 +2147,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Probe::VT_HEADS, heads);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2305,7 +2157,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Probe<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2321,17 +2172,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ProbedOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Probed<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Probed<'a> {
             type Inner = Probed<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2347,7 +2196,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Probed { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2397,11 +2245,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct ProbedArgs<'a> {
             pub heads: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Head>>>,
         }
-
         impl<'a> Default for ProbedArgs<'a> {
             #[inline]
             fn default() -> Self {
@@ -2415,7 +2261,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProbedBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_heads(
@@ -2425,7 +2270,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Probed::VT_HEADS, heads);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2436,7 +2280,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Probed<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2452,17 +2295,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum PrunedOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Pruned<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Pruned<'a> {
             type Inner = Pruned<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2478,7 +2319,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Pruned { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2519,11 +2359,9 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct PrunedArgs {
             pub checkpoints: u64,
         }
-
         impl<'a> Default for PrunedArgs {
             #[inline]
             fn default() -> Self {
@@ -2535,14 +2373,12 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PrunedBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_checkpoints(&mut self, checkpoints: u64) {
                 self.fbb_
                     .push_slot::<u64>(Pruned::VT_CHECKPOINTS, checkpoints, 0);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2553,7 +2389,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Pruned<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2568,17 +2403,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum WantCheckpointOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct WantCheckpoint<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for WantCheckpoint<'a> {
             type Inner = WantCheckpoint<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2595,7 +2428,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 WantCheckpoint { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2623,7 +2455,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn offset(&self) -> u64 {
                 // Safety:
@@ -2650,12 +2481,10 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct WantCheckpointArgs {
             pub after: u64,
             pub offset: u64,
         }
-
         impl<'a> Default for WantCheckpointArgs {
             #[inline]
             fn default() -> Self {
@@ -2670,20 +2499,17 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WantCheckpointBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_after(&mut self, after: u64) {
                 self.fbb_
                     .push_slot::<u64>(WantCheckpoint::VT_AFTER, after, 0);
             }
-
             #[inline]
             pub fn add_offset(&mut self, offset: u64) {
                 self.fbb_
                     .push_slot::<u64>(WantCheckpoint::VT_OFFSET, offset, 0);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2694,7 +2520,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<WantCheckpoint<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2710,17 +2535,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum AcknowledgedOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Acknowledged<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Acknowledged<'a> {
             type Inner = Acknowledged<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2737,7 +2560,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Acknowledged { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2765,7 +2587,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn limit(&self) -> u64 {
                 // Safety:
@@ -2792,12 +2613,10 @@ pub mod roundtable {
                 Ok(())
             }
         }
-
         pub struct AcknowledgedArgs {
             pub through: u64,
             pub limit: u64,
         }
-
         impl<'a> Default for AcknowledgedArgs {
             #[inline]
             fn default() -> Self {
@@ -2812,19 +2631,16 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AcknowledgedBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_through(&mut self, through: u64) {
                 self.fbb_
                     .push_slot::<u64>(Acknowledged::VT_THROUGH, through, 0);
             }
-
             #[inline]
             pub fn add_limit(&mut self, limit: u64) {
                 self.fbb_.push_slot::<u64>(Acknowledged::VT_LIMIT, limit, 0);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -2835,7 +2651,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Acknowledged<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -2851,17 +2666,15 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
         pub enum ControlOffset {}
-
         #[derive(Copy, Clone, PartialEq)]
+
         pub struct Control<'a> {
             pub _tab: ::flatbuffers::Table<'a>,
         }
 
         impl<'a> ::flatbuffers::Follow<'a> for Control<'a> {
             type Inner = Control<'a>;
-
             #[inline]
             unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
                 Self {
@@ -2878,7 +2691,6 @@ pub mod roundtable {
             pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
                 Control { _tab: table }
             }
-
             #[allow(unused_mut)]
             pub fn create<
                 'bldr: 'args,
@@ -2908,7 +2720,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             pub fn message(&self) -> ::flatbuffers::Table<'a> {
                 // Safety:
@@ -2923,7 +2734,6 @@ pub mod roundtable {
                         .unwrap()
                 }
             }
-
             #[inline]
             #[allow(non_snake_case)]
             pub fn message_as_hello(&self) -> Option<Hello<'a>> {
@@ -3156,37 +2966,35 @@ pub mod roundtable {
                 pos: usize,
             ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
                 v.visit_table(pos)?
-                    .visit_union::<Message, _>("message_type", Self::VT_MESSAGE_TYPE, "message", Self::VT_MESSAGE, true, |key, v, pos| {
-                        match key {
-                            Message::Hello => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Hello>>("Message::Hello", pos),
-                            Message::Proof => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Proof>>("Message::Proof", pos),
-                            Message::GenesisUpdate => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GenesisUpdate>>("Message::GenesisUpdate", pos),
-                            Message::Heads => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Heads>>("Message::Heads", pos),
-                            Message::Want => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Want>>("Message::Want", pos),
-                            Message::Served => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Served>>("Message::Served", pos),
-                            Message::Ping => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Ping>>("Message::Ping", pos),
-                            Message::Pong => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pong>>("Message::Pong", pos),
-                            Message::FullForms => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FullForms>>("Message::FullForms", pos),
-                            Message::Forks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Forks>>("Message::Forks", pos),
-                            Message::WantForks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantForks>>("Message::WantForks", pos),
-                            Message::Probe => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probe>>("Message::Probe", pos),
-                            Message::Probed => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probed>>("Message::Probed", pos),
-                            Message::Pruned => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pruned>>("Message::Pruned", pos),
-                            Message::WantCheckpoint => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantCheckpoint>>("Message::WantCheckpoint", pos),
-                            Message::Acknowledged => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Acknowledged>>("Message::Acknowledged", pos),
-                            _ => Ok(()),
-                        }
-                    })?
-                    .finish();
+     .visit_union::<Message, _>("message_type", Self::VT_MESSAGE_TYPE, "message", Self::VT_MESSAGE, true, |key, v, pos| {
+        match key {
+          Message::Hello => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Hello>>("Message::Hello", pos),
+          Message::Proof => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Proof>>("Message::Proof", pos),
+          Message::GenesisUpdate => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GenesisUpdate>>("Message::GenesisUpdate", pos),
+          Message::Heads => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Heads>>("Message::Heads", pos),
+          Message::Want => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Want>>("Message::Want", pos),
+          Message::Served => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Served>>("Message::Served", pos),
+          Message::Ping => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Ping>>("Message::Ping", pos),
+          Message::Pong => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pong>>("Message::Pong", pos),
+          Message::FullForms => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FullForms>>("Message::FullForms", pos),
+          Message::Forks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Forks>>("Message::Forks", pos),
+          Message::WantForks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantForks>>("Message::WantForks", pos),
+          Message::Probe => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probe>>("Message::Probe", pos),
+          Message::Probed => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Probed>>("Message::Probed", pos),
+          Message::Pruned => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pruned>>("Message::Pruned", pos),
+          Message::WantCheckpoint => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WantCheckpoint>>("Message::WantCheckpoint", pos),
+          Message::Acknowledged => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Acknowledged>>("Message::Acknowledged", pos),
+          _ => Ok(()),
+        }
+     })?
+     .finish();
                 Ok(())
             }
         }
-
         pub struct ControlArgs {
             pub message_type: Message,
             pub message: Option<::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>>,
         }
-
         impl<'a> Default for ControlArgs {
             #[inline]
             fn default() -> Self {
@@ -3201,7 +3009,6 @@ pub mod roundtable {
             fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
             start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
         }
-
         impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ControlBuilder<'a, 'b, A> {
             #[inline]
             pub fn add_message_type(&mut self, message_type: Message) {
@@ -3211,7 +3018,6 @@ pub mod roundtable {
                     Message::NONE,
                 );
             }
-
             #[inline]
             pub fn add_message(
                 &mut self,
@@ -3220,7 +3026,6 @@ pub mod roundtable {
                 self.fbb_
                     .push_slot_always::<::flatbuffers::WIPOffset<_>>(Control::VT_MESSAGE, message);
             }
-
             #[inline]
             pub fn new(
                 _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
@@ -3231,7 +3036,6 @@ pub mod roundtable {
                     start_: start,
                 }
             }
-
             #[inline]
             pub fn finish(self) -> ::flatbuffers::WIPOffset<Control<'a>> {
                 let o = self.fbb_.end_table(self.start_);
@@ -3413,77 +3217,70 @@ pub mod roundtable {
                 ds.finish()
             }
         }
-
+        #[inline]
         /// Verifies that a buffer of bytes contains a `Control`
         /// and returns it.
         /// Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `root_as_control_unchecked`.
-        #[inline]
         pub fn root_as_control(
             buf: &[u8],
         ) -> Result<Control<'_>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::root::<Control>(buf)
         }
-
+        #[inline]
         /// Verifies that a buffer of bytes contains a size prefixed
         /// `Control` and returns it.
         /// Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `size_prefixed_root_as_control_unchecked`.
-        #[inline]
         pub fn size_prefixed_root_as_control(
             buf: &[u8],
         ) -> Result<Control<'_>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::size_prefixed_root::<Control>(buf)
         }
-
+        #[inline]
         /// Verifies, with the given options, that a buffer of bytes
         /// contains a `Control` and returns it.
         /// Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `root_as_control_unchecked`.
-        #[inline]
         pub fn root_as_control_with_opts<'b, 'o>(
             opts: &'o ::flatbuffers::VerifierOptions,
             buf: &'b [u8],
         ) -> Result<Control<'b>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::root_with_opts::<Control<'b>>(opts, buf)
         }
-
+        #[inline]
         /// Verifies, with the given verifier options, that a buffer of
         /// bytes contains a size prefixed `Control` and returns
         /// it. Note that verification is still experimental and may not
         /// catch every error, or be maximally performant. For the
         /// previous, unchecked, behavior use
         /// `root_as_control_unchecked`.
-        #[inline]
         pub fn size_prefixed_root_as_control_with_opts<'b, 'o>(
             opts: &'o ::flatbuffers::VerifierOptions,
             buf: &'b [u8],
         ) -> Result<Control<'b>, ::flatbuffers::InvalidFlatbuffer> {
             ::flatbuffers::size_prefixed_root_with_opts::<Control<'b>>(opts, buf)
         }
-
+        #[inline]
         /// Assumes, without verification, that a buffer of bytes contains a Control and returns it.
         /// # Safety
         /// Callers must trust the given bytes do indeed contain a valid `Control`.
-        #[inline]
         pub unsafe fn root_as_control_unchecked(buf: &[u8]) -> Control<'_> {
             unsafe { ::flatbuffers::root_unchecked::<Control>(buf) }
         }
-
+        #[inline]
         /// Assumes, without verification, that a buffer of bytes contains a size prefixed Control and returns it.
         /// # Safety
         /// Callers must trust the given bytes do indeed contain a valid size prefixed `Control`.
-        #[inline]
         pub unsafe fn size_prefixed_root_as_control_unchecked(buf: &[u8]) -> Control<'_> {
             unsafe { ::flatbuffers::size_prefixed_root_unchecked::<Control>(buf) }
         }
-
         pub const CONTROL_IDENTIFIER: &str = "RTB1";
 
         #[inline]
