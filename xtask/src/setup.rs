@@ -52,7 +52,7 @@ struct Tool {
     purposes: &'static [Purpose],
 }
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 19] = [
     Tool {
         name: "C compiler",
         why: "builds Opus and the cryptography",
@@ -107,6 +107,35 @@ const TOOLS: [Tool; 17] = [
         crates: &[],
         pip: &[],
         purposes: &[Purpose::Demo, Purpose::Ci, Purpose::Score],
+    },
+    Tool {
+        name: "PipeWire's headers",
+        why: "let PipeWire be talked to directly, which is part of all features",
+        present: || {
+            cfg!(not(target_os = "linux"))
+                || (workspace::succeeds("pkg-config", &["--exists", "libpipewire-0.3"])
+                    && has_libclang())
+        },
+        apt: &["pkg-config", "libpipewire-0.3-dev", "libclang-dev"],
+        brew: &[],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Ci],
+    },
+    Tool {
+        name: "PipeWire",
+        why: "is another sound system of tests",
+        present: || {
+            cfg!(not(target_os = "linux"))
+                || ["pipewire", "wireplumber", "pw-cli"]
+                    .iter()
+                    .all(|program| workspace::succeeds(program, &["--version"]))
+        },
+        apt: &["pipewire", "pipewire-bin", "wireplumber"],
+        brew: &[],
+        crates: &[],
+        pip: &[],
+        purposes: &[Purpose::Ci],
     },
     Tool {
         name: "Chromium",
@@ -250,6 +279,13 @@ const TOOLS: [Tool; 17] = [
 /// Whether Python has aiortc, and what its script needs beside.
 pub(crate) fn has_aiortc() -> bool {
     workspace::succeeds("python3", &["-c", "import aiortc, numpy"])
+}
+
+/// Whether clang's library is where bindgen looks for it, with which it reads C headers.
+fn has_libclang() -> bool {
+    ["/usr/lib/llvm-*/lib", "/usr/lib/*", "/usr/lib64"]
+        .iter()
+        .any(|folder| workspace::succeeds("sh", &["-c", &format!("ls {folder}/libclang*.so*")]))
 }
 
 /// The Chromium or Chrome to drive.

@@ -197,17 +197,28 @@ impl Driver {
 
     /// Works until nothing more comes of it: an event may queue packets, a packet may cause events.
     async fn settle(&mut self) {
+        let mut has_waited = false;
         loop {
+            let mut progress = self.peer.read(now(), self.room());
+            let mut delivered = false;
+            while let Some(event) = self.peer.poll_event() {
+                progress = true;
+                delivered |= matches!(event, Event::Frame(_));
+                self.on_event(event);
+            }
+            if delivered && !has_waited {
+                // Whoever reads may have an answer: then that and the acknowledgement are one system call, and wake the
+                // peer once.
+                has_waited = true;
+                tokio::task::yield_now().await;
+                self.take_commands();
+            }
             let now = now();
             let shared = &self.shared;
             self.outbox
                 .pump(&mut self.peer, now, |fate| account(shared, fate));
-            let mut progress = self.peer.step(now, self.room());
+            progress |= self.peer.write(now);
             self.send().await;
-            while let Some(event) = self.peer.poll_event() {
-                progress = true;
-                self.on_event(event);
-            }
             progress |= self.advance(now);
             if matches!(self.phase, Phase::Done) {
                 return;
@@ -282,6 +293,8 @@ impl Driver {
     fn opened(&mut self) {
         if let Some(binding) = self.peer.binding() {
             self.phase = Phase::Open;
+            // Whoever is told may ask at once by which path.
+            self.measure(now());
             let codecs = self.peer.codecs().clone();
             self.progress.send_replace(Progress::Open(binding, codecs));
         }
@@ -367,7 +380,7 @@ impl Driver {
     async fn wait(&mut self) {
         let deadline = tokio::time::Instant::from_std(self.deadline());
         let is_full = self.room() == 0;
-        let is_closing = !matches!(self.phase, Phase::Opening | Phase::Open);
+        let is_closing = self.is_closing();
         // In an order, so that a simulation repeats; whatever came first, the network is looked at below.
         tokio::select! {
             biased;
@@ -505,12 +518,24 @@ impl Driver {
     fn on_commands(&mut self, first: Option<Command>) {
         let all_gone = || Command::Close(Closed::new(CloseCode::NORMAL, "", false));
         self.on_command(first.unwrap_or_else(all_gone));
+        self.take_commands();
+    }
+
+    /// Takes the commands that wait, unless the link is being closed.
+    fn take_commands(&mut self) {
         for _ in 1..COMMAND_BATCH {
+            if self.is_closing() {
+                return;
+            }
             let Ok(next) = self.commands.try_recv() else {
                 return;
             };
             self.on_command(next);
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        !matches!(self.phase, Phase::Opening | Phase::Open)
     }
 
     fn on_command(&mut self, command: Command) {

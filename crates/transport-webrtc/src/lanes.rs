@@ -54,7 +54,12 @@ impl Sender {
 
     /// Queues a message for a TURN server. False if it was dropped.
     pub(crate) fn send_relayed(&self, message: BytesMut) -> bool {
-        let kind = Kind::of(relayed(&message).unwrap_or(&message));
+        let kind = match relayed(&message) {
+            Some(packet) => Kind::of(packet),
+            // Whatever waits was sent before, and the relay passes nothing on once it has read this.
+            None if gives_up_the_relay(&message) => Kind::Dtls,
+            None => Kind::Stun,
+        };
         self.put(now(), kind, message)
     }
 
@@ -118,10 +123,23 @@ fn relayed(message: &[u8]) -> Option<&[u8]> {
     if matches!(message.first(), Some(64..=79)) {
         return message.get(4..);
     }
-    let mut rest = message.strip_prefix(&SEND)?.get(18..)?;
+    attribute(message.strip_prefix(&SEND)?, DATA)
+}
+
+/// Whether a message asks a TURN server to delete our allocation: a Refresh for 0 s (RFC 8656 §7).
+fn gives_up_the_relay(message: &[u8]) -> bool {
+    const REFRESH: [u8; 2] = [0x00, 0x04];
+    const LIFETIME: u16 = 0x000d;
+    let rest = message.strip_prefix(&REFRESH);
+    rest.and_then(|rest| attribute(rest, LIFETIME)) == Some(&[0; 4])
+}
+
+/// The value of the first attribute of a kind (RFC 8489 §14) in what follows a STUN message's type.
+fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut rest = message.get(18..)?;
     while let Some(&[k0, k1, l0, l1]) = rest.first_chunk() {
         let len = usize::from(u16::from_be_bytes([l0, l1]));
-        if u16::from_be_bytes([k0, k1]) == DATA {
+        if u16::from_be_bytes([k0, k1]) == kind {
             return rest.get(4..4 + len);
         }
         rest = rest.get(4 + len.next_multiple_of(4)..)?;
@@ -176,6 +194,21 @@ mod tests {
         }
         let order: Vec<_> = std::iter::from_fn(|| queue.try_recv()).collect();
         assert_eq!(order, [&first[..], &late].concat());
+    }
+
+    #[test]
+    fn a_relay_is_given_up_after_what_waits_for_it_and_kept_before() {
+        let refresh = |seconds: u8| {
+            let lifetime = [0, 0x0d, 0, 4, 0, 0, 0, seconds];
+            bytes(&[&[0, 4, 0, 8][..], &[7; 16], &lifetime].concat())
+        };
+        let data = bytes(&[&[0x40, 0, 0, 4], DATA].concat());
+        let (sender, mut queue) = lanes();
+        for message in [&data, &refresh(0), &refresh(60)] {
+            assert!(sender.send_relayed(message.clone()));
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.try_recv()).collect();
+        assert_eq!(order, [refresh(60), data, refresh(0)]);
     }
 
     #[test]

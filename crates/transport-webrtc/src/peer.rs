@@ -546,12 +546,24 @@ impl Peer {
     /// [`poll_event`](Self::poll_event), at most `room` data messages among it. Whether there was
     /// anything; call it until not, as one answer may cause another.
     pub(crate) fn step(&mut self, now: Instant, room: usize) -> bool {
+        let wrote = self.write(now);
+        self.read(now, room) || wrote
+    }
+
+    /// The half of a [`step`](Self::step) that leads to the network. The core joins what it has to say until then.
+    pub(crate) fn write(&mut self, now: Instant) -> bool {
         let mut progress = false;
         while let Some(packet) = self.pc.poll_write() {
             progress = true;
             self.transmit(now, packet);
         }
         self.transmits.extend(self.gathering.transmits().drain(..));
+        progress
+    }
+
+    /// The half that leads from it.
+    pub(crate) fn read(&mut self, now: Instant, room: usize) -> bool {
+        let mut progress = false;
         while let Some(event) = self.pc.poll_event() {
             progress = true;
             self.on_core_event(now, event);

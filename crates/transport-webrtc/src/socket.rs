@@ -50,6 +50,8 @@ struct Socket {
     port: u16,
     /// The candidates' addresses; the socket itself is bound to the only one or the wildcard.
     addresses: Vec<IpAddr>,
+    /// Whether the last read brought something, so that more may wait.
+    has_backlog: bool,
 }
 
 /// The sockets of one link: at most one for each address family.
@@ -157,8 +159,9 @@ impl Sockets {
         });
     }
 
-    fn receive_into(&self, read: &mut [u8], mut take: impl FnMut(Datagram)) {
-        for socket in &self.sockets {
+    fn receive_into(&mut self, read: &mut [u8], mut take: impl FnMut(Datagram)) {
+        for socket in &mut self.sockets {
+            let has_backlog = std::mem::take(&mut socket.has_backlog);
             for _ in 0..READ_BATCH {
                 let mut meta = [RecvMeta::default()];
                 let mut buffer = [IoSliceMut::new(read)];
@@ -168,7 +171,14 @@ impl Sockets {
                         .recv((&socket.io).into(), &mut buffer, &mut meta)
                 });
                 match result {
-                    Ok(_) => socket.split(&meta[0], read, &mut take),
+                    Ok(_) => {
+                        socket.split(&meta[0], read, &mut take);
+                        socket.has_backlog = true;
+                        // What comes after a pause is mostly all there is: it is answered before more is asked for.
+                        if !has_backlog && meta[0].len <= MAX_DATAGRAM {
+                            break;
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier packet; candidates that lead nowhere cause many.
                     Err(error) => tracing::trace!(%error, "receive"),
@@ -271,6 +281,7 @@ impl Socket {
             port: io.local_addr()?.port(),
             io,
             addresses,
+            has_backlog: false,
         })
     }
 

@@ -4,6 +4,10 @@
 //! `cargo test -p roundtable-voice --features pulse --test device`
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)] // figures, in a test
 
+#[cfg(feature = "pipewire")]
+#[allow(unreachable_pub)] // a module of tests
+#[path = "support/pipewire.rs"]
+mod pipewire;
 #[allow(unreachable_pub)] // a module of tests
 #[path = "support/pulse.rs"]
 mod pulse;
@@ -24,10 +28,15 @@ const INSIDE: &str = "ROUNDTABLE_TEST_PULSE";
 
 /// Runs the test of this name again, in a process that finds the sound system in `folder`.
 fn run_inside(folder: &Path, test: &str) {
+    run_with(folder, test, &Pulse::environment(folder));
+}
+
+fn run_with(folder: &Path, test: &str, environment: &[(&str, String)]) {
+    let environment = environment.iter().map(|(name, value)| (name, value));
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, folder)
-        .envs(Pulse::environment(folder))
+        .envs(environment)
         .status()
         .unwrap();
     assert!(status.success(), "inside the sound system: {status}");
@@ -267,6 +276,59 @@ fn a_sound_system_that_hangs_is_done_without_until_it_goes_on() {
     wait_for(&inside, pulse.folder(), "lost");
     pulse.wake();
     inside.join().unwrap();
+}
+
+/// PipeWire has a host of its own, for where nothing in it stands in for PulseAudio.
+#[cfg(feature = "pipewire")]
+#[test]
+fn pipewire_is_talked_to_directly_and_its_devices_and_itself_come_and_go() {
+    const TEST: &str = "pipewire_is_talked_to_directly_and_its_devices_and_itself_come_and_go";
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        return through_pipewire(&PathBuf::from(folder));
+    }
+    let Some(mut system) = pipewire::PipeWire::start(TEST) else {
+        return;
+    };
+    pipewire::add_node(system.folder(), "lab");
+    let folder = system.folder().to_owned();
+    let inside = std::thread::spawn(move || {
+        run_with(&folder, TEST, &pipewire::PipeWire::environment(&folder));
+    });
+    wait_for(&inside, system.folder(), "heard");
+    system.stop();
+    wait_for(&inside, system.folder(), "lost");
+    system.resume();
+    pipewire::add_node(system.folder(), "lab");
+    inside.join().unwrap();
+}
+
+#[cfg(feature = "pipewire")]
+fn through_pipewire(folder: &Path) {
+    let list = AudioDevices::connect().list().unwrap();
+    let lab = list.outputs.iter().find(|device| device.name == "lab");
+    let lab = lab.unwrap_or_else(|| panic!("{list:?}"));
+    assert!(lab.id.starts_with("pipewire:"), "{list:?}");
+
+    let mut devices = Loop::new(Some("lab"), Some(&lab.id), 1);
+    devices.wait_until_open();
+    let (loud, pure) = devices.tone();
+    assert!(pure > 0.9, "{pure} of the energy is the tone's");
+    assert!((loud - 0.3).abs() < 0.05, "{loud}");
+
+    pipewire::remove_node(folder, "lab");
+    devices.wait("gone", |a, b| {
+        name(a).is_none_or(|it| it.1) && name(b).is_none_or(|it| it.1)
+    });
+    pipewire::add_node(folder, "lab");
+    let chosen = |state: &DeviceState| name(state) == Some(("lab", false));
+    devices.wait("back", |a, b| chosen(a) && chosen(b));
+    assert!(devices.tone().1 > 0.9);
+
+    std::fs::write(folder.join("heard"), "").unwrap();
+    devices.wait("lost", |a, b| !a.is_open() && !b.is_open());
+    std::fs::write(folder.join("lost"), "").unwrap();
+    devices.wait("met again", |a, b| chosen(a) && chosen(b));
+    assert!(devices.tone().1 > 0.9);
 }
 
 /// Until the process inside has told of something, by a file, or is over.

@@ -22,7 +22,7 @@ pub struct AudioDevices {
 
 impl AudioDevices {
     /// Connects to PulseAudio, or what stands in for it in PipeWire, where that was asked for (feature `pulse`) and is
-    /// there, otherwise to what the system prefers.
+    /// there, otherwise to PipeWire itself (feature `pipewire`), otherwise to what the system prefers.
     pub fn connect() -> Self {
         Self { host: host() }
     }
@@ -46,33 +46,26 @@ impl AudioDevices {
     /// # Errors
     /// [`DeviceError::NoHost`] where no sound system runs.
     pub fn list(&self) -> Result<DeviceList, DeviceError> {
+        let renewed = self.renewed()?;
+        let host = renewed.as_ref().unwrap_or(&self.host);
         Ok(DeviceList {
-            inputs: self.infos(Direction::Input)?,
-            outputs: self.infos(Direction::Output)?,
+            inputs: infos(host, Direction::Input)?,
+            outputs: infos(host, Direction::Output)?,
         })
     }
 
-    fn infos(&self, direction: Direction) -> Result<Vec<DeviceInfo>, DeviceError> {
-        let default = self.default(direction).and_then(|device| id(&device));
-        let devices = self.devices(direction)?;
-        Ok(devices
-            .iter()
-            .filter_map(|device| info(device, default.as_deref()))
-            .collect())
+    /// PipeWire's host, made anew: it knows only the devices that were there when it was made.
+    #[cfg(all(feature = "pipewire", target_os = "linux"))]
+    fn renewed(&self) -> Result<Option<Host>, DeviceError> {
+        let id = self.host.id();
+        let renewed = (id == HostId::PipeWire).then(|| cpal::host_from_id(id));
+        Ok(renewed.transpose()?)
     }
 
-    fn devices(&self, direction: Direction) -> Result<Vec<Device>, DeviceError> {
-        Ok(match direction {
-            Direction::Input => self.host.input_devices()?.collect(),
-            Direction::Output => self.host.output_devices()?.collect(),
-        })
-    }
-
-    fn default(&self, direction: Direction) -> Option<Device> {
-        match direction {
-            Direction::Input => self.host.default_input_device(),
-            Direction::Output => self.host.default_output_device(),
-        }
+    #[cfg(not(all(feature = "pipewire", target_os = "linux")))]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)] // as above
+    fn renewed(&self) -> Result<Option<Host>, DeviceError> {
+        Ok(None)
     }
 
     /// The device of this id, else of this name, else the default one. The flag says that it is not what was wanted.
@@ -81,8 +74,10 @@ impl AudioDevices {
         direction: Direction,
         wanted: Option<&str>,
     ) -> Result<Found, DeviceError> {
-        let devices = self.devices(direction)?;
-        let default = self.default(direction);
+        let renewed = self.renewed()?;
+        let host = renewed.as_ref().unwrap_or(&self.host);
+        let devices = devices(host, direction)?;
+        let default = default(host, direction);
         let default_id = default.as_ref().and_then(id);
         let chosen = wanted.and_then(|wanted| {
             let named = |device: &&Device| {
@@ -116,7 +111,34 @@ fn host() -> Host {
     if let Ok(host) = cpal::host_from_id(cpal::HostId::PulseAudio) {
         return host;
     }
+    #[cfg(all(feature = "pipewire", target_os = "linux"))]
+    if let Ok(host) = cpal::host_from_id(cpal::HostId::PipeWire) {
+        return host;
+    }
     cpal::default_host()
+}
+
+fn devices(host: &Host, direction: Direction) -> Result<Vec<Device>, DeviceError> {
+    Ok(match direction {
+        Direction::Input => host.input_devices()?.collect(),
+        Direction::Output => host.output_devices()?.collect(),
+    })
+}
+
+fn default(host: &Host, direction: Direction) -> Option<Device> {
+    match direction {
+        Direction::Input => host.default_input_device(),
+        Direction::Output => host.default_output_device(),
+    }
+}
+
+fn infos(host: &Host, direction: Direction) -> Result<Vec<DeviceInfo>, DeviceError> {
+    let default = default(host, direction).and_then(|device| id(&device));
+    let devices = devices(host, direction)?;
+    let infos = devices
+        .iter()
+        .filter_map(|device| info(device, default.as_deref()));
+    Ok(infos.collect())
 }
 
 fn id(device: &Device) -> Option<String> {
