@@ -1,9 +1,11 @@
 //! What can be set on a QUIC endpoint.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use roundtable_transport::NetworkHandle;
+
+use crate::window::BoundedCubic;
 
 /// Streams a peer may have open towards us: one for each reliable channel.
 const PEER_STREAMS: u32 = 4;
@@ -159,7 +161,11 @@ impl QuicConfig {
         let idle =
             IdleTimeout::try_from(self.idle_timeout).map_err(|_| ConfigError::IdleTimeout)?;
         let mut transport = TransportConfig::default();
+        let under_way = BoundedCubic {
+            most: CONNECTION_WINDOW.into(),
+        };
         transport
+            .congestion_controller_factory(Arc::new(under_way))
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(VarInt::from_u32(PEER_STREAMS))
             .max_idle_timeout(Some(idle))

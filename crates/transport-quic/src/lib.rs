@@ -10,6 +10,7 @@ mod incoming;
 mod link;
 mod socket;
 mod tls;
+mod window;
 mod wire;
 
 pub use config::{ConfigError, QuicConfig};

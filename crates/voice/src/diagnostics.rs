@@ -83,6 +83,8 @@ pub struct VoiceDiagnostics {
     pub speakers: Vec<SpeakerDiagnostics>,
     /// Packets dropped because the voice task was behind. Wraps at 2^64.
     pub dropped: u64,
+    /// Blocks that no recording has, as the disk was more than two seconds behind. Wraps at 2^64.
+    pub recording_dropped: u64,
     /// How loud the mix is, in dB of full scale, root mean square; -200 for silence.
     pub mix_dbfs: f32,
 }
@@ -116,6 +118,9 @@ impl fmt::Display for VoiceDiagnostics {
             sender.level_dbfs.max(-99.0),
             self.sent_bitrate,
         )?;
+        if self.recording_dropped > 0 {
+            writeln!(f, "recordings miss {} blocks", self.recording_dropped)?;
+        }
         for speaker in &self.speakers {
             let stats = &speaker.stats;
             let drift = stats.drift.map_or(0.0, |drift| drift.ppm);
@@ -150,6 +155,11 @@ impl Observe for VoiceDiagnostics {
         visitor.counter("voice_sent_packets", &[], sender.packets);
         visitor.counter("voice_sent_bytes", &[], sender.bytes);
         visitor.counter("voice_dropped_packets", &[], self.dropped);
+        visitor.counter(
+            "voice_recording_dropped_blocks",
+            &[],
+            self.recording_dropped,
+        );
         visitor.gauge("voice_sent_level_dbfs", &[], sender.level_dbfs.into());
         visitor.gauge(
             "voice_expected_loss_ratio",
@@ -272,6 +282,17 @@ mod tests {
             assert!(alice.contains(part), "{part}: {alice}");
         }
         assert!(text.lines().nth(2).unwrap().starts_with("bob: "));
+    }
+
+    #[test]
+    fn a_recording_with_holes_says_so() {
+        assert!(!call().to_string().contains("recordings"));
+        let call = VoiceDiagnostics {
+            recording_dropped: 3,
+            ..call()
+        };
+        let text = call.to_string();
+        assert_eq!(text.lines().nth(1), Some("recordings miss 3 blocks"));
     }
 
     #[test]

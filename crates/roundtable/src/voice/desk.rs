@@ -565,6 +565,7 @@ impl Desk {
             sent_bitrate,
             speakers: list,
             dropped: self.dropped,
+            recording_dropped: self.recordings.as_ref().map_or(0, |(_, it)| it.dropped()),
             mix_dbfs: self.mix_dbfs,
         }
     }

@@ -33,8 +33,8 @@ pub(super) struct Recordings {
     jobs: SyncSender<Job>,
     thread: JoinHandle<()>,
     opened: usize,
-    /// Blocks that the disk was too slow for.
-    pub(super) dropped: u64,
+    /// What the disk was too slow for: blocks, and if ever whole tracks.
+    dropped: u64,
 }
 
 impl Recordings {
@@ -77,8 +77,12 @@ impl Recordings {
 
     fn push(&mut self, job: Job) {
         if let Err(TrySendError::Full(_)) = self.jobs.try_send(job) {
-            self.dropped += 1;
+            self.dropped = self.dropped.wrapping_add(1);
         }
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Waits until everything is on disk. Blocks.
