@@ -43,6 +43,9 @@ pub(crate) use watch::Watch;
 /// that crosses one of ours would be answered by us, and ours by the peer, and neither answer be waited for.
 const HEARD_OUT: Duration = Duration::from_millis(50);
 
+/// How long signaling is asked for urgently once it is lost: a newcomer may have been announced that moment, who waits for this peer.
+const NEWCOMER: Duration = Duration::from_secs(5);
+
 /// What the handle asks of the task.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -92,6 +95,8 @@ pub(crate) struct Actor {
     /// This peer's own key.
     pub(crate) author: AuthorId,
     pub(crate) mesh: Mesh,
+    /// Until when signaling is asked for urgently, whoever is silent or not.
+    pub(crate) hurry_until: Option<Timestamp>,
 }
 
 impl Actor {
@@ -100,8 +105,11 @@ impl Actor {
         self.roster(&joined, announced);
         loop {
             self.carry_out();
-            let urgent = self.attempts.probed().next().is_some();
-            self.signaling.set_urgent(urgent);
+            let now = self.clock.now();
+            self.hurry_until = self.hurry_until.filter(|until| *until > now);
+            let is_silent = self.attempts.probed().next().is_some();
+            self.signaling
+                .set_urgent(is_silent || self.hurry_until.is_some());
             let timer = tokio::time::sleep_until(self.deadline().into());
             tokio::select! {
                 request = self.requests.recv() => match request {
@@ -144,6 +152,7 @@ impl Actor {
             self.attempts.next_retry(),
             Some(self.durable.next_keep()),
             is_linked.then(|| self.watch.next()),
+            self.hurry_until,
         ];
         SystemClock::instant(timers.into_iter().flatten().min().unwrap_or(hour))
     }
@@ -223,6 +232,7 @@ impl Actor {
 
     /// Signaling is lost while some peers are not linked: nothing comes of what was negotiated with them.
     fn signaling_lost(&mut self, now: Timestamp) {
+        self.hurry_until = Some(now + NEWCOMER);
         for peer in self.attempts.wanted() {
             if !self.hears(&peer) && self.mesh.seeks(&peer) {
                 self.fell_silent(&peer, None, now);

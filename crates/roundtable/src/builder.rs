@@ -293,6 +293,7 @@ impl RoomBuilder {
             network: self.watch_network.then(Network::watch),
             author: identity.author(),
             mesh: Mesh::new(),
+            hurry_until: None,
         };
         let task = tokio::spawn(actor.run(joined, announced));
         let task = Some(task).into();
