@@ -6,9 +6,15 @@
 mod cable;
 mod support;
 
+use std::time::Duration;
+
 use cable::Cable;
 use roundtable::{Action, CloseCode, Event, Key, QuicConfig, Room, TransportPreference};
 use support::{Member, TestServer, converged};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 
 fn connected(event: &Event) -> Option<()> {
     matches!(event, Event::Connected { .. }).then_some(())
@@ -77,5 +83,34 @@ async fn quic_transport_recovers_from_temporary_network_partition() {
     for member in [alice, bob] {
         member.room.leave().await;
     }
+    server.stop().await;
+}
+
+/// Somebody may have been announced as the server died, who waits for whoever knows nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_alone_when_signaling_dies_knocks_every_half_second_at_first() {
+    let server = TestServer::start().await;
+    let cable = Cable::lay(&server.url).await;
+    let address = cable.url.strip_prefix("ws://").unwrap().to_owned();
+    let mut alice = Member::join(Room::builder(&cable.url, "test", "alice")).await;
+    alice.may_edit().await;
+    drop(cable);
+    let listener = loop {
+        match TcpListener::bind(&address).await {
+            Ok(listener) => break listener,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let mut knocks = 0;
+    let count = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+            knocks += 1;
+        }
+    };
+    let _: Result<(), _> = timeout(Duration::from_secs(4), count).await;
+    // Pauses that grow to 4 s leave room for four or five.
+    assert!(knocks >= 7, "{knocks} in four seconds");
+    alice.room.leave().await;
     server.stop().await;
 }
