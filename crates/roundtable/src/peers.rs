@@ -1,6 +1,8 @@
 //! Who is in the room, and the negotiations under way with each. When to begin one is the business of [`Breaker`].
 
 mod slot;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -239,6 +241,7 @@ impl Attempts {
             _ => tracing::warn!(%peer, "no transport in common"),
         }
         if let Some(present) = self.present.get_mut(peer) {
+            present.breaker.attempted(now);
             // Probes have an order of their own.
             let races = kinds == (true, true) && !present.breaker.is_probing();
             present.race = races.then(|| now + HEAD_START);
@@ -687,7 +690,12 @@ impl Attempts {
         }
     }
 
+    /// Begins to negotiate, unless signaling is away: what waited for that would be said when it holds no longer, and the peer
+    /// would wait for who has begun anew.
     fn start(&mut self, peer: &PeerId, role: Role, now: Timestamp) {
+        if !self.connected {
+            return;
+        }
         self.start_in(Slot::Signaled(role.kind()), peer, role, now);
     }
 

@@ -140,6 +140,13 @@ impl Breaker {
         }
     }
 
+    /// An attempt is made beside the probes: it is one of them.
+    pub(crate) fn attempted(&mut self, now: Timestamp) {
+        if let State::Probing { next, .. } = &mut self.state {
+            *next = (*next).max(now + PROBE_EVERY);
+        }
+    }
+
     /// An attempt has failed without an answer. Probes go on.
     pub(crate) fn unanswered(&mut self, now: Timestamp, turn: Turn, random: u32) {
         if !self.is_probing() {
@@ -472,6 +479,17 @@ mod tests {
         breaker.refused(at(800), Turn::First, 0);
         breaker.opened(at(900));
         assert_eq!(breaker.next_timeout(), None);
+    }
+
+    #[test]
+    fn what_is_offered_beside_the_probes_is_not_replaced_by_the_next_of_them() {
+        let mut breaker = Breaker::new();
+        breaker.silent(at(0), Turn::First);
+        assert_eq!(breaker.due(at(0), Turn::First, 0), Some(Due::Probe(0)));
+        breaker.attempted(at(490));
+        assert_eq!(breaker.next_timeout(), Some(at(990)));
+        assert_eq!(breaker.due(at(500), Turn::First, 0), None);
+        assert_eq!(breaker.due(at(990), Turn::First, 0), Some(Due::Probe(1)));
     }
 
     #[test]
