@@ -3,6 +3,7 @@
 //! Everything comes in through channels, is put to the session, and what the session wants done is
 //! done before the next thing is looked at. Nothing else touches this state.
 
+mod signaling;
 mod status;
 mod watch;
 
@@ -18,8 +19,8 @@ use roundtable_session::{
     Event as SessionEvent, Input, InputError, LinkId, LinkInfo, Now, Output, Recipient, Session,
     Side,
 };
-use roundtable_signaling_client::{Event as SignalingEvent, EventStream, SignalingClient};
-use roundtable_signaling_protocol::{Joined, LeaveReason};
+use roundtable_signaling_client::{EventStream, SignalingClient};
+use roundtable_signaling_protocol::Joined;
 use roundtable_transport::{Closed, Link, SystemClock};
 use roundtable_transport_quic::QuicEndpoint;
 use tokio::sync::{mpsc, oneshot};
@@ -38,10 +39,6 @@ use crate::{
 };
 
 pub(crate) use watch::Watch;
-
-/// How long signaling is heard out when it is back, before offers are made: what has waited there comes at once. An offer of a peer
-/// that crosses one of ours would be answered by us, and ours by the peer, and neither answer be waited for.
-const HEARD_OUT: Duration = Duration::from_millis(50);
 
 /// How long signaling is asked for urgently once it is lost: a newcomer may have been announced that moment, who waits for this peer.
 const NEWCOMER: Duration = Duration::from_secs(5);
@@ -600,101 +597,6 @@ impl Actor {
                 self.attempts.restart(peer, link.clone(), now);
             }
         }
-    }
-
-    // --- signaling -----------------------------------------------------------------------------
-
-    /// Takes the roster of a (new) announcement: the newcomer offers to everyone.
-    fn roster(&mut self, joined: &Joined, announced: Timestamp) {
-        for gone in self.attempts.absent(&joined.peers) {
-            self.attempts.forget(&gone);
-            self.mesh.forget(&gone);
-        }
-        for info in &joined.peers {
-            self.attempts.present(info);
-            self.attempts.start_over(&info.peer_id);
-            let linked = self.links.reaches(&info.peer_id);
-            let sought = self.mesh.seeks(&info.peer_id);
-            if sought && (!linked || self.attempts.is_probed(&info.peer_id)) {
-                self.attempts.offer(&info.peer_id, announced);
-            }
-        }
-        self.alone_if_nobody_knows_the_room();
-    }
-
-    /// Brings the roster up to date after notifications may have been lost with the old socket.
-    fn present_are(&mut self, joined: &Joined, now: Timestamp) {
-        for gone in self.attempts.absent(&joined.peers) {
-            self.attempts.forget(&gone);
-            self.mesh.forget(&gone);
-        }
-        for info in &joined.peers {
-            self.attempts.present(info);
-            if self.attempts.is_probed(&info.peer_id) {
-                self.attempts.hurry(&info.peer_id, now + HEARD_OUT);
-            } else if !self.links.reaches(&info.peer_id) && self.mesh.seeks(&info.peer_id) {
-                self.attempts.retry_later(&info.peer_id, now, false);
-            }
-        }
-        self.alone_if_nobody_knows_the_room();
-    }
-
-    fn alone_if_nobody_knows_the_room(&mut self) {
-        if !self.attempts.anyone_promises_session() {
-            self.must(Input::AloneInRoom);
-        }
-    }
-
-    fn signaling_event(&mut self, event: SignalingEvent) {
-        let now = self.clock.now();
-        match event {
-            SignalingEvent::PeerAnnounced(info) => self.attempts.present(&info),
-            SignalingEvent::PeerLeft { peer_id, reason } => {
-                self.attempts.forget(&peer_id);
-                self.mesh.forget(&peer_id);
-                // A peer that only lost its signaling is still linked; its links will tell.
-                if matches!(reason, LeaveReason::Left | LeaveReason::Expired) {
-                    self.peer_left(&peer_id);
-                }
-                self.alone_if_nobody_knows_the_room();
-            }
-            SignalingEvent::Offer {
-                from,
-                request_id,
-                body,
-            } if !self.mesh.avoids(&from) => {
-                self.mesh.sought_by(&from);
-                let open = self.links.webrtc_to(&from).map(|(_, link)| link.clone());
-                self.attempts.offered(&from, (request_id, body), open, now);
-            }
-            SignalingEvent::Rejoined(joined) => {
-                self.attempts.signaling(true);
-                self.roster(&joined, now);
-                self.move_links(now);
-                self.tell(Event::SignalingResumed);
-            }
-            SignalingEvent::Reconnecting { attempt: 1, .. } => {
-                self.attempts.signaling(false);
-                self.signaling_lost(now);
-                self.tell(Event::SignalingLost);
-            }
-            SignalingEvent::Resumed(joined) => {
-                self.attempts.signaling(true);
-                self.present_are(&joined, now);
-                self.move_links(now);
-                self.tell(Event::SignalingResumed);
-            }
-            SignalingEvent::Ended(reason) => {
-                tracing::warn!(?reason, "signaling has ended");
-                self.tell(Event::SignalingEnded);
-            }
-            other => self.attempts.signal(other),
-        }
-    }
-
-    fn peer_left(&mut self, peer: &PeerId) {
-        self.must(Input::PeerLeft { peer: peer.clone() });
-        self.close_all_to(peer, CloseCode::NORMAL, "left the room");
     }
 
     /// Closes the links to a peer that the session does not know.
